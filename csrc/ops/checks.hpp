@@ -66,8 +66,8 @@ struct PagedCache {
 // store_kv: rows [T, K, D] that may be views of a fused projection, one slot for each.
 struct StoreKvArguments {
   PagedCache cache;
-  std::int64_t num_tokens;          // T
-  std::int64_t key_stride_bytes;    // from one token's row to the next
+  std::int64_t num_tokens;        // T
+  std::int64_t key_stride_bytes;  // from one token's row to the next
   std::int64_t value_stride_bytes;
 
   static StoreKvArguments check_arguments(const Tensor& key, const Tensor& value,
@@ -87,9 +87,9 @@ struct StoreKvArguments {
           " dimensions");
     check(rows.size(0) == num_tokens && rows.size(1) == cache.num_heads &&
               rows.size(2) == cache.head_dim,
-          "store_kv: ", name, " must be [", num_tokens, ", ", cache.num_heads, ", ",
-          cache.head_dim, "] for this slot_mapping and cache, got [", rows.size(0), ", ",
-          rows.size(1), ", ", rows.size(2), "]");
+          "store_kv: ", name, " must be [", num_tokens, ", ", cache.num_heads, ", ", cache.head_dim,
+          "] for this slot_mapping and cache, got [", rows.size(0), ", ", rows.size(1), ", ",
+          rows.size(2), "]");
     check(rows.scalar_type() == k_cache.scalar_type(), "store_kv: ", name, " is ",
           rows.scalar_type(), ", the cache is ", k_cache.scalar_type());
     // A stride means nothing where there is one element at most.

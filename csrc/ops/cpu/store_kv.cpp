@@ -10,8 +10,7 @@ namespace {
 
 void store_kv(const Tensor& key, const Tensor& value, Tensor& k_cache, Tensor& v_cache,
               const Tensor& slot_mapping) {
-  const auto args =
-      StoreKvArguments::check_arguments(key, value, k_cache, v_cache, slot_mapping);
+  const auto args = StoreKvArguments::check_arguments(key, value, k_cache, v_cache, slot_mapping);
   const auto* slots = slot_mapping.const_data_ptr<std::int64_t>();
   // All slots are checked before the first row is written: a call that fails changes nothing.
   for (std::int64_t token = 0; token < args.num_tokens; ++token) {

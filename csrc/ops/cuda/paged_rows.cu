@@ -55,22 +55,19 @@ std::uintptr_t bits(std::int64_t step) { return static_cast<std::uintptr_t>(step
 cudaError_t launch_store_kv(const StoreKvParams& p, cudaStream_t stream) {
   if (p.num_tokens == 0 || p.row_bytes == 0) return cudaSuccess;  // an empty grid is an error
   const dim3 grid(static_cast<unsigned>(p.num_tokens), 2);
-  with_widest_vector(bits(p.key) | bits(p.value) | bits(p.k_cache) | bits(p.v_cache) |
-                         bits(p.row_bytes) | bits(p.key_stride) | bits(p.value_stride),
-                     [&](auto vector) {
-                       store_kv_kernel<decltype(vector)><<<grid, kThreads, 0, stream>>>(p);
-                     });
+  with_widest_vector(
+      bits(p.key) | bits(p.value) | bits(p.k_cache) | bits(p.v_cache) | bits(p.row_bytes) |
+          bits(p.key_stride) | bits(p.value_stride),
+      [&](auto vector) { store_kv_kernel<decltype(vector)><<<grid, kThreads, 0, stream>>>(p); });
   return cudaGetLastError();
 }
 
 cudaError_t launch_gather_kv(const GatherKvParams& p, cudaStream_t stream) {
   if (p.num_rows == 0 || p.row_bytes == 0) return cudaSuccess;  // an empty grid is an error
   const dim3 grid(static_cast<unsigned>(p.num_rows), 2);
-  with_widest_vector(bits(p.k_cache) | bits(p.v_cache) | bits(p.key) | bits(p.value) |
-                         bits(p.row_bytes),
-                     [&](auto vector) {
-                       gather_kv_kernel<decltype(vector)><<<grid, kThreads, 0, stream>>>(p);
-                     });
+  with_widest_vector(
+      bits(p.k_cache) | bits(p.v_cache) | bits(p.key) | bits(p.value) | bits(p.row_bytes),
+      [&](auto vector) { gather_kv_kernel<decltype(vector)><<<grid, kThreads, 0, stream>>>(p); });
   return cudaGetLastError();
 }
 
