@@ -8,7 +8,7 @@ import torch
 
 from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
-from starr_engine.attention.select import select_backend
+from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool, bytes_per_page
 from starr_engine.config import EngineConfig
 from starr_engine.errors import CapacityError, ConfigError
@@ -54,7 +54,7 @@ def load(config: EngineConfig) -> LoadedEngine:
         dtype=dtype,
         device=device,
     )
-    backend = select_backend(config.attention_backend, shape)
+    backend = make_backend(config.attention_backend, shape)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     return LoadedEngine(
         config=replace(
