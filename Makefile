@@ -3,17 +3,16 @@
 # make. What is finished is not done again.
 #
 #   make test PYTHON=python3.12    another interpreter, for the first run
-#   make build STARR_CUDA=0        no CUDA kernels even where nvcc is found (setup.py has the list)
+#   make build STARR_CUDA=0        no CUDA kernels even where nvcc is found; see setup.py
 
 PYTHON ?= python3
 BIN := .venv/bin
 CMAKE_BUILD = build/$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 CXX_FILES = $$(find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
-export STARR_CUDA STARR_CUDA_ARCHS CUDA_HOME
-STARR_CUDA ?= auto
-STARR_CUDA_ARCHS ?= 80-real;90a-real;100-real;120
-CUDA_HOME ?= /usr/local/cuda
+export STARR_CUDA ?= auto
+export STARR_CUDA_ARCHS ?= 80-real;90a-real;100-real;120
+export CUDA_HOME ?= /usr/local/cuda
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint format sanitize bench clean
