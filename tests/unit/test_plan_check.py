@@ -62,7 +62,13 @@ def test_without_a_table_all_rows_read_are_fresh() -> None:
 def test_every_set_lies_in_the_live_rows(name: str) -> None:
     sets = {"query": ALL, "write": ALL, "read": ALL, "score": BLOCK} | {name: [(0, 2), (11, 13)]}
     with pytest.raises(PlanError, match=rf"{name} must lie in \[0, num_rows\); first row 12"):
-        validate_plan(**sets, table=make_table(ALL), num_rows=12, active_block=(4, 8))
+        check(
+            make_table(ALL),
+            query=sets["query"],
+            write=sets["write"],
+            read=sets["read"],
+            score=sets["score"],
+        )
 
 
 @pytest.mark.parametrize("bad", [[(3, 2)], [(-1, 2)], [(0, 4), (3, 6)], [(4, 6), (0, 2)]])
