@@ -280,15 +280,19 @@ void bind_batch(nb::module_& m) {
           "add",
           [](BatchBuilder& builder, const PageTable* table, const Tokens& token_ids,
              const std::vector<Bounds>& query, const std::vector<Bounds>& write,
-             const std::vector<Bounds>& read, const std::vector<Bounds>& score,
-             const Bounds& active_block, bool dirty_allowed) {
-            builder.add(table, span_of(token_ids), to_plan(query, write, read, score),
+             const std::vector<Bounds>& read, const Tokens& score, const Bounds& active_block,
+             bool dirty_allowed) {
+            std::vector<Bounds> scored;
+            scored.reserve(score.size());
+            for (const std::int32_t row : span_of(score)) scored.emplace_back(row, row + 1);
+            builder.add(table, span_of(token_ids), to_plan(query, write, read, scored),
                         to_range(active_block), dirty_allowed);
           },
-          "table"_a.none(), "token_ids"_a.noconvert(), "query"_a, "write"_a, "read"_a, "score"_a,
-          "active_block"_a, "dirty_allowed"_a = false,
+          "table"_a.none(), "token_ids"_a.noconvert(), "query"_a, "write"_a, "read"_a,
+          "score"_a.noconvert(), "active_block"_a, "dirty_allowed"_a = false,
           "Append a request with live rows [0, len(token_ids)); token_ids int32, the sets as in\n"
-          "validate_plan. PlanError leaves the builder as it was.")
+          "validate_plan but `score`, which is ascending rows (int32 [d]). PlanError leaves the\n"
+          "builder as it was.")
       .def(
           "fill",
           [](const BatchBuilder& builder, const Vector<std::int64_t>& input_ids,

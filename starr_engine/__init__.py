@@ -1,0 +1,50 @@
+"""starr_engine: an inference engine for diffusion language models.
+
+Names are loaded on first use, so that importing the package needs torch alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starr_engine.config import EngineConfig
+    from starr_engine.errors import CapacityError, ConfigError, RequestError, StarrError
+    from starr_engine.llm import LLM
+    from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+    from starr_engine.params import SamplingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "BlockOutput",
+    "CapacityError",
+    "ConfigError",
+    "EngineConfig",
+    "FinishReason",
+    "RequestError",
+    "RequestOutput",
+    "SamplingParams",
+    "StarrError",
+]
+
+_HOME = {
+    "LLM": "llm",
+    "BlockOutput": "outputs",
+    "CapacityError": "errors",
+    "ConfigError": "errors",
+    "EngineConfig": "config",
+    "FinishReason": "outputs",
+    "RequestError": "errors",
+    "RequestOutput": "outputs",
+    "SamplingParams": "params",
+    "StarrError": "errors",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,83 @@
+"""How an engine is set up; fixed for its life."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from starr_engine.errors import ConfigError
+from starr_engine.registry import unknown_name
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine.
+
+    Raises:
+        ConfigError: If a value is out of range; names all of them at once.
+    """
+
+    model: str = "tiny-llada"
+    """A shipped model's name, a local folder in the published format, or a hub id."""
+
+    dtype: Dtype = "auto"
+    """Of weights, activations and pages; ``auto`` is float32 on CPU, bfloat16 on CUDA."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes CUDA where torch has it."""
+
+    max_num_requests: int = 16
+    """Requests that run at once: the batch size."""
+
+    max_num_batched_tokens: int = 65536
+    """Most rows computed in one step; requests beyond it wait for the next step."""
+
+    max_model_len: int | None = None
+    """Longest prompt plus ``max_tokens``; None takes the model's own limit."""
+
+    page_size: int = 32
+    """Rows of a page."""
+
+    num_pages: int | None = None
+    """Pages of the pool; None is as many as ``max_num_requests`` of the longest length need,
+    within ``kv_memory_bytes``."""
+
+    kv_memory_bytes: int = 1 << 30
+    """Upper bound of the pool when ``num_pages`` is None."""
+
+    attention_backend: str = "auto"
+    """A registered attention backend; ``auto`` takes the first that supports the model."""
+
+    num_threads: int | None = None
+    """CPU threads of torch; None leaves torch's own setting."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be at least 1, got {value!r}"
+            for name in (
+                "max_num_requests", "max_num_batched_tokens", "page_size", "kv_memory_bytes",
+                "max_model_len", "num_pages", "num_threads",
+            )
+            if (value := getattr(self, name)) is not None and (not isinstance(value, int) or value < 1)
+        ]
+        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+            problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
+        if not self.model:
+            problems.append("model must name a shipped model, a folder or a hub id")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:  # noqa: ANN401
+        """Settings from keyword arguments of unknown origin.
+
+        Raises:
+            ConfigError: If a name is no setting, with the closest one; or a value is out of range.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(unknown_name("engine option", name, known))
+        return cls(**options)

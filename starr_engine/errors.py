@@ -1,0 +1,21 @@
+"""The errors users can meet; each says what was expected, what came and what to do."""
+
+
+class StarrError(Exception):
+    """Base of every error that starr_engine raises on purpose."""
+
+
+class ConfigError(StarrError, ValueError):
+    """A setting, a model folder or a checkpoint that the engine cannot use."""
+
+
+class RequestError(StarrError, ValueError):
+    """One request that cannot run; other requests are not affected."""
+
+
+class CapacityError(StarrError, RuntimeError):
+    """Something that would fit in principle but not into the memory given."""
+
+
+class KernelError(StarrError, RuntimeError):
+    """The compiled extension is missing or refused its arguments."""

@@ -1,0 +1,115 @@
+"""What one request asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from starr_engine.errors import RequestError
+from starr_engine.registry import unknown_name
+
+ArgValue = bool | int | float | str | None
+Args = Mapping[str, ArgValue]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """Sampling, remasking and caching of one request; every field is per request.
+
+    Raises:
+        RequestError: If a value is out of range; names all of them at once.
+    """
+
+    max_tokens: int = 64
+    """Length of the canvas after the prompt, in tokens; a multiple of ``block_length``."""
+
+    block_length: int = 32
+    """Positions that are denoised together."""
+
+    temperature: float = 0.0
+    """0 takes the most probable token; above 0 adds Gumbel noise to float64 logits."""
+
+    seed: int = 0
+    """Seed of this request's noise; the same seed gives the same tokens in any batch."""
+
+    stop: tuple[str, ...] = ()
+    """Strings that end the output; looked for whenever a block is committed, not part of the text."""
+
+    stop_token_ids: tuple[int, ...] = ()
+    """Token ids that end the output as EOS does."""
+
+    ignore_eos: bool = False
+    """Decode all ``max_tokens`` and keep EOS in the output."""
+
+    remasking: str = "starr"
+    """Remasking policy: which positions of the block to unmask at a step."""
+
+    remasking_args: Args = field(default_factory=dict)
+    """Arguments of the remasking policy, by name."""
+
+    cache: str = "dual"
+    """Cache policy: which rows to recompute at a step and which to read from pages."""
+
+    cache_args: Args = field(default_factory=dict)
+    """Arguments of the cache policy, by name."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        problems = self._problems()
+        if problems:
+            raise RequestError("; ".join(problems))
+        object.__setattr__(self, "stop", tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        for name in ("remasking_args", "cache_args"):
+            object.__setattr__(self, name, dict(getattr(self, name)))
+
+    def _problems(self) -> list[str]:
+        problems: list[str] = []
+        for name in ("max_tokens", "block_length"):
+            value = getattr(self, name)
+            if not _is_int(value) or value < 1:
+                problems.append(f"{name} must be a positive integer, got {value!r}")
+        if not problems and self.max_tokens % self.block_length:
+            near = max(1, round(self.max_tokens / self.block_length)) * self.block_length
+            problems.append(
+                f"max_tokens must be a multiple of block_length: max_tokens={self.max_tokens}, "
+                f"block_length={self.block_length}; try max_tokens={near}"
+            )
+        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float("inf"):
+            problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
+        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
+            problems.append(f"seed must be an integer in [0, 2**63), got {self.seed!r}")
+        if not all(isinstance(text, str) and text for text in self.stop):
+            problems.append(f"stop must hold non-empty strings, got {self.stop!r}")
+        if not all(_is_int(token) and token >= 0 for token in self.stop_token_ids):
+            problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
+        for name in ("remasking", "cache"):
+            if not isinstance(getattr(self, name), str):
+                problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")
+        for name in ("remasking_args", "cache_args"):
+            if not isinstance(getattr(self, name), Mapping):
+                problems.append(f"{name} must map names to values, got {getattr(self, name)!r}")
+        return problems
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the canvas."""
+        return self.max_tokens // self.block_length
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> SamplingParams:
+        """A copy with ``overrides``, checked anew.
+
+        Raises:
+            RequestError: If a name is not a field or a value is out of range.
+        """
+        known = [entry.name for entry in fields(self)]
+        for name in overrides:
+            if name not in known:
+                raise RequestError(unknown_name("sampling field", name, known))
+        return replace(self, **overrides)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
