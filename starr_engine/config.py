@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from starr_engine.errors import ConfigError
+from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -67,3 +68,16 @@ class EngineConfig:
             problems.append("model must name a shipped model, a folder or a hub id")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:  # noqa: ANN401
+        """Settings from keyword arguments of unknown origin.
+
+        Raises:
+            ConfigError: If a name is no setting, with the closest one; or a value is out of range.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(unknown_name("engine option", name, known))
+        return cls(**options)

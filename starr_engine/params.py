@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 from starr_engine.errors import RequestError
@@ -12,8 +11,6 @@ from starr_engine.registry import unknown_name
 
 ArgValue = bool | int | float | str | None
 Args = Mapping[str, ArgValue]
-
-_NO_ARGS: Args = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,13 +45,13 @@ class SamplingParams:
     remasking: str = "starr"
     """Remasking policy: which positions of the block to unmask at a step."""
 
-    remasking_args: Args = field(default_factory=lambda: _NO_ARGS)
+    remasking_args: Args = field(default_factory=dict)
     """Arguments of the remasking policy, by name."""
 
     cache: str = "dual"
     """Cache policy: which rows to recompute at a step and which to read from pages."""
 
-    cache_args: Args = field(default_factory=lambda: _NO_ARGS)
+    cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
 
     def __post_init__(self) -> None:
@@ -66,7 +63,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         for name in ("remasking_args", "cache_args"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            object.__setattr__(self, name, dict(getattr(self, name)))
 
     def _problems(self) -> list[str]:
         problems: list[str] = []

@@ -1,0 +1,1 @@
+"""Attention backends: how query rows meet the rows they read."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from starr_engine.registry import Registry
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttentionMetadata:
     """Which rows of the step meet in attention; requests lie one after another in the flat rows.
@@ -27,7 +28,7 @@ class AttentionMetadata:
     """[R+1] int32: request r's query rows are ``cu_query[r]:cu_query[r+1]``."""
 
     cu_read: Tensor
-    """[R+1] int32: request r's slots are ``read_slots[cu_read[r]:cu_read[r+1]]``; empty if fresh."""
+    """[R+1] int32: request r reads ``read_slots[cu_read[r]:cu_read[r+1]]``; nothing if fresh."""
 
     read_slots: Tensor
     """[S] int64: slots read, in position order within a request."""
@@ -60,38 +61,44 @@ class AttentionShape:
     device: torch.device
 
 
+class StepAttention(Protocol):
+    """Attention of one step, planned once and run for every layer."""
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        """Attention output of every query row; this step's writes are stored already.
+
+        Args:
+            query: [T, N, D], unscaled; scores are divided by the square root of D.
+            key: [T, K, D] of this step's rows, read by fresh requests.
+            value: [T, K, D].
+            k_cache: [P, G, K, D] of this layer.
+            v_cache: [P, G, K, D].
+
+        Returns:
+            [T, N, D] in the dtype of ``query``.
+        """
+        ...
+
+
 class AttentionBackend(Protocol):
-    """Scaled dot-product attention of ragged requests over pages, bidirectional within a request."""
+    """Scaled dot-product attention of ragged requests over pages, bidirectional within a request.
+
+    Made once per engine, by ``backend_class(shape)``.
+    """
 
     name: ClassVar[str]
+
+    def __init__(self, shape: AttentionShape) -> None: ...
 
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Every reason why this backend cannot serve ``shape``; empty if it can."""
         ...
 
-    def attend(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        k_cache: Tensor,
-        v_cache: Tensor,
-        metadata: AttentionMetadata,
-    ) -> Tensor:
-        """Attention output of every query row; this step's writes are stored already.
-
-        Args:
-            query: [T, N, D], unscaled.
-            key: [T, K, D] of this step's rows, read by fresh requests.
-            value: [T, K, D].
-            k_cache: [P, G, K, D] of this layer.
-            v_cache: [P, G, K, D].
-            metadata: Of this step.
-
-        Returns:
-            [T, N, D] in the dtype of ``query``.
-        """
+    def plan(self, metadata: AttentionMetadata) -> StepAttention:
+        """Host work of a step, done once and not once per layer."""
         ...
 
 

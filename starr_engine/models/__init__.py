@@ -1,0 +1,1 @@
+"""Model families, and the loader that fills them from published checkpoints."""

@@ -48,11 +48,16 @@ class DiffusionModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_config(cls, config: Mapping[str, Any]) -> DiffusionModel:
-        """Build the model, without weights, from the checkpoint's ``config.json``.
+        """Build the model from the checkpoint's ``config.json``, parameters on ``meta``.
 
         Raises:
             ConfigError: If a field is missing or has a value this family does not support.
         """
+
+    @property
+    def repeated_parameters(self) -> Mapping[str, str]:
+        """Names that a checkpoint may hold a second time -> the parameter they must equal."""
+        return {}
 
     @abstractmethod
     def forward(self, input_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:

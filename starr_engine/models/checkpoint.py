@@ -1,0 +1,135 @@
+"""A folder of safetensors in the published layout: one file, or shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from starr_engine.errors import ConfigError
+
+_SINGLE: Final = "model.safetensors"
+_INDEX: Final = "model.safetensors.index.json"
+_PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorHeader:
+    """What a file says of a tensor before its data is read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """In the format's own words: F32, BF16, I64, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The weight files of a folder, headers read, data not."""
+
+    headers: Mapping[str, TensorHeader]
+    files: Mapping[Path, tuple[str, ...]]
+    """Tensor names by file."""
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """Read the headers of all weight files.
+
+        Raises:
+            ConfigError: If there are no safetensors, a shard is missing, a file is damaged, or
+                index and shards disagree.
+        """
+        headers: dict[str, TensorHeader] = {}
+        files: dict[Path, tuple[str, ...]] = {}
+        for path, expected in _weight_files(folder).items():
+            found = _read_headers(path)
+            if expected is not None and expected != set(found):
+                raise ConfigError(_index_mismatch(path, expected, set(found)))
+            headers.update(found)
+            files[path] = tuple(found)
+        return cls(headers=headers, files=files)
+
+    def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
+        """Those of ``names`` that are stored, file by file; the caller holds one at a time."""
+        for path, stored in self.files.items():
+            with safe_open(path, framework="pt") as file:
+                for name in stored:
+                    if name in names:
+                        yield name, file.get_tensor(name)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a model folder.
+
+    Raises:
+        ConfigError: If the file does not hold a JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _weight_files(folder: Path) -> dict[Path, set[str] | None]:
+    """Weight files and the tensors that the index promises in each; None without an index."""
+    index = folder / _INDEX
+    if not index.is_file():
+        if (folder / _SINGLE).is_file():
+            return {folder / _SINGLE: None}
+        raise ConfigError(_no_weights(folder))
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ConfigError(f"{index} must have a weight_map from tensor names to file names")
+    shards: dict[Path, set[str] | None] = {}
+    for name, file_name in weight_map.items():
+        if not isinstance(file_name, str) or Path(file_name).name != file_name:
+            raise ConfigError(f"{index} must name files in its own folder, got {file_name!r}")
+        promised = shards.setdefault(folder / file_name, set())
+        assert promised is not None
+        promised.add(name)
+    if missing := sorted(path.name for path in shards if not path.is_file()):
+        raise ConfigError(
+            f"{folder} lacks {len(missing)} of the {len(shards)} shards that {_INDEX} names: "
+            f"{', '.join(missing[:10])}; fetch them again"
+        )
+    return shards
+
+
+def _no_weights(folder: Path) -> str:
+    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickles:
+        return (
+            f"{folder} holds weights only as {', '.join(pickles[:3])}, a format that can run code "
+            "when it is read, which is refused; save the weights as safetensors"
+        )
+    return f"{folder} holds no weights: expected {_SINGLE}, or {_INDEX} and the shards it names"
+
+
+def _read_headers(path: Path) -> dict[str, TensorHeader]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            slices = ((name, file.get_slice(name)) for name in file.keys())  # noqa: SIM118 - no dict
+            return {
+                name: TensorHeader(shape=tuple(part.get_shape()), dtype=part.get_dtype())
+                for name, part in slices
+            }
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(
+            f"{path} is damaged or not a safetensors file ({error}); fetch it again"
+        ) from error
+
+
+def _index_mismatch(path: Path, expected: set[str], found: set[str]) -> str:
+    parts = [
+        f"{what}: {', '.join(sorted(names)[:10])}"
+        for what, names in (("absent", expected - found), ("not in the index", found - expected))
+        if names
+    ]
+    return f"{path} does not hold the tensors that {_INDEX} says; {'; '.join(parts)}"

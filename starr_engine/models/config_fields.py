@@ -1,0 +1,118 @@
+"""Reading ``config.json`` strictly: every problem is collected, then reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from starr_engine.errors import ConfigError
+
+_NOTHING: Final = object()
+
+
+class ConfigFields:
+    """Typed access to a checkpoint's configuration that remembers what was wrong.
+
+    A getter that finds a problem returns a harmless value; :meth:`check` then raises. Values come
+    from outside, hence ``Any``.
+
+    Args:
+        config: Content of ``config.json``.
+        architecture: For the message.
+    """
+
+    def __init__(self, config: Mapping[str, Any], architecture: str) -> None:
+        self._config = config
+        self._architecture = architecture
+        self._problems: list[str] = []
+
+    def problem(self, text: str) -> None:
+        """Note a problem that the caller found."""
+        self._problems.append(text)
+
+    def optional(self, name: str, default: Any) -> Any:
+        """The value of ``name``; ``default`` if it is absent or null."""
+        value = self._config.get(name)
+        return default if value is None else value
+
+    def positive_int(self, name: str, default: int | None = None) -> int:
+        """A whole number above 0; required unless ``default`` is given."""
+        value = self._value(name, default)
+        if _is_int(value) and value > 0:
+            return int(value)
+        self._wrong(name, value, "a whole number above 0")
+        return 1
+
+    def positive_number(self, name: str, default: float | None = None) -> float:
+        """A number above 0; required unless ``default`` is given."""
+        value = self._value(name, default)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+            return float(value)
+        self._wrong(name, value, "a number above 0")
+        return 1.0
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """A boolean; ``default`` if absent or null."""
+        value = self._value(name, default)
+        if isinstance(value, bool):
+            return value
+        self._wrong(name, value, "true or false")
+        return default
+
+    def token_id(self, name: str) -> int:
+        """A token id; required, because guessing one changes what the model sees."""
+        value = self._value(name, None)
+        if _is_int(value) and value >= 0:
+            return int(value)
+        self._wrong(name, value, "a token id, 0 or above")
+        return 0
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One token id or a list of them; required."""
+        value = self._value(name, None)
+        listed = value if isinstance(value, list) else [value]
+        if listed and all(_is_int(token) and token >= 0 for token in listed):
+            return tuple(dict.fromkeys(listed))
+        self._wrong(name, value, "a token id, 0 or above, or a list of them")
+        return ()
+
+    def require(self, name: str, supported: object, *, default: object) -> None:
+        """Note a problem unless ``name``, or ``default`` if absent, is ``supported``.
+
+        Args:
+            name: The field.
+            supported: The one value that is computed correctly.
+            default: What the published code takes if the field is absent.
+        """
+        value = self._config.get(name, default)
+        if value != supported or isinstance(value, bool) != isinstance(supported, bool):
+            absent = "" if name in self._config else " (absent, which means this value)"
+            self._problems.append(f"{name} must be {supported!r}, got {value!r}{absent}")
+
+    def check(self) -> None:
+        """Raise if any getter found a problem.
+
+        Raises:
+            ConfigError: Names every field, its value and what is supported.
+        """
+        if self._problems:
+            raise ConfigError(
+                f"config.json of this {self._architecture} checkpoint is not supported: "
+                + "; ".join(self._problems)
+            )
+
+    def _value(self, name: str, default: object) -> Any:
+        value = self._config.get(name)
+        if value is not None:
+            return value
+        return _NOTHING if default is None else default
+
+    def _wrong(self, name: str, value: object, wanted: str) -> None:
+        if value is _NOTHING:
+            self._problems.append(f"{name} is missing; it must be {wanted}")
+        else:
+            self._problems.append(f"{name} must be {wanted}, got {value!r}")
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,140 @@
+"""LLaDA: a Llama-like transformer without a causal mask, in the published checkpoint's names.
+
+Letters: T rows of the step, M rows with logits, N query heads, K key/value heads, D head size.
+
+Source:
+    "Large Language Diffusion Models", arXiv 2502.09992; published names and switches as in
+    LLaDA-8B and LLaDA-1.5. Differs from the published code in that it runs on flat rows with
+    explicit positions and leaves attention, and so the KV cache, to the caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from starr_engine.layers.attention import LayerAttention
+from starr_engine.layers.mlp import swiglu
+from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.rotary import RotaryEmbedding, Rotation
+from starr_engine.models.base import DiffusionModel
+from starr_engine.models.llada_config import ARCHITECTURE, LLaDAConfig
+
+HEAD_WEIGHT = "model.transformer.ff_out.weight"
+EMBEDDING_WEIGHT = "model.transformer.wte.weight"
+
+
+class LLaDABlock(nn.Module):
+    """Pre-norm attention and pre-norm SwiGLU, each added to the rows."""
+
+    def __init__(self, config: LLaDAConfig, layer_index: int) -> None:
+        super().__init__()
+        spec = config.spec
+        hidden, kv_size = spec.hidden_size, spec.num_kv_heads * spec.head_dim
+        self.layer_index = layer_index
+        self.head_dim = spec.head_dim
+        self.attn_norm = RMSNorm(hidden, config.rms_norm_eps, bias=config.norm_bias)
+        self.q_proj = nn.Linear(hidden, hidden, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(hidden, kv_size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(hidden, kv_size, bias=config.qkv_bias)
+        self.attn_out = nn.Linear(hidden, hidden, bias=config.linear_bias)
+        self.ff_norm = RMSNorm(hidden, config.rms_norm_eps, bias=config.norm_bias)
+        self.ff_proj = nn.Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
+        self.up_proj = nn.Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
+        self.ff_out = nn.Linear(config.mlp_hidden_size, hidden, bias=config.linear_bias)
+
+    def forward(self, rows: Tensor, rotation: Rotation, attention: LayerAttention) -> Tensor:
+        """One layer: [T, hidden_size] -> [T, hidden_size]."""
+        normed = self.attn_norm(rows)
+        query = rotation.apply(self._heads(self.q_proj(normed)))
+        key = rotation.apply(self._heads(self.k_proj(normed)))
+        value = self._heads(self.v_proj(normed))
+        mixed = attention(self.layer_index, query, key, value)
+        rows = rows + self.attn_out(mixed.flatten(1))
+        normed = self.ff_norm(rows)
+        out: Tensor = self.ff_out(swiglu(self.ff_proj(normed), self.up_proj(normed)))
+        return rows + out
+
+    def _heads(self, rows: Tensor) -> Tensor:
+        """[T, heads * D] -> [T, heads, D]."""
+        num_rows, size = rows.shape
+        return rows.view(num_rows, size // self.head_dim, self.head_dim)
+
+
+class _Transformer(nn.Module):
+    """Holds the parameters under their published names."""
+
+    ff_out: nn.Linear | None
+    """Output head; None if the embedding serves as one."""
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        super().__init__()
+        spec = config.spec
+        self.wte = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.blocks = nn.ModuleList(LLaDABlock(config, index) for index in range(spec.num_layers))
+        self.ln_f = RMSNorm(spec.hidden_size, config.rms_norm_eps, bias=config.norm_bias)
+        self.ff_out = (
+            None
+            if config.weight_tying
+            else nn.Linear(spec.hidden_size, spec.vocab_size, bias=config.linear_bias)
+        )
+
+
+class _Body(nn.Module):
+    """The level that puts ``model.`` before every name."""
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        super().__init__()
+        self.transformer = _Transformer(config)
+
+
+class LLaDAModel(DiffusionModel):
+    """LLaDA-8B, LLaDA-1.5 and models of their format."""
+
+    architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    def __init__(self, config: LLaDAConfig) -> None:
+        super().__init__()
+        self.spec = config.spec
+        self.model = _Body(config)
+        self.rotary = RotaryEmbedding(
+            config.spec.head_dim,
+            config.spec.max_model_len,
+            config.rope_theta,
+            full_precision=config.rope_full_precision,
+        )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> LLaDAModel:
+        """See the base class; parameters are on the ``meta`` device."""
+        parsed = LLaDAConfig.read(config)
+        with torch.device("meta"):
+            return cls(parsed)
+
+    @property
+    def repeated_parameters(self) -> Mapping[str, str]:
+        """A tied head that a checkpoint stores all the same."""
+        return {HEAD_WEIGHT: EMBEDDING_WEIGHT} if self.model.transformer.ff_out is None else {}
+
+    def forward(self, input_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
+        """See the base class."""
+        transformer = self.model.transformer
+        rows: Tensor = transformer.wte(input_ids)
+        rotation: Rotation = self.rotary(positions, rows.dtype)
+        blocks: Iterable[nn.Module] = transformer.blocks
+        for block in blocks:
+            rows = block(rows, rotation, attention)
+        normed: Tensor = transformer.ln_f(rows)
+        return normed
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """See the base class."""
+        head = self.model.transformer.ff_out
+        if head is None:
+            return functional.linear(hidden, self.model.transformer.wte.weight)
+        logits: Tensor = head(hidden)
+        return logits

@@ -1,0 +1,160 @@
+"""From a model's name to a model with weights: strict, streamed, without running foreign code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from starr_engine.errors import ConfigError
+from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
+from starr_engine.models.checkpoint import Checkpoint, read_json
+from starr_engine.models.locate import resolve_model
+
+__all__ = ["build_model", "load_model", "resolve_model"]
+
+_FLOAT_DTYPES: Final = ("F64", "F32", "F16", "BF16")
+_SHOWN: Final = 10
+"""Problems of one kind that a message lists."""
+
+
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+    """Build the model that a folder describes and fill it with the folder's weights.
+
+    Every parameter is filled exactly once and every tensor is used. Tensors are read one at a
+    time into parameters of the final dtype, so the weights are in memory about once.
+
+    Args:
+        folder: Holds ``config.json`` and safetensors, as published; ``generation_config.json``
+            may add token ids that end an output.
+        device: Where the parameters go.
+        dtype: Of the parameters; tables such as rotary angles keep their own.
+
+    Returns:
+        The model, in evaluation mode, without gradients.
+
+    Raises:
+        ConfigError: If the folder is not a supported checkpoint; tensor problems are reported
+            together.
+    """
+    model = build_model(folder)
+    checkpoint = Checkpoint.open(folder)
+    _check_tensors(folder, model, checkpoint)
+    _fill(folder, model, checkpoint, device, dtype)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(device))
+    return model.eval()
+
+
+def build_model(folder: Path) -> DiffusionModel:
+    """The model that ``config.json`` describes, its parameters on ``meta``.
+
+    Raises:
+        ConfigError: If the folder has no ``config.json`` or it is not supported.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ConfigError(f"{folder} is not a model folder: it has no config.json")
+    config = read_json(path)
+    architectures = config.get("architectures")
+    listed = architectures if isinstance(architectures, list) else []
+    known = [name for name in listed if name in MODELS]
+    if not known:
+        raise ConfigError(
+            f"{path} names the architecture {architectures!r}, which is not a diffusion language "
+            f"model known here; known: {', '.join(MODELS.names())}"
+        )
+    model = MODELS.get(known[0]).from_config(config)
+    model.spec = _with_generation_config(model.spec, folder / "generation_config.json")
+    return model
+
+
+def _with_generation_config(spec: ModelSpec, path: Path) -> ModelSpec:
+    if not path.is_file():
+        return spec
+    listed = read_json(path).get("eos_token_id")
+    more = listed if isinstance(listed, list) else [] if listed is None else [listed]
+    for token in more:
+        if not isinstance(token, int) or not 0 <= token < spec.vocab_size:
+            raise ConfigError(
+                f"{path}: eos_token_id must hold token ids in [0, {spec.vocab_size}), got {token!r}"
+            )
+    return replace(spec, eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))))
+
+
+def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) -> None:
+    """Compare names, shapes and dtypes before any data is read."""
+    parameters = dict(model.named_parameters())
+    repeated = {
+        name: parameters[source]
+        for name, source in model.repeated_parameters.items()
+        if name in checkpoint.headers
+    }
+    expected = parameters | repeated
+    headers = checkpoint.headers
+    problems = [
+        _listed("missing", (name for name in expected if name not in headers)),
+        _listed("unexpected", (name for name in headers if name not in expected)),
+        _listed(
+            "of wrong shape",
+            (
+                f"{name} is {list(header.shape)}, expected {list(expected[name].shape)}"
+                for name, header in headers.items()
+                if name in expected and header.shape != tuple(expected[name].shape)
+            ),
+        ),
+        _listed(
+            f"of a dtype other than {', '.join(_FLOAT_DTYPES)}",
+            (
+                f"{name} is {header.dtype}"
+                for name, header in headers.items()
+                if name in expected and header.dtype not in _FLOAT_DTYPES
+            ),
+        ),
+    ]
+    if any(problems):
+        raise ConfigError(
+            f"the weights in {folder} do not fit its config.json; tensors "
+            + "; ".join(problem for problem in problems if problem)
+        )
+
+
+def _listed(kind: str, names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    if not ordered:
+        return ""
+    rest = f" and {len(ordered) - _SHOWN} more" if len(ordered) > _SHOWN else ""
+    return f"{kind} ({len(ordered)}): {', '.join(ordered[:_SHOWN])}{rest}"
+
+
+def _fill(
+    folder: Path,
+    model: DiffusionModel,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    repeated = model.repeated_parameters
+    for name, tensor in checkpoint.tensors(dict(model.named_parameters())):
+        _set_parameter(model, name, tensor, device, dtype)
+    for name, tensor in checkpoint.tensors(repeated):
+        source = model.get_parameter(repeated[name])
+        if not torch.equal(tensor.to(device, dtype), source):
+            raise ConfigError(
+                f"{folder} ties {name} to {repeated[name]} in config.json, but stores different "
+                "values for them; set weight_tying to false if both are meant"
+            )
+
+
+def _set_parameter(
+    model: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype
+) -> None:
+    # Copied, because the tensor may be a view of the mapped file.
+    filled = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(filled, requires_grad=False))

@@ -1,0 +1,102 @@
+"""Attention inputs for tests, laid out in plain Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+import torch
+from torch import Tensor
+
+from starr_engine.attention.base import AttentionBackend, AttentionMetadata, AttentionShape
+from starr_engine.layers.attention import LayerAttention
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """One request of a step: how many rows it computes and how many it reads."""
+
+    query_len: int
+    read_len: int
+    fresh: bool = False
+
+
+def fresh(length: int) -> Lengths:
+    """A request whose rows read each other and nothing else."""
+    return Lengths(query_len=length, read_len=length, fresh=True)
+
+
+def paged(query_len: int, read_len: int) -> Lengths:
+    """A request that reads ``read_len`` rows through pages."""
+    return Lengths(query_len=query_len, read_len=read_len)
+
+
+def make_metadata(
+    requests: Sequence[Lengths],
+    *,
+    page_size: int = 8,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> tuple[AttentionMetadata, int]:
+    """Metadata with pages handed out in random order, page 0 left reserved.
+
+    Paged requests write the last ``query_len`` of the rows that they read.
+
+    Returns:
+        The metadata and the number of pages that the cache needs.
+    """
+    needed = [0 if item.fresh else -(-item.read_len // page_size) for item in requests]
+    num_pages = 1 + sum(needed)
+    order = torch.randperm(num_pages - 1, generator=torch.Generator().manual_seed(seed)) + 1
+    ends = [0, *accumulate(needed)]
+    tables = [order[first:end].tolist() for first, end in pairwise(ends)]
+    read_slots: list[int] = []
+    slot_mapping: list[int] = []
+    for item, pages in zip(requests, tables, strict=True):
+        slots = [page * page_size + offset for page in pages for offset in range(page_size)]
+        slots = slots[: 0 if item.fresh else item.read_len]
+        read_slots += slots
+        kept = slots[-item.query_len :] if item.query_len else []
+        slot_mapping += [-1] * (item.query_len - len(kept)) + kept
+    width = max([1, *needed])
+    metadata = AttentionMetadata(
+        cu_query=_cumulative([item.query_len for item in requests], device),
+        cu_read=_cumulative([0 if item.fresh else item.read_len for item in requests], device),
+        read_slots=torch.tensor(read_slots, dtype=torch.int64, device=device),
+        slot_mapping=torch.tensor(slot_mapping, dtype=torch.int64, device=device),
+        page_table=torch.tensor(
+            [pages + [0] * (width - len(pages)) for pages in tables],
+            dtype=torch.int32,
+            device=device,
+        ),
+        query_lens=tuple(item.query_len for item in requests),
+        read_lens=tuple(item.read_len for item in requests),
+        fresh=tuple(item.fresh for item in requests),
+    )
+    return metadata, num_pages
+
+
+def fresh_attention(
+    backend: type[AttentionBackend], shape: AttentionShape, lengths: Sequence[int]
+) -> LayerAttention:
+    """What a model calls when every request of the batch is fresh; the caches stay empty."""
+    metadata, num_pages = make_metadata(
+        [fresh(length) for length in lengths], page_size=shape.page_size, device=shape.device
+    )
+    step = backend(shape).plan(metadata)
+    empty = torch.zeros(
+        (num_pages, shape.page_size, shape.num_kv_heads, shape.head_dim),
+        dtype=shape.dtype,
+        device=shape.device,
+    )
+
+    def attend(layer_index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        del layer_index
+        return step.attend(query, key, value, empty, empty)
+
+    return attend
+
+
+def _cumulative(lengths: list[int], device: torch.device | str) -> Tensor:
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
