@@ -45,7 +45,7 @@ class BatchLLM(Protocol):
 
     @property
     def tokenizer(self) -> Encoder:
-        """Makes the ids."""
+        """Makes the ids; raises RequestError if the model has none."""
 
 
 class RowLoop:
@@ -72,7 +72,7 @@ class RowLoop:
         is_stopped: Callable[[], bool],
     ) -> None:
         self._engine: Final = llm.engine
-        self._tokenizer: Final = llm.tokenizer
+        self._llm: Final = llm
         self._defaults: Final = defaults
         self._window: Final = window
         self._emit: Final = emit
@@ -111,7 +111,7 @@ class RowLoop:
             and (raw := next(rows, None)) is not None
         ):
             self._num_read += 1
-            self._admit(parse_row(raw, self._defaults, self._tokenizer))
+            self._admit(parse_row(raw, self._defaults, lambda: self._llm.tokenizer))
 
     def _admit(self, row: Row) -> None:
         if row.error is not None:

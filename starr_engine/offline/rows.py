@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Protocol
 
@@ -29,9 +29,6 @@ class Encoder(Protocol):
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation."""
-
-    def check_ids(self, token_ids: Sequence[int]) -> None:
-        """Check ids from outside."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +61,13 @@ class Row:
     error: str | None = None
 
 
-def parse_row(raw: RawRow, defaults: SamplingParams, tokenizer: Encoder) -> Row:
+def parse_row(
+    raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[], Encoder]
+) -> Row:
     """Turn a row of the input into a request; a bad row becomes a row with an error.
+
+    The tokenizer is asked for only by rows of text: a model without one still takes ids, whose
+    range the engine checks.
 
     A column that is null counts as absent, because a Parquet file has every column in every row.
     A row that names another remasking or cache policy than ``defaults`` and gives no arguments for
@@ -81,7 +83,7 @@ def parse_row(raw: RawRow, defaults: SamplingParams, tokenizer: Encoder) -> Row:
     try:
         _refuse_result_columns(given)
         params = _params(given, defaults)
-        ids = _prompt_ids(given, tokenizer)
+        ids = _prompt_ids(given, get_tokenizer)
     except (RequestError, ConfigError) as error:
         return Row(
             index=raw.index, row_id=row_id, carried=carried, params=defaults, error=str(error)
@@ -126,7 +128,7 @@ def _refuse_result_columns(given: Columns) -> None:
         )
 
 
-def _prompt_ids(given: Columns, tokenizer: Encoder) -> Sequence[int]:
+def _prompt_ids(given: Columns, get_tokenizer: Callable[[], Encoder]) -> Sequence[int]:
     present = [name for name in PROMPT_FIELDS if name in given]
     if len(present) != 1:
         raise RequestError(
@@ -137,7 +139,7 @@ def _prompt_ids(given: Columns, tokenizer: Encoder) -> Sequence[int]:
     if present == ["prompt"]:
         if not isinstance(value, str):
             raise RequestError(f"prompt must be a string, got {_show(value)}")
-        return tokenizer.encode(value)
+        return get_tokenizer().encode(value)
     if not isinstance(value, list):
         raise RequestError(f"{present[0]} must be a list, got {_show(value)}")
     if present == ["messages"]:
@@ -149,8 +151,9 @@ def _prompt_ids(given: Columns, tokenizer: Encoder) -> Sequence[int]:
             for message in value
         ]
         check_messages(messages)
-        return tokenizer.encode_chat(messages)
-    tokenizer.check_ids(value)
+        return get_tokenizer().encode_chat(messages)
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+        raise RequestError(f"prompt_token_ids must hold integers, got {_show(value)}")
     return value
 
 

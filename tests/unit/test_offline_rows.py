@@ -13,7 +13,7 @@ DEFAULTS = SamplingParams(remasking="threshold", remasking_args={"threshold": 0.
 
 
 def parse(**columns: object):
-    return parse_row(RawRow(index=7, columns=columns), DEFAULTS, FakeTokenizer())
+    return parse_row(RawRow(index=7, columns=columns), DEFAULTS, FakeTokenizer)
 
 
 def test_a_text_prompt_becomes_ids_with_the_default_parameters():
@@ -70,7 +70,8 @@ def test_other_columns_are_carried_in_their_order():
         ({"messages": ["hello"]}, r"messages\[0\] must be"),
         ({"messages": []}, "non-empty list"),
         ({"prompt_token_ids": "1 2"}, "prompt_token_ids must be a list"),
-        ({"prompt_token_ids": [300]}, "mask"),
+        ({"prompt_token_ids": [3, "4"]}, "must hold integers"),
+        ({"prompt_token_ids": [True]}, "must hold integers"),
         ({"prompt": "a", "max_tokens": 33}, "multiple of block_length"),
         ({"prompt": "a", "max_tokens": 64.0}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "max_tokens": "64"}, "max_tokens must be a positive integer"),
@@ -94,8 +95,20 @@ def test_a_bad_row_says_what_is_wrong(columns: dict, problem: str):
     assert (row.row_id, row.carried, row.prompt_token_ids) == (1, {"answer": 42}, ())
 
 
+def test_a_model_without_a_tokenizer_still_takes_ids():
+    def no_tokenizer() -> FakeTokenizer:
+        raise RequestError("this model has no tokenizer")
+
+    text, ids = (
+        parse_row(RawRow(index=0, columns=columns), DEFAULTS, no_tokenizer)
+        for columns in ({"prompt": "a"}, {"prompt_token_ids": [4]})
+    )
+    assert text.error == "this model has no tokenizer"
+    assert (ids.error, ids.prompt_token_ids) == (None, (4,))
+
+
 def test_a_row_that_could_not_be_read_keeps_the_readers_reason():
-    row = parse_row(RawRow(index=0, error="line 1 is not JSON"), DEFAULTS, FakeTokenizer())
+    row = parse_row(RawRow(index=0, error="line 1 is not JSON"), DEFAULTS, FakeTokenizer)
     assert row.error == "line 1 is not JSON"
 
 
