@@ -10,10 +10,6 @@ BIN := .venv/bin
 CMAKE_BUILD = build/$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
 CXX_FILES = $$(find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
-export STARR_CUDA ?= auto
-export STARR_CUDA_ARCHS ?= 80-real;90a-real;100-real;120
-export CUDA_HOME ?= /usr/local/cuda
-
 .DEFAULT_GOAL := help
 .PHONY: help demo test build lint format sanitize bench clean
 .DELETE_ON_ERROR:
