@@ -132,6 +132,10 @@ class LLM:
             each = list(params)
             if len(each) != len(ids):
                 raise RequestError(f"{len(ids)} prompts but {len(each)} params; give one for each")
+        if self.engine.has_unfinished:
+            raise RequestError(
+                "another call of this LLM is not finished; read its stream to the end or close it"
+            )
         added: list[str] = []
         for index, (prompt, wanted) in enumerate(zip(ids, each, strict=True)):
             try:

@@ -59,7 +59,7 @@ def assert_same(output: RequestOutput, expected: ReferenceOutput) -> None:
     )
 
 
-def random_prompts(count: int, *, seed: int = 0, longest: int = 40) -> list[list[int]]:
+def random_prompts(count: int, *, seed: int = 0, longest: int = 20) -> list[list[int]]:
     """Prompts of ids 4..100, of 1 to ``longest`` tokens."""
     rng = np.random.default_rng(seed)
     return [
