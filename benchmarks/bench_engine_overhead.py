@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.harness import summary, time_calls, write_result
-from starr_engine import LLM, SamplingParams
+from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.models.base import DiffusionModel
 from starr_engine.models.loader import load_model, resolve_model
 
@@ -36,7 +36,10 @@ class DenseAttention:
     kv: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        q, k, v = (rows.unflatten(0, (self.batch, -1)).transpose(1, 2) for rows in (query, key, value))
+        """See ``LayerAttention``; a block step replaces the block's keys and values first."""
+        q, k, v = (
+            rows.unflatten(0, (self.batch, -1)).transpose(1, 2) for rows in (query, key, value)
+        )
         if self.block is not None:
             keys, values = self.kv[layer]
             keys[:, :, self.block], values[:, :, self.block] = k, v
@@ -74,6 +77,53 @@ def bare_loop(model: DiffusionModel, prompts: Tensor, *, dual: bool) -> Tensor:
     return canvas[:, PROMPT_LEN:]
 
 
+def compare(
+    llm: LLM, model: DiffusionModel, ids: Tensor, cache: str, repeats: int
+) -> dict[str, object]:
+    """Time both on the same prompts, in turns, so that both meet the same disturbances."""
+    prompts = [{"prompt_token_ids": row.tolist()} for row in ids]
+    params = SamplingParams(
+        max_tokens=MAX_TOKENS,
+        block_length=BLOCK_LENGTH,
+        cache=cache,
+        remasking="low_confidence",
+        ignore_eos=True,
+    )
+
+    def run_engine() -> list[RequestOutput]:
+        return llm.generate(prompts, params)
+
+    def run_bare() -> Tensor:
+        return bare_loop(model, ids, dual=cache == "dual")
+
+    outputs, bare = run_engine(), run_bare()
+    same = sum(list(a.token_ids) == b.tolist() for a, b in zip(outputs, bare, strict=True))
+    assert all(output.nfe == MAX_TOKENS for output in outputs)
+    if same < len(ids):
+        print(f"warning: {len(ids) - same} outputs differ from the bare loop")
+    engine_s, bare_s = [], []
+    for _ in range(repeats):
+        engine_s += time_calls(run_engine, repeats=1, warmup=0)
+        bare_s += time_calls(run_bare, repeats=1, warmup=0)
+    engine, loop = summary(engine_s), summary(bare_s)
+    row = {
+        "batch": len(ids),
+        "cache": cache,
+        "nfe": MAX_TOKENS,
+        "same_outputs": same,
+        "engine_step_ms": 1e3 * engine["median_s"] / MAX_TOKENS,
+        "bare_step_ms": 1e3 * loop["median_s"] / MAX_TOKENS,
+        "overhead": engine["median_s"] / loop["median_s"] - 1,
+        "engine": engine | {"samples_s": engine_s},
+        "bare_loop": loop | {"samples_s": bare_s},
+    }
+    print(
+        f"batch {len(ids):2}  cache {cache:4}  engine {row['engine_step_ms']:7.2f} ms/step  "
+        f"bare loop {row['bare_step_ms']:7.2f} ms/step  overhead {row['overhead']:+.1%}"
+    )
+    return row
+
+
 def main() -> None:
     """Compare at batch 1 and 16, with cache none and dual."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -90,45 +140,19 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, spec.vocab_size, (16, PROMPT_LEN), generator=generator)
     ids[ids == spec.mask_token_id] = (spec.mask_token_id + 1) % spec.vocab_size
-    rows = []
-    for batch in (1, 16):
-        for cache in ("none", "dual"):
-            prompts = [{"prompt_token_ids": row.tolist()} for row in ids[:batch]]
-            params = SamplingParams(
-                max_tokens=MAX_TOKENS, block_length=BLOCK_LENGTH, cache=cache,
-                remasking="low_confidence", ignore_eos=True,
-            )  # fmt: skip
-            outputs = llm.generate(prompts, params)
-            bare = bare_loop(model, ids[:batch], dual=cache == "dual")
-            same = [list(out.token_ids) == row.tolist() for out, row in zip(outputs, bare, strict=True)]
-            assert all(out.nfe == MAX_TOKENS for out in outputs)
-            if not all(same):
-                print(f"batch {batch}, {cache}: {same.count(False)} outputs differ (rounding of ties)")
-            engine_s, bare_s = [], []
-            for _ in range(args.repeats):  # interleaved, so that both meet the same disturbances
-                engine_s += time_calls(lambda: llm.generate(prompts, params), repeats=1, warmup=0)
-                bare_s += time_calls(
-                    lambda: bare_loop(model, ids[:batch], dual=cache == "dual"), repeats=1, warmup=0
-                )
-            engine, loop = summary(engine_s), summary(bare_s)
-            ratio = engine["median_s"] / loop["median_s"]
-            rows.append(
-                {
-                    "batch": batch, "cache": cache, "nfe": MAX_TOKENS, "same_outputs": sum(same),
-                    "engine": engine, "bare_loop": loop, "overhead": ratio - 1,
-                    "engine_step_ms": 1e3 * engine["median_s"] / MAX_TOKENS,
-                    "bare_step_ms": 1e3 * loop["median_s"] / MAX_TOKENS,
-                    "engine_samples_s": engine_s, "bare_samples_s": bare_s,
-                }
-            )  # fmt: skip
-            print(
-                f"batch {batch:2}  cache {cache:4}  engine {rows[-1]['engine_step_ms']:7.2f} ms/step  "
-                f"bare loop {rows[-1]['bare_step_ms']:7.2f} ms/step  overhead {ratio - 1:+.1%}"
-            )
+    rows = [
+        compare(llm, model, ids[:batch], cache, args.repeats)
+        for batch in (1, 16)
+        for cache in ("none", "dual")
+    ]
     setting = {
-        "model": args.model, "prompt_len": PROMPT_LEN, "max_tokens": MAX_TOKENS,
-        "block_length": BLOCK_LENGTH, "remasking": "low_confidence", "repeats": args.repeats,
-    }  # fmt: skip
+        "model": args.model,
+        "prompt_len": PROMPT_LEN,
+        "max_tokens": MAX_TOKENS,
+        "block_length": BLOCK_LENGTH,
+        "remasking": "low_confidence",
+        "repeats": args.repeats,
+    }
     write_result("engine_overhead", {"setting": setting, "rows": rows}, args.output)
 
 

@@ -34,7 +34,7 @@ class LLM:
         >>> outputs = llm.generate(["Sort: 5 3 9"], SamplingParams(max_tokens=32))
     """
 
-    def __init__(self, model: str = "tiny-llada", **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, model: str = "tiny-llada", **options: Any) -> None:
         self.engine = Engine(EngineConfig.from_options(model=model, **options))
 
     @property

@@ -149,7 +149,9 @@ def test_aborting_a_waiting_request_leaves_the_others_alone(llm: LLM) -> None:
     engine.step()
     assert (engine.num_running, engine.num_waiting) == (8, 2)
     aborted = engine.abort(ids[-1])
-    assert aborted is not None and aborted.token_ids == () and aborted.nfe == 0
+    assert aborted is not None
+    assert aborted.token_ids == ()
+    assert aborted.nfe == 0
     finished = []
     while engine.has_unfinished:
         finished += [out.request_id for out in engine.step() if isinstance(out, RequestOutput)]

@@ -76,9 +76,16 @@ def test_starr_first_step_has_no_stability_and_uses_the_step_threshold() -> None
 def test_starr_stability_lowers_the_threshold() -> None:
     # Two steps of a window of 2: c = .6, .7, so TV = .05 and s = exp(-.05/.1) = .6065.
     # tau = .9 - .3 * .6065 = .718 > .7: waits; with alpha = .4 tau = .657: goes.
-    args: dict[str, Any] = dict(
-        temporal_window=2, sigma=0.1, tau_min=0.9, tau_max=0.9, beta=0, gamma=0, c_slow=0, c_fast=1
-    )
+    args: dict[str, Any] = {
+        "temporal_window": 2,
+        "sigma": 0.1,
+        "tau_min": 0.9,
+        "tau_max": 0.9,
+        "beta": 0,
+        "gamma": 0,
+        "c_slow": 0,
+        "c_fast": 1,
+    }
     for alpha, expected in ((0.3, []), (0.4, [0])):
         policy = StarrPolicy(alpha=alpha, **args)
         _, state = policy.decide(
@@ -101,9 +108,15 @@ def test_starr_settled_neighbours_lower_the_threshold() -> None:
 
 def test_starr_standing_below_the_neighbours_raises_the_threshold() -> None:
     # u = 1 on both sides, SD = .8 - 1 = -.2, s = 0: tau = .7 + 1 * .2 = .9 > .8.
-    args: dict[str, Any] = dict(
-        neighbour_window=1, tau_min=0.7, tau_max=0.7, alpha=0, beta=0, c_slow=0, c_fast=1
-    )
+    args: dict[str, Any] = {
+        "neighbour_window": 1,
+        "tau_min": 0.7,
+        "tau_max": 0.7,
+        "alpha": 0,
+        "beta": 0,
+        "c_slow": 0,
+        "c_fast": 1,
+    }
     look = view([1.0, 0.8, 1.0], masked=[False, True, False])
     assert unmasked(StarrPolicy(gamma=1, **args), look) == []
     assert unmasked(StarrPolicy(gamma=0, **args), look) == [1]
@@ -137,9 +150,11 @@ def test_starr_revokes_a_token_at_most_once() -> None:
     state = policy.init_state(1, 2, torch.device("cpu"))
     look = view([0.4, 0.6], masked=[False, False])
     decision, state = policy.decide(look, state)
-    assert decision.revoke is not None and decision.revoke.tolist() == [[True, False]]
+    assert decision.revoke is not None
+    assert decision.revoke.tolist() == [[True, False]]
     decision, state = policy.decide(look, state)
-    assert decision.revoke is not None and not decision.revoke.any()
+    assert decision.revoke is not None
+    assert not decision.revoke.any()
 
 
 def test_neighbourhood_counts_tokens_before_the_block_and_not_masks_behind_it() -> None:
