@@ -50,14 +50,13 @@ class SdpaStep:
         self, query: Tensor, key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor
     ) -> Tensor:
         """See ``StepAttention``."""
-        paged_key = paged_value = None
+        gathered_key, gathered_value = key, value
         if self.read_slots is not None:
-            paged_key = k_cache.flatten(0, 1).index_select(0, self.read_slots)
-            paged_value = v_cache.flatten(0, 1).index_select(0, self.read_slots)
+            gathered_key = k_cache.flatten(0, 1).index_select(0, self.read_slots)
+            gathered_value = v_cache.flatten(0, 1).index_select(0, self.read_slots)
         out = torch.empty_like(query)
         for call in self.calls:
-            keys, values = (key, value) if call.fresh else (paged_key, paged_value)
-            assert keys is not None and values is not None
+            keys, values = (key, value) if call.fresh else (gathered_key, gathered_value)
             size = call.num_requests
             mixed = scaled_dot_product_attention(
                 _by_head(query[call.query_rows], size),
@@ -96,15 +95,9 @@ class SdpaAttention:
             first_row = query_rows.stop
             if not fresh:
                 first_slot = read_rows.stop
-            if query_len:
-                calls.append(
-                    _Call(
-                        num_requests=size,
-                        query_rows=query_rows,
-                        read_rows=read_rows,
-                        fresh=fresh,
-                    )
-                )
+            calls.append(
+                _Call(num_requests=size, query_rows=query_rows, read_rows=read_rows, fresh=fresh)
+            )
         return SdpaStep(
             calls=tuple(calls),
             read_slots=metadata.read_slots if first_slot else None,
