@@ -65,9 +65,10 @@ class LLaDAReference:
 
     def _turn(self, head: Array, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.complex128]:
         half = head.shape[1] // 2
-        speed = self.config["rope_theta"] ** (-np.arange(half) / half)
+        speed = float(self.config["rope_theta"]) ** (-np.arange(half) / half)
         turn: npt.NDArray[np.complex128] = np.exp(1j * np.outer(positions, speed))
-        return (head[:, :half] + 1j * head[:, half:]) * turn
+        turn *= head[:, :half] + 1j * head[:, half:]
+        return turn
 
     def _feed_forward(self, block: str, x: Array) -> Array:
         normed = self._norm(f"{block}.ff_norm", x)
