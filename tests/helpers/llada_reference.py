@@ -81,7 +81,8 @@ class LLaDAReference:
         return x / length * self._weight(name) + self._bias(name)
 
     def _linear(self, name: str, x: Array) -> Array:
-        return x @ self._weight(name).T + self._bias(name)
+        out: Array = x @ self._weight(name).T + self._bias(name)
+        return out
 
     def _weight(self, name: str) -> Array:
         return self.weights[f"model.transformer.{name}.weight"]

@@ -37,6 +37,13 @@ def test_rms_norm_of_bfloat16_rows_takes_its_statistics_in_float32() -> None:
     assert (out != expected).float().mean() < 0.01
 
 
+def test_rms_norm_rounds_the_normalised_row_before_it_applies_the_weight() -> None:
+    rows = torch.randn((5, 257), generator=torch.Generator().manual_seed(0)).bfloat16()
+    layer = norm([1.37] * 257).bfloat16()
+    rounded = norm([1.0] * 257).bfloat16()(rows)
+    assert torch.equal(layer(rows), rounded * layer.weight)
+
+
 def test_rotation_turns_a_pair_by_its_position_times_its_speed() -> None:
     # D = 4: pairs (0, 2) at speed 1 and (1, 3) at speed 100 ** -0.5 = 0.1.
     rotation = RotaryEmbedding(4, 8, 100.0)(torch.tensor([0, 5]), torch.float32)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -209,3 +212,14 @@ def test_the_vocabulary_of_the_model_is_the_rows_of_its_embedding() -> None:
 
 def test_a_number_does_not_pass_for_a_boolean() -> None:
     assert refusal(llada_config(rope=1)).endswith("rope must be True, got 1")
+
+
+def test_building_a_model_does_not_import_symbolic_algebra() -> None:
+    """Random initialisation on ``meta`` would, and takes seconds before any weight is read."""
+    script = (
+        "import json, sys\n"
+        "from starr_engine.models.llada import LLaDAModel\n"
+        "LLaDAModel.from_config(json.loads(sys.argv[1]))\n"
+        "sys.exit('sympy' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, json.dumps(LLADA_8B)], check=True)
