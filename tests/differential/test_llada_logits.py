@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from starr_engine.attention.base import ATTENTION_BACKENDS, AttentionShape
@@ -216,14 +217,16 @@ def test_a_block_over_cached_rows_gives_the_logits_of_the_whole_sequence(
 
 
 @pytest.mark.parametrize("name", shipped_models() or [pytest.param("", marks=pytest.mark.skip)])
-def test_a_shipped_model_gives_the_logits_of_the_numpy_twin(name: str) -> None:
+def test_a_shipped_model_is_at_most_twice_as_wrong_as_a_float32_llama(name: str) -> None:
+    """Trained attention is sharp, so that rounding shows more than with random weights."""
     folder = resolve_model(name)
     config = json.loads((folder / "config.json").read_text())
+    tensors = {key: t.float() for key, t in load_file(folder / "model.safetensors").items()}
     model = load_model(folder, torch.device("cpu"), torch.float32)
     twin = LLaDAReference.from_folder(folder, config)
+    llama = LlamaTwin(config, tensors, torch.float32)
     batch = [some_ids(length, seed=length) for length in (33, 100)]
     for ids, logits in zip(batch, batch_logits(model, batch), strict=True):
-        expected = twin.logits(ids)
-        np.testing.assert_allclose(
-            logits.numpy(), expected, rtol=0, atol=2e-5 * np.abs(expected).max()
-        )
+        exact = torch.from_numpy(twin.logits(ids))
+        bound = 2 * (llama.logits(ids).double() - exact).abs().max() + 1e-6 * exact.abs().max()
+        assert (logits.double() - exact).abs().max() <= bound
