@@ -10,6 +10,7 @@ needs no copy and leaves every result as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import ClassVar
@@ -26,12 +27,6 @@ class _Call:
     """Neighbouring requests of equal lengths and kind."""
 
     num_requests: int
-    query_rows: slice
-    """Of the step's flat rows."""
-
-    read_rows: slice
-    """Of the flat rows if fresh, else of the gathered slots."""
-
     fresh: bool
 
 
@@ -40,8 +35,14 @@ class SdpaStep:
     """One step of :class:`SdpaAttention`."""
 
     calls: tuple[_Call, ...]
-    read_slots: Tensor | None
-    """[S] int64; None if every request is fresh."""
+    query_sizes: tuple[int, ...]
+    """Flat rows of each call."""
+
+    gathered_sizes: tuple[int, ...]
+    """Slots that each call reads which is not fresh."""
+
+    read_slots: Tensor
+    """[S] int64"""
 
     grouped: bool
     """Whether query heads share key/value heads."""
@@ -50,24 +51,37 @@ class SdpaStep:
         self, query: Tensor, key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor
     ) -> Tensor:
         """See ``StepAttention``."""
-        paged_key = paged_value = None
-        if self.read_slots is not None:
-            paged_key = k_cache.flatten(0, 1).index_select(0, self.read_slots)
-            paged_value = v_cache.flatten(0, 1).index_select(0, self.read_slots)
         out = torch.empty_like(query)
-        for call in self.calls:
-            keys, values = (key, value) if call.fresh else (paged_key, paged_value)
-            assert keys is not None
-            assert values is not None
+        pieces = zip(
+            self.calls,
+            _split(query, self.query_sizes),
+            self._read(key, k_cache),
+            self._read(value, v_cache),
+            _split(out, self.query_sizes),
+            strict=True,
+        )
+        for call, queries, keys, values, outputs in pieces:
             size = call.num_requests
             mixed = scaled_dot_product_attention(
-                _by_head(query[call.query_rows], size),
-                _by_head(keys[call.read_rows], size),
-                _by_head(values[call.read_rows], size),
+                _by_request(queries, size),
+                _by_request(keys, size),
+                _by_request(values, size),
                 enable_gqa=self.grouped,
             )
-            _by_head(out[call.query_rows], size).copy_(mixed)
+            _by_request(outputs, size).copy_(mixed)
         return out
+
+    def _read(self, rows: Tensor, cache: Tensor) -> Sequence[Tensor]:
+        """What each call reads: its own flat rows if fresh, else its slots."""
+        own = _split(rows, self.query_sizes)
+        if not self.gathered_sizes:
+            return own
+        slots = cache.flatten(0, 1).index_select(0, self.read_slots)
+        gathered = iter(_split(slots, self.gathered_sizes))
+        return [
+            piece if call.fresh else next(gathered)
+            for call, piece in zip(self.calls, own, strict=True)
+        ]
 
 
 class SdpaAttention:
@@ -88,32 +102,32 @@ class SdpaAttention:
     def plan(self, metadata: AttentionMetadata) -> SdpaStep:
         """Find the runs of neighbours that can share a call."""
         calls: list[_Call] = []
-        first_row = first_slot = 0
+        query_sizes: list[int] = []
+        gathered_sizes: list[int] = []
         requests = zip(metadata.query_lens, metadata.read_lens, metadata.fresh, strict=True)
         for (query_len, read_len, fresh), run in groupby(requests):
             size = sum(1 for _ in run)
-            query_rows = slice(first_row, first_row + size * query_len)
-            read_rows = query_rows if fresh else slice(first_slot, first_slot + size * read_len)
-            first_row = query_rows.stop
+            calls.append(_Call(num_requests=size, fresh=fresh))
+            query_sizes.append(size * query_len)
             if not fresh:
-                first_slot = read_rows.stop
-            if query_len:
-                calls.append(
-                    _Call(
-                        num_requests=size,
-                        query_rows=query_rows,
-                        read_rows=read_rows,
-                        fresh=fresh,
-                    )
-                )
+                gathered_sizes.append(size * read_len)
         return SdpaStep(
             calls=tuple(calls),
-            read_slots=metadata.read_slots if first_slot else None,
+            query_sizes=tuple(query_sizes),
+            gathered_sizes=tuple(gathered_sizes),
+            read_slots=metadata.read_slots,
             grouped=self._grouped,
         )
 
 
-def _by_head(rows: Tensor, num_requests: int) -> Tensor:
-    """[B * Q, N, D] -> [B, N, Q, D], a view."""
-    size, num_heads, head_dim = rows.shape
-    return rows.view(num_requests, size // num_requests, num_heads, head_dim).transpose(1, 2)
+def _split(rows: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """[T, N, D] -> views [1, N, size, D]; one call, because slicing each costs more."""
+    return torch.split(rows.transpose(0, 1).unsqueeze(0), list(sizes), dim=2)
+
+
+def _by_request(piece: Tensor, num_requests: int) -> Tensor:
+    """[1, N, B * Q, D] -> [B, N, Q, D], a view."""
+    if num_requests == 1:
+        return piece
+    _, num_heads, size, head_dim = piece.shape
+    return piece.view(num_heads, num_requests, size // num_requests, head_dim).transpose(0, 1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starr_engine.layers.attention import LayerAttention
+from starr_engine.layers.linear import Embedding, Linear
 from starr_engine.layers.mlp import swiglu
 from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
@@ -38,14 +39,14 @@ class LLaDABlock(nn.Module):
         self.layer_index = layer_index
         self.head_dim = spec.head_dim
         self.attn_norm = RMSNorm(hidden, config.rms_norm_eps, bias=config.norm_bias)
-        self.q_proj = nn.Linear(hidden, hidden, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(hidden, kv_size, bias=config.qkv_bias)
-        self.v_proj = nn.Linear(hidden, kv_size, bias=config.qkv_bias)
-        self.attn_out = nn.Linear(hidden, hidden, bias=config.linear_bias)
+        self.q_proj = Linear(hidden, hidden, bias=config.qkv_bias)
+        self.k_proj = Linear(hidden, kv_size, bias=config.qkv_bias)
+        self.v_proj = Linear(hidden, kv_size, bias=config.qkv_bias)
+        self.attn_out = Linear(hidden, hidden, bias=config.linear_bias)
         self.ff_norm = RMSNorm(hidden, config.rms_norm_eps, bias=config.norm_bias)
-        self.ff_proj = nn.Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
-        self.up_proj = nn.Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
-        self.ff_out = nn.Linear(config.mlp_hidden_size, hidden, bias=config.linear_bias)
+        self.ff_proj = Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
+        self.up_proj = Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
+        self.ff_out = Linear(config.mlp_hidden_size, hidden, bias=config.linear_bias)
 
     def forward(self, rows: Tensor, rotation: Rotation, attention: LayerAttention) -> Tensor:
         """One layer: [T, hidden_size] -> [T, hidden_size]."""
@@ -68,19 +69,19 @@ class LLaDABlock(nn.Module):
 class _Transformer(nn.Module):
     """Holds the parameters under their published names."""
 
-    ff_out: nn.Linear | None
+    ff_out: Linear | None
     """Output head; None if the embedding serves as one."""
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
         spec = config.spec
-        self.wte = nn.Embedding(spec.vocab_size, spec.hidden_size)
+        self.wte = Embedding(spec.vocab_size, spec.hidden_size)
         self.blocks = nn.ModuleList(LLaDABlock(config, index) for index in range(spec.num_layers))
         self.ln_f = RMSNorm(spec.hidden_size, config.rms_norm_eps, bias=config.norm_bias)
         self.ff_out = (
             None
             if config.weight_tying
-            else nn.Linear(spec.hidden_size, spec.vocab_size, bias=config.linear_bias)
+            else Linear(spec.hidden_size, spec.vocab_size, bias=config.linear_bias)
         )
 
 

@@ -61,10 +61,9 @@ class LLaDAConfig:
             fields.require(name, supported, default=default)
         linear_bias = fields.flag("include_bias", default=False)
         hidden_size = fields.positive_int("d_model")
-        mlp_ratio = fields.positive_int("mlp_ratio", default=4)
         parsed = cls(
             spec=_spec(fields, hidden_size),
-            mlp_hidden_size=fields.positive_int("mlp_hidden_size", default=mlp_ratio * hidden_size),
+            mlp_hidden_size=_mlp_hidden_size(fields, hidden_size),
             rms_norm_eps=fields.positive_number("rms_norm_eps"),
             rope_theta=fields.positive_number("rope_theta"),
             rope_full_precision=fields.flag("rope_full_precision", default=True),
@@ -111,6 +110,12 @@ def _spec(fields: ConfigFields, hidden_size: int) -> ModelSpec:
         eos_token_ids=eos_token_ids,
         attention_kind="bidirectional",
     )
+
+
+def _mlp_hidden_size(fields: ConfigFields, hidden_size: int) -> int:
+    if fields.optional("mlp_hidden_size", None) is None:
+        return fields.positive_int("mlp_ratio", default=4) * hidden_size
+    return fields.positive_int("mlp_hidden_size")
 
 
 def _num_kv_heads(fields: ConfigFields, num_heads: int) -> int:

@@ -80,7 +80,7 @@ def _with_generation_config(spec: ModelSpec, path: Path) -> ModelSpec:
     listed = read_json(path).get("eos_token_id")
     more = listed if isinstance(listed, list) else [] if listed is None else [listed]
     for token in more:
-        if not isinstance(token, int) or not 0 <= token < spec.vocab_size:
+        if type(token) is not int or not 0 <= token < spec.vocab_size:
             raise ConfigError(
                 f"{path}: eos_token_id must hold token ids in [0, {spec.vocab_size}), got {token!r}"
             )

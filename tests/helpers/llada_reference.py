@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from safetensors.numpy import load_file
+from safetensors.torch import load_file
 
 Array = npt.NDArray[np.float64]
 
@@ -21,16 +21,17 @@ Array = npt.NDArray[np.float64]
 class LLaDAReference:
     """Logits of one sequence at a time."""
 
-    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, npt.NDArray[Any]]) -> None:
+    def __init__(self, config: Mapping[str, Any], weights: Mapping[str, Array]) -> None:
         self.config = config
-        self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
+        self.weights = weights
 
     @classmethod
     def from_folder(cls, folder: Path, config: Mapping[str, Any]) -> LLaDAReference:
         """Read every safetensors file of ``folder``."""
-        weights: dict[str, npt.NDArray[Any]] = {}
+        weights: dict[str, Array] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            weights |= load_file(path)
+            # Through torch, because numpy has no bfloat16.
+            weights |= {name: tensor.double().numpy() for name, tensor in load_file(path).items()}
         return cls(config, weights)
 
     def logits(self, token_ids: Sequence[int], positions: Sequence[int] | None = None) -> Array:
@@ -65,9 +66,10 @@ class LLaDAReference:
 
     def _turn(self, head: Array, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.complex128]:
         half = head.shape[1] // 2
-        speed = self.config["rope_theta"] ** (-np.arange(half) / half)
+        speed = float(self.config["rope_theta"]) ** (-np.arange(half) / half)
         turn: npt.NDArray[np.complex128] = np.exp(1j * np.outer(positions, speed))
-        return (head[:, :half] + 1j * head[:, half:]) * turn
+        turn *= head[:, :half] + 1j * head[:, half:]
+        return turn
 
     def _feed_forward(self, block: str, x: Array) -> Array:
         normed = self._norm(f"{block}.ff_norm", x)
@@ -77,7 +79,8 @@ class LLaDAReference:
 
     def _norm(self, name: str, x: Array) -> Array:
         length = np.sqrt((x**2).mean(axis=1, keepdims=True) + self.config["rms_norm_eps"])
-        return x / length * self._weight(name) + self._bias(name)
+        normed: Array = x / length * self._weight(name) + self._bias(name)
+        return normed
 
     def _linear(self, name: str, x: Array) -> Array:
         return x @ self._weight(name).T + self._bias(name)

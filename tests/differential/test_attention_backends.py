@@ -1,0 +1,198 @@
+"""Every attention backend against softmax written out in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from starr_engine.attention.base import (
+    ATTENTION_BACKENDS,
+    AttentionMetadata,
+    AttentionShape,
+)
+from starr_engine.attention.reference import plain_attention
+from starr_engine.attention.select import make_backend
+from starr_engine.errors import ConfigError
+from tests.helpers.attention import Lengths, fresh, make_metadata, paged
+from tests.helpers.devices import DEVICES
+
+PAGE_SIZE = 8
+
+STEPS: dict[str, list[Lengths]] = {
+    "one row": [fresh(1)],
+    "one paged row": [paged(1, 1)],
+    "fresh, ragged": [fresh(31), fresh(2), fresh(33), fresh(1)],
+    "fresh, equal neighbours": [fresh(20), fresh(20), fresh(20)],
+    "paged around page boundaries": [paged(4, 7), paged(4, 8), paged(4, 9), paged(4, 17)],
+    "paged, equal neighbours": [paged(16, 40), paged(16, 40), paged(16, 24)],
+    "whole refresh through pages": [paged(33, 33), paged(64, 64)],
+    "fresh and paged mixed": [paged(16, 50), fresh(9), fresh(9), paged(16, 16), paged(3, 65)],
+    "equal lengths, one fresh": [fresh(16), paged(16, 16), fresh(16)],
+    "a request without rows": [paged(0, 12), paged(5, 12), fresh(4)],
+}
+
+
+def shape(
+    num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype, device: str
+) -> AttentionShape:
+    """Shape with pages of :data:`PAGE_SIZE` rows."""
+    return AttentionShape(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        page_size=PAGE_SIZE,
+        dtype=dtype,
+        device=torch.device(device),
+    )
+
+
+class Step:
+    """Random inputs of one step; slots that nobody reads hold NaN."""
+
+    def __init__(self, lengths: list[Lengths], attention: AttentionShape) -> None:
+        self.shape = attention
+        self.metadata, num_pages = make_metadata(
+            lengths, page_size=PAGE_SIZE, device=attention.device
+        )
+        generator = torch.Generator().manual_seed(0)
+
+        def random(rows: int, heads: int) -> Tensor:
+            values = torch.randn((rows, heads, attention.head_dim), generator=generator)
+            return values.to(attention.device, attention.dtype)
+
+        num_rows = sum(self.metadata.query_lens)
+        self.query = random(num_rows, attention.num_heads)
+        self.key = random(num_rows, attention.num_kv_heads)
+        self.value = random(num_rows, attention.num_kv_heads)
+        num_slots = num_pages * PAGE_SIZE
+        unread = torch.ones(num_slots, dtype=torch.bool, device=attention.device)
+        unread[self.metadata.read_slots] = False
+        caches = []
+        for _ in range(2):
+            cache = random(num_slots, attention.num_kv_heads)
+            cache[unread] = float("nan")
+            caches.append(cache.view(num_pages, PAGE_SIZE, *cache.shape[1:]))
+        self.k_cache, self.v_cache = caches
+
+    def run(self, backend: str) -> Tensor:
+        """Output of a backend."""
+        step = make_backend(backend, self.shape).plan(self.metadata)
+        return step.attend(self.query, self.key, self.value, self.k_cache, self.v_cache)
+
+    def expected(self) -> Tensor:
+        """Float64 output, through ``cu_query``, ``cu_read`` and the page table alone."""
+        meta = self.metadata
+        outputs = []
+        for index, is_fresh in enumerate(meta.fresh):
+            rows = slice(int(meta.cu_query[index]), int(meta.cu_query[index + 1]))
+            read_len = int(meta.cu_read[index + 1] - meta.cu_read[index])
+            if is_fresh:
+                keys, values = self.key[rows], self.value[rows]
+            else:
+                pages = meta.page_table[index].long()
+                keys = self.k_cache[pages].flatten(0, 1)[:read_len]
+                values = self.v_cache[pages].flatten(0, 1)[:read_len]
+            outputs.append(plain_attention(self.query[rows], keys, values))
+        return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", ATTENTION_BACKENDS.names())
+@pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS.keys())
+def test_every_request_attends_to_all_rows_it_reads_and_no_others(
+    lengths: list[Lengths], backend: str, device: str
+) -> None:
+    step = Step(lengths, shape(4, 4, 32, torch.float32, device))
+    torch.testing.assert_close(step.run(backend).double(), step.expected(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("backend", ATTENTION_BACKENDS.names())
+@pytest.mark.parametrize("head_dim", [32, 40, 64, 128])
+@pytest.mark.parametrize(("num_heads", "num_kv_heads"), [(6, 6), (6, 2), (6, 1)])
+def test_heads_of_every_size_and_grouping_are_right(
+    num_heads: int, num_kv_heads: int, head_dim: int, backend: str, device: str
+) -> None:
+    step = Step(
+        STEPS["fresh and paged mixed"],
+        shape(num_heads, num_kv_heads, head_dim, torch.float32, device),
+    )
+    torch.testing.assert_close(step.run(backend).double(), step.expected(), rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("num_kv_heads", [4, 2])
+def test_narrow_dtypes_are_at_most_twice_as_wrong_as_plain_torch(
+    num_kv_heads: int, dtype: torch.dtype, device: str
+) -> None:
+    step = Step(STEPS["fresh and paged mixed"], shape(4, num_kv_heads, 64, dtype, device))
+    exact = step.expected()
+    plain = torch.cat([plain_torch(step, index) for index in range(len(step.metadata.fresh))])
+    bound = 2 * (plain.double() - exact).abs().max() + 1e-5 * exact.abs().max()
+
+    out = step.run("sdpa")
+    assert out.dtype == dtype
+    assert (out.double() - exact).abs().max() <= bound
+
+
+def plain_torch(step: Step, index: int) -> Tensor:
+    """Matrix product, softmax, matrix product, all in the dtype of the step."""
+    meta = step.metadata
+    rows = slice(int(meta.cu_query[index]), int(meta.cu_query[index + 1]))
+    keys, values = step.key[rows], step.value[rows]
+    if not meta.fresh[index]:
+        slots = meta.read_slots[int(meta.cu_read[index]) : int(meta.cu_read[index + 1])]
+        keys, values = (cache.flatten(0, 1)[slots] for cache in (step.k_cache, step.v_cache))
+    group = step.shape.num_heads // step.shape.num_kv_heads
+    query = step.query[rows].transpose(0, 1)
+    keys, values = (x.repeat_interleave(group, 1).transpose(0, 1) for x in (keys, values))
+    scores = query @ keys.transpose(1, 2) / step.shape.head_dim**0.5
+    return (torch.softmax(scores, dim=-1) @ values).transpose(0, 1)
+
+
+@pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS.keys())
+def test_a_request_gets_the_same_bits_alone_and_in_company(lengths: list[Lengths]) -> None:
+    """Neighbours of equal length share a call; that must not show in the result."""
+    step = Step(lengths, shape(4, 2, 32, torch.float32, "cpu"))
+    together = step.run("sdpa")
+    for index, (query_len, read_len, is_fresh) in enumerate(
+        zip(step.metadata.query_lens, step.metadata.read_lens, step.metadata.fresh, strict=True)
+    ):
+        rows = slice(*step.metadata.cu_query[index : index + 2].tolist())
+        reads = slice(*step.metadata.cu_read[index : index + 2].tolist())
+        alone = AttentionMetadata(
+            cu_query=torch.tensor([0, query_len], dtype=torch.int32),
+            cu_read=torch.tensor([0, reads.stop - reads.start], dtype=torch.int32),
+            read_slots=step.metadata.read_slots[reads],
+            slot_mapping=step.metadata.slot_mapping[rows],
+            page_table=step.metadata.page_table[index : index + 1],
+            query_lens=(query_len,),
+            read_lens=(read_len,),
+            fresh=(is_fresh,),
+        )
+        out = (
+            make_backend("sdpa", step.shape)
+            .plan(alone)
+            .attend(step.query[rows], step.key[rows], step.value[rows], step.k_cache, step.v_cache)
+        )
+        assert torch.equal(out, together[rows])
+
+
+def test_auto_takes_sdpa_on_the_cpu() -> None:
+    assert make_backend("auto", shape(4, 4, 32, torch.float32, "cpu")).name == "sdpa"
+
+
+def test_auto_falls_to_the_reference_where_nothing_else_serves() -> None:
+    assert make_backend("auto", shape(4, 4, 32, torch.float32, "meta")).name == "reference"
+
+
+def test_a_backend_that_cannot_serve_says_why() -> None:
+    with pytest.raises(ConfigError, match=r"'sdpa' cannot serve.*device must be cpu or cuda"):
+        make_backend("sdpa", shape(4, 4, 32, torch.float32, "meta"))
+
+
+def test_an_unknown_backend_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match="'sdpb'; did you mean 'sdpa'"):
+        make_backend("sdpb", shape(4, 4, 32, torch.float32, "cpu"))

@@ -1,0 +1,81 @@
+"""Layers round where published checkpoints were trained to round."""
+
+from __future__ import annotations
+
+import torch
+
+from starr_engine.layers.mlp import swiglu
+from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.rotary import RotaryEmbedding
+
+
+def norm(weight: list[float], eps: float = 1e-6, *, bias: list[float] | None = None) -> RMSNorm:
+    """A norm with given parameters."""
+    made = RMSNorm(len(weight), eps, bias=bias is not None)
+    made.weight.data = torch.tensor(weight)
+    if made.bias is not None:
+        made.bias.data = torch.tensor(bias)
+    return made
+
+
+def test_rms_norm_divides_by_the_root_mean_square() -> None:
+    # Mean square of (3, 4) with eps 0.75 is 12.5 + 0.75; its root is 3.64005...
+    out = norm([1.0, 2.0], 0.75, bias=[0.5, 0.0])(torch.tensor([[3.0, 4.0]]))
+    root = 13.25**0.5
+    torch.testing.assert_close(out, torch.tensor([[3 / root + 0.5, 8 / root]]))
+
+
+def test_rms_norm_of_bfloat16_rows_takes_its_statistics_in_float32() -> None:
+    rows = (torch.randn((5, 257), generator=torch.Generator().manual_seed(0)) * 9).bfloat16()
+    layer = norm([1.0] * 257).bfloat16()
+    wide = rows.float()
+    # Rounded once, after the division: any bfloat16 step before it would round twice.
+    expected = (wide / (wide.square().mean(-1, keepdim=True) + 1e-6).sqrt()).bfloat16()
+    out = layer(rows)
+    assert out.dtype == torch.bfloat16
+    # A tie may break differently between a division and a product with the reciprocal root.
+    assert (out != expected).float().mean() < 0.01
+
+
+def test_rms_norm_rounds_the_normalised_row_before_it_applies_the_weight() -> None:
+    rows = torch.randn((5, 257), generator=torch.Generator().manual_seed(0)).bfloat16()
+    layer = norm([1.37] * 257).bfloat16()
+    rounded = norm([1.0] * 257).bfloat16()(rows)
+    assert torch.equal(layer(rows), rounded * layer.weight)
+
+
+def test_rotation_turns_a_pair_by_its_position_times_its_speed() -> None:
+    # D = 4: pairs (0, 2) at speed 1 and (1, 3) at speed 100 ** -0.5 = 0.1.
+    rotation = RotaryEmbedding(4, 8, 100.0)(torch.tensor([0, 5]), torch.float32)
+    heads = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(2, 3, 4)
+    turned = rotation.apply(heads)
+    torch.testing.assert_close(turned[0], heads[0])
+    angles = torch.tensor([5.0, 0.5])
+    expected = torch.cat([angles.cos(), angles.sin()]).expand(3, 4)
+    torch.testing.assert_close(turned[1], expected)
+
+
+def test_full_precision_rotates_narrow_heads_in_float32_and_rounds_once() -> None:
+    heads = torch.randn((16, 2, 32), generator=torch.Generator().manual_seed(1)).bfloat16()
+    positions = torch.arange(100, 116)
+    full = RotaryEmbedding(32, 128, 1e4)(positions, torch.bfloat16)
+    expected = full.apply(heads.float()).bfloat16()
+    assert torch.equal(full.apply(heads), expected)
+
+    narrow = RotaryEmbedding(32, 128, 1e4, full_precision=False)(positions, torch.bfloat16)
+    assert narrow.cos.dtype == torch.bfloat16
+    assert narrow.apply(heads).dtype == torch.bfloat16
+    assert not torch.equal(narrow.apply(heads), expected)
+
+
+def test_the_rotary_table_is_made_even_where_parameters_are_not() -> None:
+    with torch.device("meta"):
+        table = RotaryEmbedding(8, 16, 1e4)
+    assert table.cos.device.type == "cpu"
+    assert not table.state_dict()
+
+
+def test_swiglu_gates_the_second_by_the_silu_of_the_first() -> None:
+    gate, up = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([5.0, 3.0, 4.0])
+    expected = gate / (1 + torch.exp(-gate)) * up
+    torch.testing.assert_close(swiglu(gate, up), expected)
