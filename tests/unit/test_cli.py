@@ -56,7 +56,7 @@ def test_streamed_json_is_one_object_per_block_and_the_output_last(model, expect
     *blocks, output = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert "".join(block["text"] for block in blocks) == output["text"] == expected[1].text
     assert [block["block_index"] for block in blocks] == list(range(len(blocks)))
-    assert sum((block["token_ids"] for block in blocks), []) == output["token_ids"]
+    assert [token for block in blocks for token in block["token_ids"]] == output["token_ids"]
 
 
 def test_chat_answers_one_message_through_the_template(model, expected, capsys):
