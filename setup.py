@@ -6,7 +6,6 @@ Environment:
     CUDA_HOME         toolkit to use, default /usr/local/cuda
 """
 
-import filecmp
 import os
 import shutil
 import subprocess
@@ -49,11 +48,11 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "nanobind_DIR": Path(nanobind.origin).parent / "cmake",
             "STARR_TORCH": Path(torch.origin).parent,
+            "STARR_CUDA": "ON" if (nvcc := find_nvcc()) else "OFF",
         }
-        if nvcc := find_nvcc():
+        if nvcc:
             archs = os.environ.get("STARR_CUDA_ARCHS", "80-real;90a-real;100-real;120")
-            settings |= {"STARR_CUDA": "ON", "CMAKE_CUDA_COMPILER": nvcc}
-            settings["CMAKE_CUDA_ARCHITECTURES"] = archs
+            settings |= {"CMAKE_CUDA_COMPILER": nvcc, "CMAKE_CUDA_ARCHITECTURES": archs}
         configure = [cmake, "--fresh", "--log-level=WARNING", "-G", "Ninja", "-S", ROOT / "csrc"]
         configure += ["-B", build, *(f"-D{key}={value}" for key, value in settings.items())]
         # ninja configures again by itself when a CMake file changes, but not when a setting does.
@@ -63,13 +62,12 @@ class CMakeBuild(build_ext):
             subprocess.run(configure, check=True)
             stamp.write_text(wanted)
         subprocess.run([cmake, "--build", build], check=True)
-        package = (ROOT if self.inplace else Path(self.build_lib)) / "starr_engine"
+        package = (ROOT if self.inplace else Path(self.build_lib).resolve()) / "starr_engine"
+        package.mkdir(parents=True, exist_ok=True)
         for built in (*build.glob("_core*.so"), build / "_core.pyi", build / "_ops.so"):
-            target = package / built.name
-            if not target.exists() or not filecmp.cmp(built, target):
-                # Replaced, not overwritten: a running process may have the old file mapped.
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(built, target.with_suffix(".partial")).replace(target)
+            # Replaced, not overwritten: a running process may have the old file mapped.
+            partial = shutil.copy2(built, package / f"{built.name}.partial")
+            partial.replace(package / built.name)
 
 
 extensions = [Extension(f"starr_engine.{name}", []) for name in ("_core", "_ops")]

@@ -57,10 +57,16 @@ class EngineConfig:
         problems = [
             f"{name} must be at least 1, got {value!r}"
             for name in (
-                "max_num_requests", "max_num_batched_tokens", "page_size", "kv_memory_bytes",
-                "max_model_len", "num_pages", "num_threads",
+                "max_num_requests",
+                "max_num_batched_tokens",
+                "page_size",
+                "kv_memory_bytes",
+                "max_model_len",
+                "num_pages",
+                "num_threads",
             )
-            if (value := getattr(self, name)) is not None and (not isinstance(value, int) or value < 1)
+            if (value := getattr(self, name)) is not None
+            and (not isinstance(value, int) or value < 1)
         ]
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
@@ -70,7 +76,7 @@ class EngineConfig:
             raise ConfigError("; ".join(problems))
 
     @classmethod
-    def from_options(cls, **options: Any) -> EngineConfig:  # noqa: ANN401
+    def from_options(cls, **options: Any) -> EngineConfig:
         """Settings from keyword arguments of unknown origin.
 
         Raises:

@@ -34,7 +34,7 @@ class LLM:
         >>> outputs = llm.generate(["Sort: 5 3 9"], SamplingParams(max_tokens=32))
     """
 
-    def __init__(self, model: str = "tiny-llada", **options: Any) -> None:  # noqa: ANN401
+    def __init__(self, model: str = "tiny-llada", **options: Any) -> None:
         self.engine = Engine(EngineConfig.from_options(model=model, **options))
 
     @property
@@ -132,6 +132,10 @@ class LLM:
             each = list(params)
             if len(each) != len(ids):
                 raise RequestError(f"{len(ids)} prompts but {len(each)} params; give one for each")
+        if self.engine.has_unfinished:
+            raise RequestError(
+                "another call of this LLM is not finished; read its stream to the end or close it"
+            )
         added: list[str] = []
         for index, (prompt, wanted) in enumerate(zip(ids, each, strict=True)):
             try:

@@ -34,7 +34,7 @@ class SamplingParams:
     """Seed of this request's noise; the same seed gives the same tokens in any batch."""
 
     stop: tuple[str, ...] = ()
-    """Strings that end the output; looked for whenever a block is committed, not part of the text."""
+    """Strings that end the output, looked for when a block is committed; not part of the text."""
 
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end the output as EOS does."""
@@ -77,7 +77,9 @@ class SamplingParams:
                 f"max_tokens must be a multiple of block_length: max_tokens={self.max_tokens}, "
                 f"block_length={self.block_length}; try max_tokens={near}"
             )
-        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float("inf"):
+        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float(
+            "inf"
+        ):
             problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
         if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
             problems.append(f"seed must be an integer in [0, 2**63), got {self.seed!r}")

@@ -1,4 +1,4 @@
-"""Names to classes, loaded on first use: models, attention backends, remasking and cache policies."""
+"""Names to classes, loaded on first use: models, attention backends, both kinds of policy."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Registry(Generic[T]):
             ConfigError: If the name is taken.
         """
         if name in self._targets:
-            raise ConfigError(f"the {self.kind} {name!r} is registered already; choose another name")
+            raise ConfigError(
+                f"the {self.kind} {name!r} is registered already; choose another name"
+            )
         self._targets[name] = target
 
     def get(self, name: str) -> type[T]:

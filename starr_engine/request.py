@@ -88,13 +88,15 @@ class Canvas:
             positions: [n] positions on the canvas, all masked.
             token_ids: [n], none of them the mask.
         """
-        assert self._all_active(positions) and (self.token_ids[positions] == self.mask_token_id).all()
+        assert self._all_active(positions)
+        assert (self.token_ids[positions] == self.mask_token_id).all()
         assert (token_ids != self.mask_token_id).all(), "a mask is no token to commit"
         self.token_ids[positions] = token_ids
 
     def revoke(self, positions: Positions) -> None:
         """Mask tokens of the active block again; ``positions`` [n] are all unmasked."""
-        assert self._all_active(positions) and (self.token_ids[positions] != self.mask_token_id).all()
+        assert self._all_active(positions)
+        assert (self.token_ids[positions] != self.mask_token_id).all()
         self.token_ids[positions] = self.mask_token_id
 
     def commit_block(self) -> None:
@@ -110,7 +112,11 @@ class Request:
     """One user call: what was asked, its canvas, and what it has cost so far."""
 
     def __init__(
-        self, request_id: str, prompt_token_ids: TokenIds, params: SamplingParams, mask_token_id: int
+        self,
+        request_id: str,
+        prompt_token_ids: TokenIds,
+        params: SamplingParams,
+        mask_token_id: int,
     ) -> None:
         self.request_id = request_id
         self.params = params

@@ -57,7 +57,8 @@ class SdpaStep:
         out = torch.empty_like(query)
         for call in self.calls:
             keys, values = (key, value) if call.fresh else (paged_key, paged_value)
-            assert keys is not None and values is not None
+            assert keys is not None
+            assert values is not None
             size = call.num_requests
             mixed = scaled_dot_product_attention(
                 _by_head(query[call.query_rows], size),

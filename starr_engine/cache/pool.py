@@ -35,7 +35,9 @@ class KVPool:
         device: torch.device,
     ) -> None:
         self.pages = torch.zeros(
-            (num_layers, 2, num_pages, page_size, num_kv_heads, head_dim), dtype=dtype, device=device
+            (num_layers, 2, num_pages, page_size, num_kv_heads, head_dim),
+            dtype=dtype,
+            device=device,
         )
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ Letters: n rows (one running request each), L block length.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -69,8 +69,10 @@ class RemaskingPolicy(Protocol):
     equal policies are decided together. The engine guarantees that every row makes progress.
     """
 
-    scores_unmasked: ClassVar[bool] | bool
-    """Whether tokens of the active block are scored again after they were unmasked."""
+    @property
+    def scores_unmasked(self) -> bool:
+        """Whether tokens of the active block are scored again after they were unmasked."""
+        ...
 
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """The state of ``rows`` blocks that have just been opened; empty if stateless."""

@@ -70,9 +70,7 @@ def decide_rows(rows: Sequence[DecodingRow], scores: Scores) -> list[RowDecision
     for (policy, _), members in groups.items():
         group = [rows[index] for index in members]
         view = _view(group, scores, [int(first_score[index]) for index in members])
-        state = {
-            name: torch.cat([row.state[name] for row in group]) for name in group[0].state
-        }
+        state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         decision = guarantee_progress(view, decision)
         _check(view, decision)

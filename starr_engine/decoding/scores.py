@@ -37,7 +37,9 @@ class Noise:
     """Counts the request's forwards, so that each step draws anew."""
 
 
-def score_rows(logits: Tensor, present: Tensor, mask_token_id: int, noise: Sequence[Noise]) -> Scores:
+def score_rows(
+    logits: Tensor, present: Tensor, mask_token_id: int, noise: Sequence[Noise]
+) -> Scores:
     """Candidate and its softmax probability for every row.
 
     The mask token is never a candidate and has no probability. At temperature 0 the candidate is
@@ -60,9 +62,7 @@ def score_rows(logits: Tensor, present: Tensor, mask_token_id: int, noise: Seque
         chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
     logit = logits.gather(1, chosen[:, None])[:, 0].float()
     confidence = torch.where(chosen == candidates, top1, torch.exp(logit - log_normalizer))
-    return Scores(
-        candidates=chosen, confidence=confidence, top1=top1, top2=top2, entropy=entropy
-    )
+    return Scores(candidates=chosen, confidence=confidence, top1=top1, top2=top2, entropy=entropy)
 
 
 def _add_gumbel(logits: Tensor, draw: Noise) -> Tensor:

@@ -19,7 +19,7 @@ class OutputCollector:
         self._sent_ids: dict[str, int] = {}
 
     def collect(self, committed: Sequence[CommittedBlock]) -> list[BlockOutput | RequestOutput]:
-        """A ``BlockOutput`` for every committed block, then the ``RequestOutput`` if it was the last."""
+        """A ``BlockOutput`` per committed block, and a ``RequestOutput`` after the last one."""
         outputs: list[BlockOutput | RequestOutput] = []
         for block in committed:
             outputs.append(self._block(block))

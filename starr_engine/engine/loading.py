@@ -10,7 +10,7 @@ from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
 from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool, bytes_per_page
-from starr_engine.config import EngineConfig
+from starr_engine.config import Dtype, EngineConfig
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loader import load_model, resolve_model
@@ -38,7 +38,8 @@ def load(config: EngineConfig) -> LoadedEngine:
         CapacityError: If not even one page fits into ``kv_memory_bytes``.
     """
     device = resolve_device(config.device)
-    dtype = resolve_dtype(config.dtype, device)
+    dtype_name = resolve_dtype(config.dtype, device)
+    dtype: torch.dtype = getattr(torch, dtype_name)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     folder = resolve_model(config.model)
@@ -60,7 +61,7 @@ def load(config: EngineConfig) -> LoadedEngine:
         config=replace(
             config,
             device=str(device),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=dtype_name,
             attention_backend=backend.name,
         ),
         device=device,
@@ -102,13 +103,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+def resolve_dtype(name: Dtype, device: torch.device) -> Dtype:
     """float32 on CPU and bfloat16 on CUDA for ``auto``, else the dtype named."""
     if name == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, name)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
+        return "float32" if device.type == "cpu" else "bfloat16"
+    return name
 
 
 def resolve_lengths(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -> EngineConfig:

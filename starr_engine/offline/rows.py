@@ -61,9 +61,7 @@ class Row:
     error: str | None = None
 
 
-def parse_row(
-    raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[], Encoder]
-) -> Row:
+def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[], Encoder]) -> Row:
     """Turn a row of the input into a request; a bad row becomes a row with an error.
 
     The tokenizer is asked for only by rows of text: a model without one still takes ids, whose

@@ -69,10 +69,16 @@ def test_mixed_batches_in_random_order_equal_the_reference(llm: LLM, reference: 
     # Every policy, several block lengths, temperatures and stop rules, sixteen at once.
     params = [
         SamplingParams(
-            max_tokens=blocks * length, block_length=length, remasking=name, remasking_args=args,
-            cache="none", temperature=temperature, seed=seed, ignore_eos=bool(seed % 2),
+            max_tokens=blocks * length,
+            block_length=length,
+            remasking=name,
+            remasking_args=args,
+            cache="none",
+            temperature=temperature,
+            seed=seed,
+            ignore_eos=bool(seed % 2),
             stop_token_ids=(7, 8) if seed % 3 == 0 else (),
-        )  # fmt: skip
+        )
         for seed, (name, args) in enumerate(POLICIES * 2)
         for blocks, length, temperature in [((1, 4, 0.0), (3, 8, 0.0), (2, 5, 1.0))[seed % 3]]
     ][:16]
@@ -80,9 +86,7 @@ def test_mixed_batches_in_random_order_equal_the_reference(llm: LLM, reference: 
     expected = [reference.generate(p, q) for p, q in zip(prompts, params, strict=True)]
     for order_seed in range(3):
         order = np.random.default_rng(order_seed).permutation(16)
-        outputs = llm.generate(
-            as_prompts([prompts[i] for i in order]), [params[i] for i in order]
-        )
+        outputs = llm.generate(as_prompts([prompts[i] for i in order]), [params[i] for i in order])
         for output, index in zip(outputs, order, strict=True):
             assert_same(output, expected[index])
 
@@ -96,9 +100,13 @@ def test_the_policies_differ_on_this_checkpoint(llm: LLM) -> None:
             for output in llm.generate(
                 prompts,
                 SamplingParams(
-                    max_tokens=24, block_length=8, remasking=name, remasking_args=args,
-                    cache="none", ignore_eos=True,
-                ),  # fmt: skip
+                    max_tokens=24,
+                    block_length=8,
+                    remasking=name,
+                    remasking_args=args,
+                    cache="none",
+                    ignore_eos=True,
+                ),
             )
         )
         for name, args in POLICIES
@@ -116,9 +124,7 @@ def test_starr_with_its_terms_at_zero_is_the_threshold_policy(llm: LLM, cache: s
         starr = SamplingParams(
             remasking="starr", remasking_args=flat | {"tau_min": tau, "tau_max": tau}, **shape
         )
-        static = SamplingParams(
-            remasking="threshold", remasking_args={"threshold": tau}, **shape
-        )
+        static = SamplingParams(remasking="threshold", remasking_args={"threshold": tau}, **shape)
         for a, b in zip(llm.generate(prompts, starr), llm.generate(prompts, static), strict=True):
             assert (a.token_ids, a.nfe) == (b.token_ids, b.nfe)
 

@@ -59,12 +59,10 @@ def assert_same(output: RequestOutput, expected: ReferenceOutput) -> None:
     )
 
 
-def random_prompts(count: int, *, seed: int = 0, longest: int = 40) -> list[list[int]]:
+def random_prompts(count: int, *, seed: int = 0, longest: int = 20) -> list[list[int]]:
     """Prompts of ids 4..100, of 1 to ``longest`` tokens."""
     rng = np.random.default_rng(seed)
-    return [
-        rng.integers(4, 101, rng.integers(1, longest + 1)).tolist() for _ in range(count)
-    ]
+    return [rng.integers(4, 101, rng.integers(1, longest + 1)).tolist() for _ in range(count)]
 
 
 def as_prompts(ids: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:

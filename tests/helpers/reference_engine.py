@@ -28,7 +28,11 @@ class ReferenceOutput:
 
 
 def reference_generate(
-    logits_of: LogitsOf, prompt: Sequence[int], params: SamplingParams, mask: int, eos: Sequence[int]
+    logits_of: LogitsOf,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    mask: int,
+    eos: Sequence[int],
 ) -> ReferenceOutput:
     length = params.block_length
     canvas = list(prompt) + [mask] * params.max_tokens
@@ -42,7 +46,9 @@ def reference_generate(
             probabilities = plain_softmax(logits, mask)
             masked = [canvas[i] == mask for i in block]
             candidates = choose(logits, probabilities, params, nfe, masked, mask)
-            candidates = [c if m else canvas[i] for c, m, i in zip(candidates, masked, block)]
+            candidates = [
+                c if m else canvas[i] for c, m, i in zip(candidates, masked, block, strict=True)
+            ]
             confidence = [float(probabilities[i, c]) for i, c in enumerate(candidates)]
             unmask, revoke = rule.decide(Look(candidates, confidence, masked, start))
             if not unmask:

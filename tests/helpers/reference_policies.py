@@ -1,19 +1,20 @@
 """The remasking rules a second time, one position after another in plain Python.
 
-Each rule is a class with ``decide(probabilities, masked, num_left) -> (unmask, revoke)`` for one
-block, made anew for every block. ``probabilities`` [L, V] float64, the mask token at zero;
-``tokens`` are the ids that stand in the block.
+Each rule is a class whose ``decide(look)`` gives the offsets to unmask and to revoke in one block;
+it is made anew for every block. Only the defaults of the arguments come from the package.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from starr_engine.decoding.policies.starr import StarrPolicy
 
 Positions = set[int]
 
@@ -120,11 +121,9 @@ def make_rule(name: str, block_length: int, args: dict[str, Any]) -> Rule:
         return LowConfidence(block_length, **args)
     if name == "threshold":
         return Threshold(block_length, **args)
-    defaults: dict[str, Any] = dict(
-        temporal_window=3, neighbour_window=4, quantile=0.7, tau_min=0.6, tau_max=0.9, sigma=0.1,
-        alpha=0.3, beta=0.3, support=0.5, gamma=1.0, c_fast=0.95, c_slow=0.5, patience=None,
-        relax=0.05, restart_on_flip=True, revoke_below=None,
-    )  # fmt: skip
+    defaults: dict[str, Any] = {
+        entry.name: entry.default for entry in fields(StarrPolicy) if entry.init
+    }
     return Starr(block_length, defaults | args)
 
 

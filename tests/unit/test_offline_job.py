@@ -35,9 +35,7 @@ def prompts(count: int) -> list[dict]:
 
 def run(folder: Path, rows: list, *, output: str = "out.jsonl", llm: FakeLLM | None = None, **job):
     source = write_jsonl(folder / "in.jsonl", rows)
-    summary = run_batch_job(
-        llm or FakeLLM(), BatchJob(input=source, output=folder / output, **job)
-    )
+    summary = run_batch_job(llm or FakeLLM(), BatchJob(input=source, output=folder / output, **job))
     return summary, (read_jsonl(folder / output) if output.endswith("l") else None)
 
 
@@ -171,7 +169,7 @@ def interrupt(tmp_path: Path, count: int = 30, **job) -> None:
     ("change", "problem"),
     [
         ({"params": SamplingParams(seed=1)}, "seed was 0 and is now 1"),
-        ({"params": SamplingParams(remasking_args={"a": 1})}, r'remasking_args was {} and is now'),
+        ({"params": SamplingParams(remasking_args={"a": 1})}, r"remasking_args was {} and is now"),
         ({"llm": FakeLLM(model="other")}, 'model was "fake" and is now "other"'),
         ({"rows": prompts(31)}, "input was"),
     ],

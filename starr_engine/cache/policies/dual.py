@@ -34,7 +34,9 @@ class DualCache:
 
     def __post_init__(self) -> None:
         every = self.refresh_every
-        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        if every is not None and (
+            not isinstance(every, int) or isinstance(every, bool) or every < 1
+        ):
             raise RequestError(f"refresh_every must be a positive integer, got {every!r}")
 
     def plan(self, view: CacheView) -> StepPlan:

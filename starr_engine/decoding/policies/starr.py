@@ -1,21 +1,24 @@
-"""STaRR: a threshold of its own for every mask, from how its confidence moved and where it stands."""
+"""STaRR: a threshold for every mask, from how its confidence moved and where it stands."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, State
-from starr_engine.decoding.policies.checks import check_count, check_not_negative, check_unit_interval
+from starr_engine.decoding.policies.checks import (
+    check_count,
+    check_not_negative,
+    check_unit_interval,
+)
 from starr_engine.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StarrPolicy:
-    """Stable tokens are released early; unstable ones, and ones at odds with their neighbours, wait.
+    """Release stable tokens early; let unstable ones and ones below their neighbours wait.
 
     With c_i the confidence of mask i, M the masks of the block, and all over the current step:
 
