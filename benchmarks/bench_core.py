@@ -54,7 +54,7 @@ def build_cases() -> dict[str, tuple[Callable[[], object], int]]:
     def add_all() -> None:
         builder.clear()
         for table in tables:
-            builder.add(table, tokens, block, block, context, block, block[0])
+            builder.add(table, tokens, block, block, context, changed, block[0])
 
     add_all()
     num_query, num_score = builder.num_query_rows, builder.num_score_rows

@@ -60,16 +60,18 @@ RowRanges to_ranges(const std::vector<Bounds>& bounds) {
   return RowRanges(ranges);
 }
 
-starr::PlanRows to_plan(const std::vector<Bounds>& query, const std::vector<Bounds>& write,
-                        const std::vector<Bounds>& read, const std::vector<Bounds>& score) {
-  const auto rows = [](const char* name, const std::vector<Bounds>& bounds) {
-    try {
-      return to_ranges(bounds);
-    } catch (const std::invalid_argument& error) {
-      throw starr::PlanError("plan refused: " + std::string(name) + ": " + error.what());
-    }
-  };
-  return {rows("query", query), rows("write", write), rows("read", read), rows("score", score)};
+// What `make` returns, or the PlanError that says which of the four sets is no set of rows.
+template <typename Make>
+RowRanges named(const char* name, Make make) {
+  try {
+    return make();
+  } catch (const std::invalid_argument& error) {
+    throw starr::PlanError("plan refused: " + std::string(name) + ": " + error.what());
+  }
+}
+
+RowRanges named(const char* name, const std::vector<Bounds>& bounds) {
+  return named(name, [&] { return to_ranges(bounds); });
 }
 
 nb::bytes to_bytes(const PrefixKey& key) {
@@ -263,8 +265,10 @@ void bind_batch(nb::module_& m) {
       [](const std::vector<Bounds>& query, const std::vector<Bounds>& write,
          const std::vector<Bounds>& read, const std::vector<Bounds>& score, const PageTable* table,
          std::int32_t num_rows, const Bounds& active_block, bool dirty_allowed) {
-        const auto source = starr::validate_plan(to_plan(query, write, read, score), table,
-                                                 num_rows, to_range(active_block), dirty_allowed);
+        const starr::PlanRows plan{named("query", query), named("write", write),
+                                   named("read", read), named("score", score)};
+        const auto source =
+            starr::validate_plan(plan, table, num_rows, to_range(active_block), dirty_allowed);
         return source == starr::ReadSource::kPages;
       },
       "query"_a, "write"_a, "read"_a, "score"_a, "table"_a.none(), "num_rows"_a, "active_block"_a,
@@ -282,10 +286,9 @@ void bind_batch(nb::module_& m) {
              const std::vector<Bounds>& query, const std::vector<Bounds>& write,
              const std::vector<Bounds>& read, const Tokens& score, const Bounds& active_block,
              bool dirty_allowed) {
-            std::vector<Bounds> scored;
-            scored.reserve(score.size());
-            for (const std::int32_t row : span_of(score)) scored.emplace_back(row, row + 1);
-            builder.add(table, span_of(token_ids), to_plan(query, write, read, scored),
+            builder.add(table, span_of(token_ids),
+                        {named("query", query), named("write", write), named("read", read),
+                         named("score", [&] { return RowRanges::of_rows(span_of(score)); })},
                         to_range(active_block), dirty_allowed);
           },
           "table"_a.none(), "token_ids"_a.noconvert(), "query"_a, "write"_a, "read"_a,

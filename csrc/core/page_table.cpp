@@ -96,12 +96,9 @@ bool PageTable::try_grow(std::int32_t num_rows) {
   pages_.reserve(static_cast<std::size_t>(wanted));
   cached_.resize(num_rows);
   dirty_.resize(num_rows);
+  // Bits beyond num_rows_ stay clear, so bitmaps that are too long need not shrink again.
   const auto fresh = pool_->try_allocate(wanted - present);
-  if (!fresh) {
-    cached_.resize(num_rows_);
-    dirty_.resize(num_rows_);
-    return false;
-  }
+  if (!fresh) return false;
   pages_.insert(pages_.end(), fresh->begin(), fresh->end());
   num_rows_ = num_rows;
   return true;

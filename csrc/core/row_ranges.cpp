@@ -1,6 +1,7 @@
 #include "core/row_ranges.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <stdexcept>
 
 namespace starr {
@@ -25,6 +26,25 @@ RowRanges::RowRanges(std::span<const RowRange> ranges) {
       ranges_.push_back(range);
     }
   }
+}
+
+RowRanges RowRanges::of_rows(std::span<const std::int32_t> rows) {
+  RowRanges set;
+  std::int32_t previous = -1;
+  for (const std::int32_t row : rows) {
+    if (row <= previous || row == std::numeric_limits<std::int32_t>::max()) {
+      throw std::invalid_argument("rows must ascend from 0 without repetition: row " +
+                                  std::to_string(row) + " follows " + std::to_string(previous));
+    }
+    if (!set.empty() && row == previous + 1) {
+      set.ranges_.back().stop = row + 1;
+    } else {
+      set.ranges_.push_back({row, row + 1});
+    }
+    previous = row;
+  }
+  set.num_rows_ = static_cast<std::int32_t>(rows.size());
+  return set;
 }
 
 std::optional<std::int32_t> first_outside(const RowRanges& rows, const RowRanges& within) noexcept {

@@ -25,6 +25,10 @@ class RowRanges {
   // Throws std::invalid_argument naming the range that is negative, reversed or out of order.
   explicit RowRanges(std::span<const RowRange> ranges);
 
+  // The set of single `rows`, which must be non-negative and strictly ascending. Throws
+  // std::invalid_argument naming the row that is not.
+  static RowRanges of_rows(std::span<const std::int32_t> rows);
+
   std::span<const RowRange> ranges() const noexcept { return ranges_; }
   std::int32_t num_rows() const noexcept { return num_rows_; }
   bool empty() const noexcept { return ranges_.empty(); }

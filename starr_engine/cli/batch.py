@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -72,6 +74,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="most rows between the first unfinished one and the last one started; bounds memory "
         f"(default: {WINDOW_PER_REQUEST} times --batch-size)",
     )
+    group.add_argument(
+        "--summary", type=Path, metavar="FILE", help="write the run's totals to this file, as JSON"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
     add_sampling_options(parser)
     add_engine_options(parser)
@@ -96,6 +101,8 @@ def run(args: argparse.Namespace) -> None:
     from starr_engine.llm import LLM
 
     summary = run_batch_job(LLM(**engine_options(args)), job)
+    if args.summary is not None:
+        args.summary.write_text(json.dumps(asdict(summary), default=str, indent=1) + "\n")
     if not args.quiet:
         print(describe(summary))
 

@@ -106,6 +106,7 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
     requests: list[tuple[tuple[PageTable, RowSet, RowSet, RowSet] | None, Plan]],
 ) -> None:
     builder = BatchBuilder(PAGE_SIZE)
+    block = (0, NUM_ROWS)
     ids: list[int] = []
     pages: list[list[int]] = []
     positions, slots, read_slots, cu_query, cu_read = [], [], [], [0], [0]
@@ -113,10 +114,12 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
     for owner, plan in requests:
         table = owner[0] if owner is not None else None
         query, write, read, score = plan
-        a, w, r, d = map(ranges, plan)
+        scored = np.array(sorted(score), np.int32)
         tokens = np.arange(100, 100 + NUM_ROWS, dtype=np.int32) * (1 + len(pages))
         try:
-            builder.add(table, tokens, a, w, r, d, (0, NUM_ROWS), dirty_allowed=True)
+            builder.add(
+                table, tokens, ranges(query), ranges(write), ranges(read), scored, block, True
+            )
         except PlanError:
             continue
         for row in sorted(query):

@@ -36,6 +36,10 @@ def ids(start: int, count: int) -> np.ndarray:
     return np.arange(start, start + count, dtype=np.int32)
 
 
+def rows(*ids: int) -> np.ndarray:
+    return np.array(ids, np.int32)
+
+
 def make_table(pool: PagePool, num_rows: int, cached: int = 0) -> PageTable:
     table = PageTable.try_create(pool, num_rows)
     assert table is not None
@@ -49,9 +53,9 @@ def test_a_mixed_batch_is_laid_out_request_by_request() -> None:
     refresh = make_table(pool, 9)  # pages 3, 4, 5
     builder = BatchBuilder(page_size=4)
     picked = [(1, 2), (3, 5)]
-    builder.add(dual, ids(10, 6), picked, picked, [(0, 6)], [(3, 5)], (2, 6))
-    builder.add(None, ids(30, 3), [(0, 3)], [], [(0, 3)], [(0, 1), (2, 3)], (0, 3))
-    builder.add(refresh, ids(20, 9), [(0, 9)], [(0, 9)], [(0, 9)], [(8, 9)], (8, 9))
+    builder.add(dual, ids(10, 6), picked, picked, [(0, 6)], rows(3, 4), (2, 6))
+    builder.add(None, ids(30, 3), [(0, 3)], [], [(0, 3)], rows(0, 2), (0, 3))
+    builder.add(refresh, ids(20, 9), [(0, 9)], [(0, 9)], [(0, 9)], rows(8), (8, 9))
     assert builder.num_requests == 3
     assert builder.num_query_rows == 3 + 3 + 9
     assert builder.num_read_rows == 6 + 0 + 9  # the second request reads its own fresh rows
@@ -76,7 +80,7 @@ def test_a_mixed_batch_is_laid_out_request_by_request() -> None:
 def test_rows_computed_but_not_written_have_slot_minus_one() -> None:
     builder = BatchBuilder(page_size=4)
     table = make_table(PagePool(num_pages=4, page_size=4), 8, cached=8)
-    builder.add(table, ids(0, 8), [(2, 8)], [(3, 4), (6, 7)], [(0, 2), (6, 7)], [], (0, 8))
+    builder.add(table, ids(0, 8), [(2, 8)], [(3, 4), (6, 7)], [(0, 2), (6, 7)], rows(), (0, 8))
     batch = fill(builder)
     assert batch["slot_mapping"] == [-1, 7, -1, -1, 10, -1]  # row 3: 4 + 3, row 6: 8 + 2
     assert batch["read_slots"] == [4, 5, 10]
@@ -85,7 +89,7 @@ def test_rows_computed_but_not_written_have_slot_minus_one() -> None:
 def test_a_fresh_request_with_a_table_neither_reads_nor_writes_pages() -> None:
     builder = BatchBuilder(page_size=4)
     table = make_table(PagePool(num_pages=4, page_size=4), 8, cached=8)
-    builder.add(table, ids(0, 8), [(0, 8)], [], [(0, 8)], [(4, 8)], (4, 8))
+    builder.add(table, ids(0, 8), [(0, 8)], [], [(0, 8)], rows(4, 5, 6, 7), (4, 8))
     assert (builder.num_read_rows, builder.max_pages) == (0, 0)
     assert fill(builder)["slot_mapping"] == [-1] * 8
 
@@ -94,7 +98,7 @@ def test_the_batch_holds_what_was_true_when_a_request_was_added() -> None:
     pool, tokens = PagePool(num_pages=4, page_size=4), ids(0, 4)
     table = make_table(pool, 4, cached=4)
     builder = BatchBuilder(page_size=4)
-    builder.add(table, tokens, [(0, 4)], [(0, 4)], [(0, 4)], [], (0, 4))
+    builder.add(table, tokens, [(0, 4)], [(0, 4)], [(0, 4)], rows(), (0, 4))
     tokens[:] = 99
     table.release()
     batch = fill(builder)
@@ -106,14 +110,16 @@ def test_a_refused_plan_leaves_the_builder_unchanged() -> None:
     pool, wrong_pool = PagePool(num_pages=16, page_size=4), PagePool(num_pages=16, page_size=8)
     table, wrong = make_table(pool, 8, cached=8), make_table(wrong_pool, 8, cached=8)
     builder, full = BatchBuilder(page_size=4), [(0, 8)]
-    builder.add(table, ids(0, 8), full, full, full, full, (0, 8))
+    builder.add(table, ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     before = fill(builder)
     with pytest.raises(PlanError, match="all fresh"):
-        builder.add(table, ids(0, 8), [(0, 4)], [], full, [], (0, 8))
+        builder.add(table, ids(0, 8), [(0, 4)], [], full, rows(), (0, 8))
     with pytest.raises(ValueError, match="the table's page_size is 8, the builder's is 4"):
-        builder.add(wrong, ids(0, 8), full, full, full, full, (0, 8))
+        builder.add(wrong, ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     with pytest.raises(PlanError, match="query must lie in"):
-        builder.add(table, ids(0, 7), full, full, full, full, (0, 7))
+        builder.add(table, ids(0, 7), full, full, full, ids(0, 8), (0, 7))
+    with pytest.raises(PlanError, match=r"score: rows must ascend .* row 3 follows 3"):
+        builder.add(table, ids(0, 8), full, full, full, rows(3, 3), (0, 8))
     assert fill(builder) == before
 
 
@@ -122,7 +128,7 @@ def test_a_refused_plan_leaves_the_builder_unchanged() -> None:
 def test_a_wrong_array_is_refused_before_anything_is_written(name: str, change: str) -> None:
     pool, builder, full = PagePool(num_pages=8, page_size=4), BatchBuilder(page_size=4), [(0, 8)]
     for _ in range(2):
-        builder.add(make_table(pool, 8), ids(0, 8), full, full, full, full, (0, 8))
+        builder.add(make_table(pool, 8), ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     arrays = empty_arrays(builder)
     right = arrays[name]
     wide = np.full((2 * right.shape[0], *right.shape[1:]), -7, right.dtype)
@@ -141,7 +147,7 @@ def test_a_wrong_array_is_refused_before_anything_is_written(name: str, change: 
 
 def test_a_page_table_of_the_right_size_and_wrong_shape_is_refused() -> None:
     builder, full = BatchBuilder(page_size=4), [(0, 8)]
-    builder.add(make_table(PagePool(8, 4), 8), ids(0, 8), full, full, full, full, (0, 8))
+    builder.add(make_table(PagePool(8, 4), 8), ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     arrays = empty_arrays(builder)
     arrays["page_table"] = np.empty((2, 1), np.int32)
     with pytest.raises(ValueError, match=r"page_table must have shape \[1, 2\], got \[2, 1\]"):
@@ -150,11 +156,11 @@ def test_a_page_table_of_the_right_size_and_wrong_shape_is_refused() -> None:
 
 def test_a_cleared_builder_starts_again_and_an_empty_batch_is_filled() -> None:
     builder = BatchBuilder(page_size=4)
-    builder.add(None, ids(0, 3), [(0, 3)], [], [(0, 3)], [(0, 3)], (0, 3))
+    builder.add(None, ids(0, 3), [(0, 3)], [], [(0, 3)], ids(0, 3), (0, 3))
     builder.clear()
     assert (builder.num_requests, builder.num_query_rows, builder.num_score_rows) == (0, 0, 0)
     batch = fill(builder)
     assert batch.pop("cu_query") == batch.pop("cu_read") == [0]
     assert not any(batch.values())
-    builder.add(None, ids(5, 2), [(1, 2)], [], [(1, 2)], [], (0, 2))
+    builder.add(None, ids(5, 2), [(1, 2)], [], [(1, 2)], rows(), (0, 2))
     assert fill(builder)["input_ids"] == [6]

@@ -21,6 +21,7 @@ LEVELS = (
     {"llm"},
     {"offline", "study", "distributed", "serving"},
     {"cli"},
+    {"__main__"},
 )
 SIDEWAYS = {0}
 # Parts that see nothing of the package but themselves: they also run where it is not installed.
@@ -51,7 +52,11 @@ def imported_modules(path: Path, package: Path) -> Iterator[str]:
             names = [f"{source}.{alias.name}" for alias in node.names]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] == package.name)
+        yield from (
+            name
+            for name in names
+            if name.split(".")[0] == package.name and not name.endswith(".__version__")
+        )
 
 
 def problem_with(importer: str, imported: str) -> str | None:

@@ -38,6 +38,19 @@ void bad_ranges_are_named() {
   CHECK(contains(message_of<Bad>([] { of({{4, 6}, {0, 2}}); }), "before row 6"));
 }
 
+void single_rows_make_the_same_set() {
+  using Rows = std::vector<std::int32_t>;
+  CHECK(as_vector(RowRanges::of_rows(Rows{0, 1, 2, 7, 9, 10})) ==
+        (std::vector<RowRange>{{0, 3}, {7, 8}, {9, 11}}));
+  CHECK(RowRanges::of_rows(Rows{3, 5}).num_rows() == 2);
+  CHECK(RowRanges::of_rows(Rows{}).empty());
+  using Bad = std::invalid_argument;
+  CHECK(contains(message_of<Bad>([] { RowRanges::of_rows(Rows{-1}); }), "row -1"));
+  CHECK(contains(message_of<Bad>([] { RowRanges::of_rows(Rows{4, 4}); }), "row 4 follows 4"));
+  CHECK(contains(message_of<Bad>([] { RowRanges::of_rows(Rows{4, 2}); }), "row 2 follows 4"));
+  CHECK(contains(message_of<Bad>([] { RowRanges::of_rows(Rows{2147483647}); }), "2147483647"));
+}
+
 // Set algebra and word searches against std::set over 150 rows (three words of the bitmap).
 void set_operations_equal_those_of_plain_sets() {
   constexpr std::int32_t kRows = 150;
@@ -96,5 +109,6 @@ void set_operations_equal_those_of_plain_sets() {
 int main() {
   touching_ranges_join_and_empty_ones_vanish();
   bad_ranges_are_named();
+  single_rows_make_the_same_set();
   set_operations_equal_those_of_plain_sets();
 }
