@@ -9,7 +9,7 @@ import platform
 from collections.abc import Mapping
 from typing import Final
 
-from starr_engine import __version__
+import starr_engine
 from starr_engine.config import EngineConfig
 from starr_engine.errors import KernelError
 
@@ -54,7 +54,7 @@ def machine_report() -> Report:
     devices = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(count)]
     return {
         "versions": {
-            "starr_engine": __version__,
+            "starr_engine": starr_engine.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "platform": platform.platform(),

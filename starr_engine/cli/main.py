@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
-from starr_engine import __version__
+import starr_engine
 from starr_engine.errors import StarrError
 
 PROGRAM: Final = "starr-engine"
@@ -33,7 +33,9 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
         description="Inference engine for diffusion language models.",
         epilog=f"`{PROGRAM} COMMAND --help` explains a command's flags.",
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument(
+        "--version", action="version", version=f"{PROGRAM} {starr_engine.__version__}"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, line in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")

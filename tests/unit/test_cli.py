@@ -1,0 +1,227 @@
+"""The command line on a random model: what it prints, writes, refuses and returns."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from starr_engine import LLM, SamplingParams, __version__
+from starr_engine.cli.main import COMMANDS, main
+from starr_engine.cli.options import parse_args_list
+from starr_engine.errors import ConfigError
+from tests.helpers.word_models import write_word_model
+
+FLAGS = ["--max-tokens", "16", "--block-length", "8", "--remasking", "low_confidence"]
+PARAMS = SamplingParams(max_tokens=16, block_length=8, remasking="low_confidence")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_word_model(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def expected(model: str) -> list:
+    return LLM(model).generate(["w1 w2 w3", "w4"], PARAMS)
+
+
+def test_generate_prints_the_text_that_the_library_gives(model, expected, capsys):
+    assert main(["generate", "w1 w2 w3", "--model", model, *FLAGS]) == 0
+    assert capsys.readouterr().out == expected[0].text + "\n"
+
+
+def test_streamed_blocks_join_to_the_same_text(model, expected, capsys):
+    assert main(["generate", "w1 w2 w3", "--stream", "--model", model, *FLAGS]) == 0
+    assert capsys.readouterr().out == expected[0].text + "\n"
+
+
+def test_generate_reads_standard_input_without_its_last_newline(
+    model, expected, capsys, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w1 w2 w3\n"))
+    assert main(["generate", "--model", model, "--json", *FLAGS]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["text"] == expected[0].text
+    assert shown["token_ids"] == list(expected[0].token_ids)
+    assert (shown["nfe"], shown["num_prompt_tokens"]) == (expected[0].nfe, 3)
+
+
+def test_streamed_json_is_one_object_per_block_and_the_output_last(model, expected, capsys):
+    assert main(["generate", "w4", "--stream", "--json", "--model", model, *FLAGS]) == 0
+    *blocks, output = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "".join(block["text"] for block in blocks) == output["text"] == expected[1].text
+    assert [block["block_index"] for block in blocks] == list(range(len(blocks)))
+    assert [token for block in blocks for token in block["token_ids"]] == output["token_ids"]
+
+
+def test_chat_answers_one_message_through_the_template(model, expected, capsys):
+    assert main(["chat", "w2 w3", "--system", "w1", "--model", model, *FLAGS]) == 0
+    assert capsys.readouterr().out == expected[0].text + "\n"
+
+
+def test_a_conversation_goes_on_after_a_message_that_cannot_run(model, capsys, monkeypatch):
+    said = iter(["w4", "<mask>", "w5", ""])
+    monkeypatch.setattr("builtins.input", lambda _: next(said))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert main(["chat", "--model", model, *FLAGS]) == 0
+    shown = capsys.readouterr()
+    llm = LLM(model)
+    messages = [{"role": "user", "content": "w4"}]
+    first = llm.chat(messages, PARAMS)[0].text
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "w5"}]
+    second = llm.chat(messages, PARAMS)[0].text
+    assert shown.out == f"{first}\n{second}\n"
+    assert "mask token <mask>" in shown.err
+
+
+def batch_rows() -> list[dict]:
+    return [
+        {"id": 0, "prompt": "w1 w2 w3", "gold": "x"},
+        {"id": 1, "messages": [{"role": "user", "content": "w4"}]},
+        {"id": 2, "prompt_token_ids": [4 + 4]},  # w4
+        {"id": 3, "prompt": "w1 <mask>"},
+        {"id": 4, "prompt": "w1", "remasking": "treshold"},
+        {"id": 5, "prompt": "w1", "remasking_args": {"tau": 1}},
+        {"id": 6, "prompt_token_ids": [3]},
+        {"id": 7, "prompt_token_ids": [101]},
+        {"id": 8, "prompt": "w1 " * 150},
+        {"id": 9, "prompt": "w1 w2 w3", "cache": "none", "remasking": "threshold"},
+    ]
+
+
+def test_batch_gives_each_row_what_the_library_gives_or_its_own_error(
+    model, expected, capsys, tmp_path
+):
+    source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in batch_rows()))
+    code = main(["batch", "--model", model, "--input", str(source), "--output", str(output),
+                 "--batch-size", "3", *FLAGS])  # fmt: skip
+    assert code == 0
+    rows = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [row["id"] for row in rows] == list(range(10))
+    assert (rows[0]["text"], rows[0]["gold"]) == (expected[0].text, "x")
+    assert rows[0]["token_ids"] == list(expected[0].token_ids)
+    assert (rows[0]["nfe"], rows[0]["tpf"]) == (expected[0].nfe, expected[0].tpf)
+    assert rows[0]["cache_label"].startswith("approximate")
+    assert rows[1]["text"] == rows[2]["text"] == expected[1].text
+    for row, part in zip(rows[3:9], ("mask token <mask>", "did you mean 'threshold'", "'tau'",
+                                     "mask token", "outside the vocabulary", "model allows 160"),
+                         strict=True):  # fmt: skip
+        assert part in row["error"]
+        assert row["text"] is row["nfe"] is None
+    assert (rows[9]["cache_label"], rows[9]["error"]) == ("exact", None)
+    assert "10 rows (6 with an error)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--max-tokens", "33"], "max_tokens must be a multiple of block_length"),
+        (["--remasking", "treshold"], "did you mean 'threshold'"),
+        (["--remasking-arg", "tau=1"], "no argument 'tau'"),
+        (["--remasking-arg", "threshold"], "--remasking-arg takes NAME=VALUE, got 'threshold'"),
+        (["--cache", "duel"], "unknown cache policy 'duel'; did you mean 'dual'"),
+        (["--model", "./nowhere"], "unknown model './nowhere'"),
+        (["--batch-size", "0"], "max_num_requests must be at least 1"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--input", "no.jsonl"], "the input no.jsonl does not exist"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(model, capsys, tmp_path, argv, problem):
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"prompt": "w1"}\n')
+    given = ["batch", "--model", model, "--input", str(source),
+             "--output", str(tmp_path / "out.jsonl"), *argv]  # fmt: skip
+    assert main(given) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("starr-engine: ")
+    assert problem in shown
+    assert shown.count("\n") == 1
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_an_unknown_command_lists_those_that_exist(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["serve"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: starr-engine {command}" in capsys.readouterr().out
+
+
+def test_info_names_everything_that_has_a_name(capsys):
+    assert main(["info", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["versions"]["starr_engine"] == __version__
+    assert {"low_confidence", "threshold", "starr"} <= set(report["remasking policies"])
+    assert {"none", "dual"} <= set(report["cache policies"])
+    assert {"reference", "sdpa"} <= set(report["attention backends"])
+    assert report["compiled"]["bookkeeping"] == "_core"
+
+
+def test_info_describes_a_model(model, capsys):
+    assert main(["info", "--model", model, "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)["model"]
+    assert described["parameters"] == LLM(model).engine.num_parameters
+    # keys and values * 2 layers * 48 values * 4 bytes
+    assert described["KV bytes per token"]["float32"] == 2 * 2 * 48 * 4
+    assert described["mask token id"] == 3
+
+
+def test_info_as_text_has_a_line_for_each_fact(model, capsys):
+    assert main(["info", "--model", model]) == 0
+    shown = capsys.readouterr().out
+    assert "\nremasking policies: low_confidence, " in shown
+    assert "\n  KV bytes per token: 768 (float32), 384 (bfloat16), 384 (float16)\n" in shown
+
+
+def test_the_module_runs_as_the_command_and_imports_nothing_heavy_for_its_version():
+    script = (
+        "import runpy, sys\n"
+        "sys.argv = ['starr_engine', '--version']\n"
+        "try:\n    runpy.run_module('starr_engine', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'pyarrow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"starr-engine {__version__}\n"
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    done = subprocess.run(
+        f"{sys.executable} -m starr_engine info | true; exit ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode in (0, 141)
+
+
+def test_policy_arguments_are_json_scalars_or_text():
+    entries = ["a=0.9", "b=3", "c=true", "d=null", "e=fast", 'f="3"', "g=x=y", "h="]
+    assert parse_args_list("--x", entries) == {
+        "a": 0.9, "b": 3, "c": True, "d": None, "e": "fast", "f": "3", "g": "x=y", "h": "",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("entries", [["a"], ["=1"], ["a=1", "a=2"], ["a=[1]"], ["a={}"]])
+def test_other_policy_arguments_are_refused(entries):
+    with pytest.raises(ConfigError, match="--x"):
+        parse_args_list("--x", entries)
