@@ -17,7 +17,7 @@ from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.reference_engine import ReferenceOutput, reference_generate
 
 
-def sharp_checkpoint(folder: Path, *, seed: int = 0, sharpness: float = 14.0) -> Path:
+def sharp_checkpoint(folder: Path, *, seed: int = 0, sharpness: float = 5.0) -> Path:
     """A random checkpoint whose confidences span the whole of [0, 1].
 
     Plain random weights are sure of nothing, and every gate would end in the progress guarantee.
