@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from starr_engine.errors import ConfigError
+from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -56,10 +57,16 @@ class EngineConfig:
         problems = [
             f"{name} must be at least 1, got {value!r}"
             for name in (
-                "max_num_requests", "max_num_batched_tokens", "page_size", "kv_memory_bytes",
-                "max_model_len", "num_pages", "num_threads",
+                "max_num_requests",
+                "max_num_batched_tokens",
+                "page_size",
+                "kv_memory_bytes",
+                "max_model_len",
+                "num_pages",
+                "num_threads",
             )
-            if (value := getattr(self, name)) is not None and (not isinstance(value, int) or value < 1)
+            if (value := getattr(self, name)) is not None
+            and (not isinstance(value, int) or value < 1)
         ]
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
@@ -67,3 +74,16 @@ class EngineConfig:
             problems.append("model must name a shipped model, a folder or a hub id")
         if problems:
             raise ConfigError("; ".join(problems))
+
+    @classmethod
+    def from_options(cls, **options: Any) -> EngineConfig:
+        """Settings from keyword arguments of unknown origin.
+
+        Raises:
+            ConfigError: If a name is no setting, with the closest one; or a value is out of range.
+        """
+        known = [entry.name for entry in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(unknown_name("engine option", name, known))
+        return cls(**options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
 from typing import Any
 
 from starr_engine.errors import RequestError
@@ -12,8 +11,6 @@ from starr_engine.registry import unknown_name
 
 ArgValue = bool | int | float | str | None
 Args = Mapping[str, ArgValue]
-
-_NO_ARGS: Args = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +34,7 @@ class SamplingParams:
     """Seed of this request's noise; the same seed gives the same tokens in any batch."""
 
     stop: tuple[str, ...] = ()
-    """Strings that end the output; looked for whenever a block is committed, not part of the text."""
+    """Strings that end the output, looked for when a block is committed; not part of the text."""
 
     stop_token_ids: tuple[int, ...] = ()
     """Token ids that end the output as EOS does."""
@@ -48,13 +45,13 @@ class SamplingParams:
     remasking: str = "starr"
     """Remasking policy: which positions of the block to unmask at a step."""
 
-    remasking_args: Args = field(default_factory=lambda: _NO_ARGS)
+    remasking_args: Args = field(default_factory=dict)
     """Arguments of the remasking policy, by name."""
 
     cache: str = "dual"
     """Cache policy: which rows to recompute at a step and which to read from pages."""
 
-    cache_args: Args = field(default_factory=lambda: _NO_ARGS)
+    cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
 
     def __post_init__(self) -> None:
@@ -66,7 +63,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", tuple(self.stop))
         object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
         for name in ("remasking_args", "cache_args"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+            object.__setattr__(self, name, dict(getattr(self, name)))
 
     def _problems(self) -> list[str]:
         problems: list[str] = []
@@ -80,7 +77,9 @@ class SamplingParams:
                 f"max_tokens must be a multiple of block_length: max_tokens={self.max_tokens}, "
                 f"block_length={self.block_length}; try max_tokens={near}"
             )
-        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float("inf"):
+        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float(
+            "inf"
+        ):
             problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
         if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
             problems.append(f"seed must be an integer in [0, 2**63), got {self.seed!r}")

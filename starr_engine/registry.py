@@ -1,11 +1,12 @@
-"""Names to classes, loaded on first use: models, attention backends, remasking and cache policies."""
+"""Names to classes, loaded on first use: models, attention backends, both kinds of policy."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from typing import Any, Generic, TypeVar, cast
 
 from starr_engine.errors import ConfigError
 
@@ -24,10 +25,12 @@ class Registry(Generic[T]):
 
     Args:
         kind: What the entries are, for messages ("remasking policy").
+        error: Raised for an unknown name; ``RequestError`` where requests choose the entry.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, error: type[Exception] = ConfigError) -> None:
         self.kind = kind
+        self._error = error
         self._targets: dict[str, str | type[T]] = {}
 
     def add(self, name: str, target: str | type[T]) -> None:
@@ -37,17 +40,19 @@ class Registry(Generic[T]):
             ConfigError: If the name is taken.
         """
         if name in self._targets:
-            raise ConfigError(f"the {self.kind} {name!r} is registered already; choose another name")
+            raise ConfigError(
+                f"the {self.kind} {name!r} is registered already; choose another name"
+            )
         self._targets[name] = target
 
     def get(self, name: str) -> type[T]:
         """The class registered under ``name``.
 
         Raises:
-            ConfigError: If the name is unknown; names the closest one.
+            ConfigError: If the name is unknown; names the closest one. Or this registry's error.
         """
         if name not in self._targets:
-            raise ConfigError(unknown_name(self.kind, name, self.names()))
+            raise self._error(unknown_name(self.kind, name, self.names()))
         target = self._targets[name]
         if isinstance(target, str):
             module, _, attribute = target.partition(":")
@@ -55,6 +60,20 @@ class Registry(Generic[T]):
             self._targets[name] = loaded
             return loaded
         return target
+
+    def create(self, name: str, args: Mapping[str, Any]) -> T:
+        """Build the frozen data class registered under ``name`` from its fields by name.
+
+        Raises:
+            ConfigError: If the name or an argument is unknown. Or this registry's error.
+        """
+        target = self.get(name)
+        known = [entry.name for entry in fields(cast(Any, target)) if entry.init]
+        for arg in args:
+            if arg not in known:
+                takes = unknown_name("argument", arg, known) if known else "it takes none"
+                raise self._error(f"{self.kind} {name!r} has no argument {arg!r}: {takes}")
+        return target(**args)
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -1,0 +1,1 @@
+"""Batch jobs over files: read, run, write, resume."""

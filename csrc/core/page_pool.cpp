@@ -1,0 +1,260 @@
+#include "core/page_pool.hpp"
+
+#include <stdexcept>
+#include <string>
+
+namespace starr {
+namespace {
+
+std::int32_t checked_num_pages(std::int32_t num_pages) {
+  if (num_pages < 2) {
+    throw std::invalid_argument("num_pages must be at least 2 (page 0 is reserved), got " +
+                                std::to_string(num_pages));
+  }
+  return num_pages;
+}
+
+std::int32_t checked_page_size(std::int32_t page_size) {
+  if (page_size < 1) {
+    throw std::invalid_argument("page_size must be at least 1 row, got " +
+                                std::to_string(page_size));
+  }
+  return page_size;
+}
+
+const char* name_of(PageState state) noexcept {
+  switch (state) {
+    case PageState::kFree:
+      return "FREE";
+    case PageState::kPrivate:
+      return "PRIVATE";
+    case PageState::kSealed:
+      return "SEALED";
+  }
+  return "?";
+}
+
+std::string describe(PageId page) { return "page " + std::to_string(page); }
+
+}  // namespace
+
+PagePool::PagePool(std::int32_t num_pages, std::int32_t page_size)
+    : page_size_(checked_page_size(page_size)),
+      pages_(static_cast<std::size_t>(checked_num_pages(num_pages))),
+      index_(num_pages, page_size) {
+  slot(kReservedPage).state = PageState::kPrivate;
+  slot(kReservedPage).ref_count = 1;
+  for (PageId page = 1; page < num_pages; ++page) push_back(free_, page);
+}
+
+const PagePool::Page& PagePool::at(PageId page) const {
+  if (page < 0 || page >= num_pages()) {
+    throw std::invalid_argument(describe(page) + " is outside [0, " + std::to_string(num_pages()) +
+                                ")");
+  }
+  return pages_[static_cast<std::size_t>(page)];
+}
+
+const PrefixKey& PagePool::key(PageId page) const {
+  const Page& held = at(page);
+  if (held.state != PageState::kSealed) {
+    throw std::invalid_argument(describe(page) + " is " + name_of(held.state) +
+                                ", only a SEALED page has a key");
+  }
+  return held.key;
+}
+
+std::optional<std::vector<PageId>> PagePool::try_allocate(std::int32_t count) {
+  if (count < 0) {
+    throw std::invalid_argument("count must not be negative, got " + std::to_string(count));
+  }
+  if (count > num_free()) return std::nullopt;
+  std::vector<PageId> taken;
+  taken.reserve(static_cast<std::size_t>(count));
+  while (static_cast<std::int32_t>(taken.size()) < count) {
+    const bool evict = free_.size == 0;
+    const PageId page = evict ? lru_.head : free_.head;
+    if (evict) {
+      index_.erase(page);
+      ++stats_.evictions;
+    }
+    unlink(evict ? lru_ : free_, page);
+    slot(page).state = PageState::kPrivate;
+    slot(page).ref_count = 1;
+    taken.push_back(page);
+  }
+  stats_.allocations += count;
+  return taken;
+}
+
+void PagePool::add_ref(std::span<const PageId> pages) {
+  for (const PageId page : pages) {
+    if (at(page).state != PageState::kSealed) {
+      throw std::invalid_argument(describe(page) + " is " + name_of(at(page).state) +
+                                  ", only SEALED pages can be shared");
+    }
+  }
+  for (const PageId page : pages) reference(page);
+}
+
+void PagePool::release(std::span<const PageId> pages) {
+  for (std::size_t i = 0; i < pages.size(); ++i) {
+    const bool known = pages[i] > kReservedPage && pages[i] < num_pages();
+    if (known && slot(pages[i]).ref_count > 0) {
+      --slot(pages[i]).ref_count;
+      continue;
+    }
+    for (const PageId undo : pages.first(i)) ++slot(undo).ref_count;
+    throw std::invalid_argument(describe(pages[i]) + " (entry " + std::to_string(i) +
+                                " of the release) has no reference to drop");
+  }
+  for (std::size_t i = pages.size(); i-- > 0;) {
+    const Page& page = slot(pages[i]);
+    if (page.ref_count == 0 && page.prev == kUnlinked) park(pages[i]);
+  }
+}
+
+PrefixKey PagePool::seal(PageId page, const PrefixKey& parent,
+                         std::span<const std::int32_t> tokens) {
+  if (page == kReservedPage || at(page).state != PageState::kPrivate) {
+    throw std::invalid_argument(describe(page) + " is " +
+                                (page == kReservedPage ? "reserved" : name_of(at(page).state)) +
+                                ", only a PRIVATE page can be sealed");
+  }
+  const PrefixKey key = extend(parent, tokens);
+  index_.insert(page, key, parent, tokens);
+  slot(page).key = key;
+  slot(page).state = PageState::kSealed;
+  return key;
+}
+
+std::vector<PageId> PagePool::match(const PrefixKey& root, std::span<const std::int32_t> tokens) {
+  std::vector<PageId> pages = index_.match(root, tokens);
+  for (const PageId page : pages) reference(page);
+  const auto asked = static_cast<std::int64_t>(tokens.size()) / page_size_;
+  stats_.hits += static_cast<std::int64_t>(pages.size());
+  stats_.misses += asked - static_cast<std::int64_t>(pages.size());
+  return pages;
+}
+
+std::optional<PageId> PagePool::make_private(PageId page) {
+  if (page == kReservedPage || at(page).ref_count == 0) {
+    throw std::invalid_argument(describe(page) +
+                                (page == kReservedPage ? " is reserved" : " is not held"));
+  }
+  if (at(page).state == PageState::kPrivate) return page;
+  // Allocated before the old page is let go, so that the copy never has source == target.
+  const auto fresh = try_allocate(1);
+  if (!fresh) return std::nullopt;
+  release(std::span(&page, 1));
+  return fresh->front();
+}
+
+std::vector<PageId> PagePool::free_order() const {
+  std::vector<PageId> order;
+  order.reserve(static_cast<std::size_t>(num_free()));
+  for (const List* list : {&free_, &lru_}) {
+    for (PageId page = list->head; page != kReservedPage; page = at(page).next) {
+      order.push_back(page);
+    }
+  }
+  return order;
+}
+
+void PagePool::push_front(List& list, PageId page) noexcept {
+  slot(page).prev = kReservedPage;
+  slot(page).next = list.head;
+  (list.head == kReservedPage ? list.tail : slot(list.head).prev) = page;
+  list.head = page;
+  ++list.size;
+}
+
+void PagePool::push_back(List& list, PageId page) noexcept {
+  slot(page).prev = list.tail;
+  slot(page).next = kReservedPage;
+  (list.tail == kReservedPage ? list.head : slot(list.tail).next) = page;
+  list.tail = page;
+  ++list.size;
+}
+
+void PagePool::unlink(List& list, PageId page) noexcept {
+  const PageId prev = slot(page).prev;
+  const PageId next = slot(page).next;
+  (prev == kReservedPage ? list.head : slot(prev).next) = next;
+  (next == kReservedPage ? list.tail : slot(next).prev) = prev;
+  slot(page).prev = slot(page).next = kUnlinked;
+  --list.size;
+}
+
+void PagePool::reference(PageId page) noexcept {
+  if (slot(page).ref_count++ == 0) unlink(lru_, page);
+}
+
+// Puts a page that has just lost its last reference where an allocation will find it.
+void PagePool::park(PageId page) noexcept {
+  if (index_.contains(page)) {
+    push_back(lru_, page);
+  } else {
+    slot(page).state = PageState::kFree;
+    push_front(free_, page);
+  }
+}
+
+void PagePool::check_list(const List& list, PageState state, const char* name) const {
+  std::int32_t size = 0;
+  PageId prev = kReservedPage;
+  for (PageId page = list.head; page != kReservedPage; page = at(page).next) {
+    const Page& entry = at(page);
+    if (++size > num_pages()) throw std::logic_error(std::string(name) + " list has a cycle");
+    if (entry.prev != prev) {
+      throw std::logic_error(describe(page) + " of the " + name + " list has prev " +
+                             std::to_string(entry.prev) + ", expected " + std::to_string(prev));
+    }
+    if (entry.state != state || entry.ref_count != 0) {
+      throw std::logic_error(describe(page) + " of the " + name + " list is " +
+                             name_of(entry.state) + " with count " +
+                             std::to_string(entry.ref_count));
+    }
+    prev = page;
+  }
+  if (list.tail != prev || list.size != size) {
+    throw std::logic_error(std::string(name) + " list has " + std::to_string(size) +
+                           " pages and last page " + std::to_string(prev) + ", but records " +
+                           std::to_string(list.size) + " and " + std::to_string(list.tail));
+  }
+}
+
+void PagePool::check_invariants() const {
+  index_.check_invariants();
+  check_list(free_, PageState::kFree, "free");
+  check_list(lru_, PageState::kSealed, "lru");
+  std::int32_t parked = 0;
+  std::int32_t indexed = 0;
+  for (PageId page = 0; page < num_pages(); ++page) {
+    const Page& entry = at(page);
+    const bool linked = entry.prev != kUnlinked || entry.next != kUnlinked;
+    const bool known = index_.contains(page);
+    parked += linked ? 1 : 0;
+    indexed += known ? 1 : 0;
+    const auto fail = [&](const char* what) {
+      throw std::logic_error(describe(page) + " is " + name_of(entry.state) + " with count " +
+                             std::to_string(entry.ref_count) + what);
+    };
+    if (entry.state == PageState::kPrivate && entry.ref_count != 1) {
+      fail(": a PRIVATE page has exactly one owner");
+    }
+    if (linked && entry.ref_count != 0) fail(" and in a list of unreferenced pages");
+    if (!linked && entry.ref_count == 0) fail(" but in no list: it is leaked");
+    if (known && entry.state != PageState::kSealed) fail(" and in the prefix index");
+    if (!known && entry.state == PageState::kSealed && entry.ref_count == 0) {
+      fail(" but not in the prefix index: nothing can find it");
+    }
+  }
+  if (parked != num_free() || indexed != index_.size()) {
+    throw std::logic_error("pool counts " + std::to_string(num_free()) + " free and " +
+                           std::to_string(index_.size()) + " indexed pages, found " +
+                           std::to_string(parked) + " and " + std::to_string(indexed));
+  }
+}
+
+}  // namespace starr

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+
+#include "core/page_table.hpp"
+#include "core/row_ranges.hpp"
+
+namespace starr {
+
+// The four row sets of one request's denoising step (DESIGN.md section 3).
+struct PlanRows {
+  RowRanges query;  // A: rows computed
+  RowRanges write;  // W: rows whose KV goes to pages
+  RowRanges read;   // R: rows attended
+  RowRanges score;  // D: rows that need logits
+};
+
+// A plan that would read or write KV wrongly; the message names the rule, the first row that
+// breaks it and the four sets.
+class PlanError : public std::invalid_argument {
+ public:
+  using std::invalid_argument::invalid_argument;
+};
+
+// Where attention takes the keys and values of the rows read.
+enum class ReadSource : std::uint8_t {
+  kFresh,  // from this step's own rows: W is empty and R lies in A
+  kPages,  // from the pages, into which this step first writes A's part of R
+};
+
+// Checks a plan over live rows [0, num_rows) and says where its reads come from.
+//
+//   bounds   every set and `active_block` lie in [0, num_rows), and num_rows <= table rows
+//   subsets  W in A; D in A; R in A or cached
+//   source   W is empty and R in A (kFresh), or A's part of R in W (kPages)
+//   reads    R is not empty while A is not: attention over nothing has no value
+//   sealed   no row of W lies in a SEALED page
+//   dirty    a row of R outside A and outside `active_block` is not dirty, unless
+//            `dirty_allowed`: a policy that reuses such rows must say so
+//
+// Without a table (nullptr) nothing is cached and nothing can be written. Throws PlanError.
+ReadSource validate_plan(const PlanRows& plan, const PageTable* table, std::int32_t num_rows,
+                         const RowRange& active_block, bool dirty_allowed);
+
+}  // namespace starr

@@ -1,0 +1,143 @@
+#include "core/prefix_index.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <stdexcept>
+#include <string>
+
+namespace starr {
+namespace {
+
+std::size_t index_of(PageId page) noexcept { return static_cast<std::size_t>(page); }
+
+}  // namespace
+
+PrefixIndex::PrefixIndex(std::int32_t num_pages, std::int32_t page_size) {
+  if (num_pages < 1 || page_size < 1) {
+    throw std::invalid_argument("num_pages and page_size must be positive, got " +
+                                std::to_string(num_pages) + " and " + std::to_string(page_size));
+  }
+  page_size_ = static_cast<std::size_t>(page_size);
+  buckets_.assign(std::bit_ceil(2 * index_of(num_pages)), kReservedPage);
+  entries_.resize(index_of(num_pages));
+  tokens_.resize(index_of(num_pages) * page_size_);
+}
+
+std::size_t PrefixIndex::home(const PrefixKey& key) const noexcept {
+  return static_cast<std::size_t>(key.low) & (buckets_.size() - 1);
+}
+
+std::size_t PrefixIndex::next(std::size_t bucket) const noexcept {
+  return (bucket + 1) & (buckets_.size() - 1);
+}
+
+// Bucket that holds `key`, or the empty one where it would go.
+std::size_t PrefixIndex::locate(const PrefixKey& key) const noexcept {
+  std::size_t bucket = home(key);
+  while (buckets_[bucket] != kReservedPage && entries_[index_of(buckets_[bucket])].key != key) {
+    bucket = next(bucket);
+  }
+  return bucket;
+}
+
+bool PrefixIndex::holds(PageId page, const PrefixKey& parent,
+                        std::span<const std::int32_t> tokens) const noexcept {
+  if (entries_[index_of(page)].parent != parent || tokens.size() != page_size_) return false;
+  const auto stored = std::span(tokens_).subspan(index_of(page) * page_size_, page_size_);
+  return std::equal(stored.begin(), stored.end(), tokens.begin());
+}
+
+PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& parent,
+                           std::span<const std::int32_t> tokens) {
+  if (page <= kReservedPage || index_of(page) >= entries_.size()) {
+    throw std::invalid_argument("page " + std::to_string(page) + " is outside [1, " +
+                                std::to_string(entries_.size()) + ")");
+  }
+  if (entries_[index_of(page)].used) {
+    throw std::invalid_argument("page " + std::to_string(page) + " is already in the index");
+  }
+  if (tokens.size() != page_size_) {
+    throw std::invalid_argument("tokens must fill one page: expected " +
+                                std::to_string(page_size_) + ", got " +
+                                std::to_string(tokens.size()));
+  }
+  const std::size_t bucket = locate(key);
+  if (const PageId present = buckets_[bucket]; present != kReservedPage) {
+    return holds(present, parent, tokens) ? present : kReservedPage;
+  }
+  buckets_[bucket] = page;
+  entries_[index_of(page)] = {key, parent, true};
+  std::copy(tokens.begin(), tokens.end(),
+            tokens_.begin() + static_cast<std::ptrdiff_t>(index_of(page) * page_size_));
+  ++size_;
+  return page;
+}
+
+PageId PrefixIndex::find(const PrefixKey& key, const PrefixKey& parent,
+                         std::span<const std::int32_t> tokens) const noexcept {
+  const PageId page = buckets_[locate(key)];
+  return page != kReservedPage && holds(page, parent, tokens) ? page : kReservedPage;
+}
+
+void PrefixIndex::erase(PageId page) {
+  if (!contains(page)) {
+    throw std::invalid_argument("page " + std::to_string(page) + " is not in the index");
+  }
+  std::size_t hole = locate(entries_[index_of(page)].key);
+  entries_[index_of(page)].used = false;
+  buckets_[hole] = kReservedPage;
+  --size_;
+  // Backward shift instead of tombstones: an entry moves into the hole unless its home lies
+  // cyclically after the hole, so every probe still ends at the first empty bucket.
+  for (std::size_t probe = next(hole); buckets_[probe] != kReservedPage; probe = next(probe)) {
+    const std::size_t mask = buckets_.size() - 1;
+    const std::size_t wanted = home(entries_[index_of(buckets_[probe])].key);
+    if (((probe - wanted) & mask) < ((probe - hole) & mask)) continue;
+    buckets_[hole] = buckets_[probe];
+    buckets_[probe] = kReservedPage;
+    hole = probe;
+  }
+}
+
+std::vector<PageId> PrefixIndex::match(const PrefixKey& root,
+                                       std::span<const std::int32_t> tokens) const {
+  std::vector<PageId> pages;
+  PrefixKey parent = root;
+  for (; tokens.size() >= page_size_; tokens = tokens.subspan(page_size_)) {
+    const auto chunk = tokens.first(page_size_);
+    const PrefixKey key = extend(parent, chunk);
+    const PageId page = find(key, parent, chunk);
+    if (page == kReservedPage) break;
+    pages.push_back(page);
+    parent = key;
+  }
+  return pages;
+}
+
+bool PrefixIndex::contains(PageId page) const noexcept {
+  return page > kReservedPage && index_of(page) < entries_.size() && entries_[index_of(page)].used;
+}
+
+void PrefixIndex::check_invariants() const {
+  const auto filled = std::count_if(buckets_.begin(), buckets_.end(),
+                                    [](PageId page) { return page != kReservedPage; });
+  if (filled != size_) {
+    throw std::logic_error("prefix index: " + std::to_string(filled) + " buckets are filled, " +
+                           std::to_string(size_) + " pages are counted");
+  }
+  std::int32_t used = 0;
+  for (std::size_t page = 0; page < entries_.size(); ++page) {
+    if (!entries_[page].used) continue;
+    ++used;
+    if (index_of(buckets_[locate(entries_[page].key)]) != page) {
+      throw std::logic_error("prefix index: page " + std::to_string(page) +
+                             " cannot be reached from its key");
+    }
+  }
+  if (used != size_) {
+    throw std::logic_error("prefix index: " + std::to_string(used) + " entries are used, " +
+                           std::to_string(size_) + " pages are counted");
+  }
+}
+
+}  // namespace starr

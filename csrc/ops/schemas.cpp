@@ -1,0 +1,16 @@
+#include <torch/csrc/stable/library.h>
+
+// The signature and the shapes of each op; implementations are in cpu/ and cuda/ under the
+// same names, the meaning in words is in starr_engine/ops.py.
+STABLE_TORCH_LIBRARY(starr_engine, ops) {
+  // key, value [T, K, D] -> k_cache, v_cache [P, G, K, D] at slot_mapping [T]
+  ops.def(
+      "store_kv(Tensor key, Tensor value, Tensor(a!) k_cache, Tensor(b!) v_cache, "
+      "Tensor slot_mapping) -> ()");
+  // k_cache, v_cache [P, G, K, D] at slots [S] -> key, value [S, K, D]
+  ops.def("gather_kv(Tensor k_cache, Tensor v_cache, Tensor slots) -> (Tensor key, Tensor value)");
+  // logits [M, V] -> five vectors [M]
+  ops.def(
+      "logits_statistics(Tensor logits, int forbidden_token) -> (Tensor candidate, Tensor top1, "
+      "Tensor top2, Tensor entropy, Tensor log_normalizer)");
+}

@@ -1,0 +1,75 @@
+"""``starr-engine chat``: through the model's chat template."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from starr_engine.cli.generate import read_text
+from starr_engine.cli.options import (
+    add_engine_options,
+    add_sampling_options,
+    engine_options,
+    sampling_params,
+)
+from starr_engine.errors import RequestError
+
+if TYPE_CHECKING:
+    from starr_engine.llm import LLM
+    from starr_engine.params import SamplingParams
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument(
+        "message",
+        nargs="?",
+        help="a single message to answer (default: a conversation on a terminal, which an empty "
+        "line or Ctrl-D ends; else standard input as one message)",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    add_sampling_options(parser)
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        StarrError: If the model has no chat template, or a message or flag cannot be used.
+    """
+    params = sampling_params(args)
+    message = args.message
+    if message is None and not sys.stdin.isatty():
+        message = read_text()
+    from starr_engine.llm import LLM
+
+    llm = LLM(**engine_options(args))
+    messages = [] if args.system is None else [{"role": "system", "content": args.system}]
+    if message is None:
+        _talk(llm, messages, params)
+    else:
+        messages.append({"role": "user", "content": message})
+        print(llm.chat(messages, params)[0].text)
+
+
+def _talk(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> None:
+    while message := _ask():
+        messages.append({"role": "user", "content": message})
+        try:
+            answer = llm.chat(messages, params)[0].text
+        except RequestError as error:  # too long, say: the conversation before it still stands
+            print(f"error: {error}", file=sys.stderr)
+            messages.pop()
+            continue
+        print(answer)
+        messages.append({"role": "assistant", "content": answer})
+
+
+def _ask() -> str:
+    try:
+        return input("> ")
+    except EOFError:
+        print()
+        return ""

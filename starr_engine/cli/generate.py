@@ -1,0 +1,80 @@
+"""``starr-engine generate``: one prompt, one output."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+
+from starr_engine.cli.options import (
+    add_engine_options,
+    add_sampling_options,
+    engine_options,
+    sampling_params,
+)
+from starr_engine.outputs import BlockOutput, RequestOutput
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument("prompt", nargs="?", help="the text to continue (default: standard input)")
+    parser.add_argument(
+        "--stream", action="store_true", help="print each block as soon as it is committed"
+    )
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print the output with its ids and counts as one JSON object; with --stream one "
+        "object per block comes before it",
+    )
+    add_sampling_options(parser)
+    add_engine_options(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        StarrError: If the prompt or a flag cannot be used.
+    """
+    params = sampling_params(args)
+    prompt = read_text() if args.prompt is None else args.prompt
+    from starr_engine.llm import LLM
+
+    llm = LLM(**engine_options(args))
+    for output in llm.stream(prompt, params):
+        if args.json:
+            if args.stream or isinstance(output, RequestOutput):
+                print(json.dumps(as_json(output), ensure_ascii=False), flush=True)
+        elif isinstance(output, RequestOutput):
+            print("" if args.stream else output.text)
+        elif args.stream:
+            print(output.text, end="", flush=True)
+
+
+def read_text() -> str:
+    """All of standard input, without the newline that ends its last line."""
+    return sys.stdin.read().removesuffix("\n")
+
+
+def as_json(output: BlockOutput | RequestOutput) -> Mapping[str, object]:
+    """The fields that mean something outside this process."""
+    if isinstance(output, BlockOutput):
+        return {
+            "block_index": output.block_index,
+            "text": output.text,
+            "token_ids": list(output.token_ids),
+            "nfe": output.num_forwards,
+        }
+    return {
+        "text": output.text,
+        "token_ids": list(output.token_ids),
+        "finish_reason": str(output.finish_reason),
+        "nfe": output.nfe,
+        "tpf": output.tpf,
+        "cache_label": output.cache_label,
+        "num_prompt_tokens": len(output.prompt_token_ids),
+        "computed_rows": output.computed_rows,
+        "latency_s": output.latency_s,
+    }

@@ -1,0 +1,139 @@
+"""``starr-engine info``: what is here, for people and for bug reports."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping
+from typing import Final
+
+from starr_engine import __version__
+from starr_engine.config import EngineConfig
+from starr_engine.errors import KernelError
+
+Report = Mapping[str, object]
+
+_BYTES_PER_VALUE: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of this command."""
+    parser.add_argument(
+        "--model",
+        help="also describe this model: a shipped model's name, a folder or a hub id; its weights "
+        "are not loaded",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: If ``--model`` cannot be used.
+    """
+    report = machine_report()
+    if args.model is not None:
+        report = {**report, "model": model_report(args.model)}
+    print(json.dumps(report, indent=2) if args.json else as_text(report))
+
+
+def machine_report() -> Report:
+    """Versions, compiled parts, devices and everything that has a name."""
+    import torch
+
+    from starr_engine.attention.base import ATTENTION_BACKENDS
+    from starr_engine.cache.base import CACHE_POLICIES
+    from starr_engine.decoding.base import REMASKING_POLICIES
+    from starr_engine.models.base import MODELS
+    from starr_engine.models.locate import shipped_models
+
+    count = torch.cuda.device_count()
+    devices = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(count)]
+    return {
+        "versions": {
+            "starr_engine": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "platform": platform.platform(),
+        },
+        "compiled": _compiled(),
+        "devices": [f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)", *devices],
+        "shipped models": shipped_models(),
+        "architectures": MODELS.names(),
+        "remasking policies": REMASKING_POLICIES.names(),
+        "cache policies": CACHE_POLICIES.names(),
+        "attention backends": ATTENTION_BACKENDS.names(),
+    }
+
+
+def _compiled() -> Report:
+    try:
+        from starr_engine import _core  # noqa: F401
+        from starr_engine.ops import build_info
+    except (ImportError, KernelError) as error:
+        return {"problem": str(error)}
+    build = build_info()
+    return {
+        "bookkeeping": "_core",
+        "tensor ops": "CPU and CUDA" if build.has_cuda_kernels else "CPU",
+        "torch's CUDA": build.torch_cuda_version or "none",
+        "vector instructions": build.cpu_capability,
+    }
+
+
+def model_report(model: str) -> Report:
+    """A model's shape and what its cache costs, from its configuration alone.
+
+    Raises:
+        ConfigError: If it cannot be found or is not supported.
+    """
+    from starr_engine.models.loader import build_model, resolve_model
+
+    folder = resolve_model(model)
+    built = build_model(folder)
+    spec = built.spec
+    values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
+    page_size = EngineConfig().page_size
+    pages = -(-spec.max_model_len // page_size)
+    return {
+        "name": model,
+        "folder": str(folder),
+        "architecture": spec.architecture,
+        "parameters": sum(weight.numel() for weight in built.parameters()),
+        "layers": spec.num_layers,
+        "hidden size": spec.hidden_size,
+        "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
+        "vocabulary": spec.vocab_size,
+        "attention": spec.attention_kind,
+        "longest request": f"{spec.max_model_len} tokens, prompt included",
+        "mask token id": spec.mask_token_id,
+        "EOS token ids": list(spec.eos_token_ids),
+        "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
+        "pages of the longest request": f"{pages} of {page_size} rows",
+    }
+
+
+def as_text(report: Report) -> str:
+    """The report as lines."""
+    return "\n".join(_lines(report, ""))
+
+
+def _lines(report: Report, indent: str) -> list[str]:
+    lines: list[str] = []
+    for name, value in report.items():
+        if isinstance(value, Mapping) and not indent:
+            lines += [f"{name}:", *_lines(value, "  ")]
+        else:
+            lines.append(f"{indent}{name}: {_text(value)}")
+    return lines
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{entry} ({name})" for name, entry in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) and value > 99_999 else str(value)

@@ -1,0 +1,226 @@
+"""Flags that several sub-commands share, and what they mean to the engine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from starr_engine.config import EngineConfig
+from starr_engine.errors import ConfigError
+from starr_engine.params import ArgValue, SamplingParams
+
+_ENGINE: Final = EngineConfig()
+_SAMPLING: Final = SamplingParams()
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Flags that become an ``EngineConfig``."""
+    group = parser.add_argument_group("engine")
+    group.add_argument(
+        "--model",
+        default=_ENGINE.model,
+        help="a shipped model's name, a folder in the published format, or a hub id "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--device", default=_ENGINE.device, help="cpu, cuda, cuda:N or auto (default: %(default)s)"
+    )
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        default=_ENGINE.dtype,
+        help="of weights, activations and pages; auto is float32 on CPU and bfloat16 on CUDA "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--batch-size",
+        dest="max_num_requests",
+        type=int,
+        metavar="N",
+        default=_ENGINE.max_num_requests,
+        help="requests that run at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--max-model-len",
+        type=int,
+        metavar="TOKENS",
+        default=_ENGINE.max_model_len,
+        help="longest prompt plus --max-tokens (default: the model's own limit)",
+    )
+    group.add_argument(
+        "--page-size",
+        type=int,
+        metavar="ROWS",
+        default=_ENGINE.page_size,
+        help="token rows of a page of the KV cache (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num-pages",
+        type=int,
+        metavar="N",
+        default=_ENGINE.num_pages,
+        help="pages of the KV cache (default: as many as --batch-size requests of the longest "
+        "length need, within 1 GiB)",
+    )
+    group.add_argument(
+        "--attention-backend",
+        default=_ENGINE.attention_backend,
+        help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num-threads",
+        type=int,
+        metavar="N",
+        default=_ENGINE.num_threads,
+        help="CPU threads (default: torch's own setting)",
+    )
+
+
+def engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
+    names = (
+        "model", "device", "dtype", "max_num_requests", "max_model_len", "page_size", "num_pages",
+        "attention_backend", "num_threads",
+    )  # fmt: skip
+    return {name: getattr(args, name) for name in names}
+
+
+def add_sampling_options(parser: argparse.ArgumentParser) -> None:
+    """Flags that become ``SamplingParams``."""
+    group = parser.add_argument_group("sampling")
+    group.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="TOKENS",
+        default=_SAMPLING.max_tokens,
+        help="longest output; a multiple of --block-length (default: %(default)s)",
+    )
+    group.add_argument(
+        "--block-length",
+        type=int,
+        metavar="TOKENS",
+        default=_SAMPLING.block_length,
+        help="positions that are denoised together (default: %(default)s)",
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=_SAMPLING.temperature,
+        help="0 takes the most probable token; above 0 adds Gumbel noise (default: %(default)s)",
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=_SAMPLING.seed,
+        help="of the noise; one seed gives one output in any batch (default: %(default)s)",
+    )
+    group.add_argument(
+        "--remasking",
+        metavar="POLICY",
+        default=_SAMPLING.remasking,
+        help="which positions to unmask at a step (default: %(default)s)",
+    )
+    group.add_argument(
+        "--remasking-arg",
+        dest="remasking_args",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="argument of the remasking policy, e.g. threshold=0.9; repeatable",
+    )
+    group.add_argument(
+        "--cache",
+        metavar="POLICY",
+        default=_SAMPLING.cache,
+        help="which rows to recompute at a step (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cache-arg",
+        dest="cache_args",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="argument of the cache policy; repeatable",
+    )
+    group.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="ends the output and is not part of it; looked for when a block is committed; "
+        "repeatable",
+    )
+    group.add_argument(
+        "--stop-token-id",
+        dest="stop_token_ids",
+        type=int,
+        metavar="ID",
+        action="append",
+        default=[],
+        help="token id that ends the output as EOS does; repeatable",
+    )
+    group.add_argument(
+        "--ignore-eos",
+        action="store_true",
+        help="decode all --max-tokens and keep EOS in the output",
+    )
+
+
+def sampling_params(args: argparse.Namespace) -> SamplingParams:
+    """The parameters that the flags of :func:`add_sampling_options` ask for.
+
+    Raises:
+        StarrError: If a value is out of range, a policy unknown, or an argument not the policy's.
+    """
+    params = SamplingParams(
+        max_tokens=args.max_tokens,
+        block_length=args.block_length,
+        temperature=args.temperature,
+        seed=args.seed,
+        stop=tuple(args.stop),
+        stop_token_ids=tuple(args.stop_token_ids),
+        ignore_eos=args.ignore_eos,
+        remasking=args.remasking,
+        remasking_args=parse_args_list("--remasking-arg", args.remasking_args),
+        cache=args.cache,
+        cache_args=parse_args_list("--cache-arg", args.cache_args),
+    )
+    # A wrong flag is one error now, not one error in every row later.
+    from starr_engine.cache.base import CACHE_POLICIES
+    from starr_engine.decoding.base import REMASKING_POLICIES
+
+    REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+    CACHE_POLICIES.create(params.cache, params.cache_args)
+    return params
+
+
+def parse_args_list(flag: str, entries: Sequence[str]) -> dict[str, ArgValue]:
+    """``["k=0.5", "mode=fast"]`` -> ``{"k": 0.5, "mode": "fast"}``.
+
+    A value is JSON's true, false, null, number or quoted string; anything else is text.
+
+    Raises:
+        ConfigError: If an entry has no ``=``, a name comes twice, or a value is a list or object.
+    """
+    parsed: dict[str, ArgValue] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"{flag} takes NAME=VALUE, got {entry!r}")
+        if name in parsed:
+            raise ConfigError(f"{flag} {name} is given twice")
+        parsed[name] = _parse_value(flag, name, text)
+    return parsed
+
+
+def _parse_value(flag: str, name: str, text: str) -> ArgValue:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    if isinstance(value, list | dict):
+        raise ConfigError(f"{flag} {name} takes a number, true, false, null or text, got {text}")
+    assert value is None or isinstance(value, bool | int | float | str)
+    return value

@@ -1,0 +1,92 @@
+"""Remasking policies: which candidates of a step to keep, which positions stay masked.
+
+Letters: n rows (one running request each), L block length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from starr_engine.errors import RequestError
+from starr_engine.registry import Registry
+
+State = dict[str, Tensor]
+"""What a policy remembers of a block: tensors whose first dimension is the row."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockView:
+    """The active blocks of all rows under one policy; every tensor is [n, L] unless noted.
+
+    Scores are of this step's forward. A position that was not scored (unmasked, and the policy
+    does not ask for it) has confidence, top-1 and top-2 of 1, 1 and 0, and entropy 0.
+    """
+
+    candidates: Tensor
+    """int64: proposed token at a mask, present token elsewhere."""
+
+    confidence: Tensor
+    """float32: softmax probability of ``candidates``, without noise and temperature."""
+
+    top1: Tensor
+    """float32: largest probability; equals ``confidence`` where the candidate is the arg-max."""
+
+    top2: Tensor
+    """float32: second largest probability."""
+
+    entropy: Tensor
+    """float32, nats."""
+
+    masked: Tensor
+    """bool: still a mask, before this step's decision."""
+
+    step: Tensor
+    """int64 [n]: denoising steps done in this block before this one."""
+
+    num_left: Tensor
+    """int64 [n]: tokens in front of the block, prompt and committed blocks; none is a mask."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What changes in the active blocks; both bool [n, L].
+
+    ``unmask`` lies within the masked positions, ``revoke`` within the unmasked ones.
+    """
+
+    unmask: Tensor
+    revoke: Tensor | None = None
+
+
+class RemaskingPolicy(Protocol):
+    """A pure function of tensors over all rows at once.
+
+    Implementations are frozen data classes: their fields are the ``remasking_args``, and rows of
+    equal policies are decided together. The engine guarantees that every row makes progress.
+    """
+
+    @property
+    def scores_unmasked(self) -> bool:
+        """Whether tokens of the active block are scored again after they were unmasked."""
+        ...
+
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        """The state of ``rows`` blocks that have just been opened; empty if stateless."""
+        ...
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        """The decision of this step and the state after it; neither argument is changed."""
+        ...
+
+
+REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
+for _name, _target in {
+    "low_confidence": "low_confidence:LowConfidencePolicy",
+    "threshold": "threshold:ThresholdPolicy",
+    "starr": "starr:StarrPolicy",
+}.items():
+    REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

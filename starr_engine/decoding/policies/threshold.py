@@ -1,0 +1,42 @@
+"""Static threshold: unmask whatever the model is sure of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.policies.checks import check_unit_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThresholdPolicy:
+    """Unmask ``{i : c_i >= threshold}``.
+
+    Differs from the authors' code, which always unmasks the best position and compares the others
+    with ``<``: the same positions, the progress guarantee standing in for the first.
+
+    Source:
+        Fast-dLLM, arXiv 2505.22618, "confidence-aware parallel decoding"; default 0.9.
+
+    Raises:
+        RequestError: If ``threshold`` is no probability.
+    """
+
+    scores_unmasked: ClassVar[bool] = False
+
+    threshold: float = 0.9
+    """Least confidence; above 1 gives one token per step."""
+
+    def __post_init__(self) -> None:
+        check_unit_interval(self, "threshold", upper=2.0)
+
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        """Stateless."""
+        return {}
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        """See the class."""
+        return Decision(unmask=view.masked & (view.confidence >= self.threshold)), state

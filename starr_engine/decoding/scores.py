@@ -1,0 +1,74 @@
+"""Logits to candidates and confidences, in one pass over the vocabulary.
+
+Letters: M scored rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from starr_engine import ops
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """Scores of the rows that have logits; all [M], int64 for candidates, else float32."""
+
+    candidates: Tensor
+    confidence: Tensor
+    top1: Tensor
+    top2: Tensor
+    entropy: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Noise:
+    """Gumbel noise for the consecutive logits rows of one request at one step."""
+
+    rows: slice
+    temperature: float
+    seed: int
+    step: int
+    """Counts the request's forwards, so that each step draws anew."""
+
+
+def score_rows(
+    logits: Tensor, present: Tensor, mask_token_id: int, noise: Sequence[Noise]
+) -> Scores:
+    """Candidate and its softmax probability for every row.
+
+    The mask token is never a candidate and has no probability. At temperature 0 the candidate is
+    the arg-max, lowest id first; above, it is drawn by the Gumbel-max rule on float64 logits while
+    its confidence stays the probability without noise (LLaDA, arXiv 2502.09992, appendix).
+
+    Args:
+        logits: [M, V] float32 or bfloat16.
+        present: [M] int64: the token that stands at the row, or the mask. A row that holds a
+            token keeps it as its candidate, with its recomputed probability.
+        mask_token_id: From the checkpoint.
+        noise: Of the requests with a temperature above 0.
+    """
+    candidates, top1, top2, entropy, log_normalizer = ops.logits_statistics(logits, mask_token_id)
+    given = present != mask_token_id
+    chosen = torch.where(given, present, candidates)
+    for draw in noise:
+        noisy = _add_gumbel(logits[draw.rows], draw)
+        noisy[:, mask_token_id] = -torch.inf
+        chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
+    logit = logits.gather(1, chosen[:, None])[:, 0].float()
+    confidence = torch.where(chosen == candidates, top1, torch.exp(logit - log_normalizer))
+    return Scores(candidates=chosen, confidence=confidence, top1=top1, top2=top2, entropy=entropy)
+
+
+def _add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
+    # Drawn on the CPU, so that a seed gives the same tokens on every device.
+    state = np.random.SeedSequence((draw.seed, draw.step)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0] >> 1))
+    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
+    gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+    return logits.double() + draw.temperature * gumbel.to(logits.device)

@@ -1,0 +1,117 @@
+"""A schedule to the flat tensors of one forward."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from starr_engine._core import BatchBuilder
+from starr_engine.attention.base import AttentionMetadata
+from starr_engine.engine.scheduler import Schedule
+from starr_engine.request import Positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepBatch:
+    """Everything the forward and the decoder of one step need; T rows, M of them scored."""
+
+    schedule: Schedule
+
+    input_ids: Tensor
+    """[T] int64, masks included."""
+
+    positions: Tensor
+    """[T] int64, counted from 0 in each request."""
+
+    logits_rows: Tensor
+    """[M] int64 flat rows that need logits, request by request."""
+
+    present_ids: Tensor
+    """[M] int64 token that stands at each scored row, or the mask."""
+
+    score_positions: tuple[Positions, ...]
+    """Per request: canvas positions scored, ascending."""
+
+    attention: AttentionMetadata
+
+
+class Batcher:
+    """Builds batches in C++, which refuses a plan that breaks a rule before anything runs.
+
+    Args:
+        page_size: Rows of a page.
+        device: Of the model.
+    """
+
+    def __init__(self, page_size: int, device: torch.device) -> None:
+        self._builder = BatchBuilder(page_size)
+        self._device = device
+
+    def build(self, schedule: Schedule) -> StepBatch:
+        """Check every plan and lay out the step.
+
+        Raises:
+            PlanError: If a plan breaks a rule; names the rule and the first row.
+        """
+        builder = self._builder
+        builder.clear()
+        scored: list[Positions] = []
+        for entry in schedule:
+            canvas, plan = entry.running.request.canvas, entry.plan
+            scored.append(entry.running.score_positions())
+            builder.add(
+                entry.running.pages,
+                canvas.token_ids,
+                plan.query,
+                plan.write,
+                plan.read,
+                scored[-1],
+                (canvas.block_start, canvas.block_stop),
+                bool(plan.dirty_allowed),
+            )
+        num_rows, num_requests = builder.num_query_rows, builder.num_requests
+        input_ids, positions, slots = np.empty((3, num_rows), np.int64)
+        cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
+        read_slots = np.empty(builder.num_read_rows, np.int64)
+        page_table = np.empty((num_requests, builder.max_pages), np.int32)
+        logits_rows = np.empty(builder.num_score_rows, np.int64)
+        score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
+        builder.fill(
+            input_ids=input_ids,
+            positions=positions,
+            slot_mapping=slots,
+            cu_query=cu_query,
+            cu_read=cu_read,
+            read_slots=read_slots,
+            page_table=page_table,
+            logits_rows=logits_rows,
+            score_request=score_request,
+            score_positions=score_positions,
+        )
+        query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
+        fresh = paged_lens == 0
+        return StepBatch(
+            schedule=schedule,
+            input_ids=self._upload(input_ids),
+            positions=self._upload(positions),
+            logits_rows=self._upload(logits_rows),
+            present_ids=self._upload(input_ids[logits_rows]),
+            score_positions=tuple(scored),
+            attention=AttentionMetadata(
+                cu_query=self._upload(cu_query),
+                cu_read=self._upload(cu_read),
+                read_slots=self._upload(read_slots),
+                slot_mapping=self._upload(slots),
+                page_table=self._upload(page_table),
+                query_lens=tuple(query_lens.tolist()),
+                read_lens=tuple(np.where(fresh, query_lens, paged_lens).tolist()),
+                fresh=tuple(fresh.tolist()),
+            ),
+        )
+
+    def _upload(self, array: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(array).to(self._device)

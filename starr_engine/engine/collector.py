@@ -1,0 +1,79 @@
+"""Committed blocks to what the user receives."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from starr_engine.engine.progress import CommittedBlock
+from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.stopping import Visible
+from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+
+
+class OutputCollector:
+    """Turns progress into outputs; knows how much of each text has been handed out."""
+
+    def __init__(self) -> None:
+        self._sent_chars: dict[str, int] = {}
+        self._sent_ids: dict[str, int] = {}
+
+    def collect(self, committed: Sequence[CommittedBlock]) -> list[BlockOutput | RequestOutput]:
+        """A ``BlockOutput`` per committed block, and a ``RequestOutput`` after the last one."""
+        outputs: list[BlockOutput | RequestOutput] = []
+        for block in committed:
+            outputs.append(self._block(block))
+            if block.visible.finish_reason is not None:
+                self.forget(block.running.request.request_id)
+                outputs.append(
+                    request_output(
+                        block.running, block.visible, block.visible.finish_reason, block.time_s
+                    )
+                )
+        return outputs
+
+    def forget(self, request_id: str) -> None:
+        """Drop what is remembered of a request."""
+        self._sent_chars.pop(request_id, None)
+        self._sent_ids.pop(request_id, None)
+
+    def _block(self, block: CommittedBlock) -> BlockOutput:
+        request, visible = block.running.request, block.visible
+        text = visible.text
+        if visible.finish_reason is None:
+            # The start of a stop string, or of a character, may stand at the end.
+            held_back = max((len(stop) - 1 for stop in request.params.stop), default=0)
+            text = text[: max(0, len(text) - held_back)].rstrip("\ufffd")
+        sent_chars = self._sent_chars.get(request.request_id, 0)
+        sent_ids = self._sent_ids.get(request.request_id, 0)
+        self._sent_chars[request.request_id] = max(sent_chars, len(text))
+        self._sent_ids[request.request_id] = len(visible.token_ids)
+        return BlockOutput(
+            request_id=request.request_id,
+            block_index=block.block_index,
+            token_ids=tuple(visible.token_ids[sent_ids:].tolist()),
+            text=text[sent_chars:],
+            num_forwards=request.num_forwards,
+        )
+
+
+def request_output(
+    running: RunningRequest,
+    visible: Visible,
+    reason: FinishReason,
+    time_s: float | None = None,
+) -> RequestOutput:
+    """The result of a request that ends now, or ended at ``time_s``."""
+    request = running.request
+    return RequestOutput(
+        request_id=request.request_id,
+        prompt_token_ids=tuple(request.canvas.token_ids[: request.canvas.prompt_len].tolist()),
+        token_ids=tuple(visible.token_ids.tolist()),
+        text=visible.text,
+        finish_reason=reason,
+        nfe=request.num_forwards,
+        num_unmasked=request.num_unmasked,
+        computed_rows=request.computed_rows,
+        cache_label=running.cache.label,
+        latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
+    )

@@ -1,0 +1,168 @@
+"""The engine: requests in, denoising steps, outputs out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+
+from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
+from starr_engine.config import EngineConfig
+from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.engine.batching import Batcher
+from starr_engine.engine.collector import OutputCollector, request_output
+from starr_engine.engine.decoder import Decoder
+from starr_engine.engine.executor import Executor
+from starr_engine.engine.loading import LoadedEngine, load
+from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.scheduler import Scheduler
+from starr_engine.engine.stopping import StopRule
+from starr_engine.errors import RequestError
+from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+from starr_engine.params import SamplingParams
+from starr_engine.request import Request
+from starr_engine.tokenization import Tokenizer
+
+
+class Engine:
+    """Continuous batching of denoising steps; not thread-safe.
+
+    Args:
+        config: Resolved against the model while loading; see ``Engine.config``.
+
+    Raises:
+        ConfigError: If model or settings cannot be used.
+        CapacityError: If the pool does not fit into the memory given.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._build(load(config))
+
+    def _build(self, loaded: LoadedEngine) -> None:
+        self.config = loaded.config
+        self.spec = loaded.model.spec
+        self.tokenizer: Tokenizer | None = loaded.tokenizer
+        self.device = loaded.device
+        self.page_pool = loaded.page_pool
+        self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.scheduler = Scheduler(
+            loaded.page_pool,
+            max_num_requests=loaded.config.max_num_requests,
+            max_num_batched_tokens=loaded.config.max_num_batched_tokens,
+        )
+        self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
+        self.batcher = Batcher(loaded.config.page_size, loaded.device)
+        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
+        self.decoder = Decoder(self.spec.mask_token_id)
+        self.progress = ProgressKeeper(self.scheduler, self._stop_rule)
+        self.outputs = OutputCollector()
+        self._auto_ids = itertools.count()
+
+    def step(self) -> list[BlockOutput | RequestOutput]:
+        """Advance every scheduled request by one denoising step.
+
+        Returns:
+            The blocks committed by it and the requests finished by it, in order.
+        """
+        schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
+        batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
+        logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
+        decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
+        committed = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
+        return self.outputs.collect(committed)
+
+    def add_request(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+    ) -> str:
+        """Queue a request.
+
+        Args:
+            prompt_token_ids: At least one id, without the mask token.
+            params: Of this request alone.
+            request_id: Unique among unfinished requests; None makes one.
+
+        Returns:
+            The request's id.
+
+        Raises:
+            RequestError: If it can never run; says why. The engine is as before.
+        """
+        remasking = REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+        cache = CACHE_POLICIES.create(params.cache, params.cache_args)
+        self._check(prompt_token_ids, params, cache)
+        if request_id is None:
+            request_id = f"request-{next(self._auto_ids)}"
+        if request_id in self.scheduler:
+            raise RequestError(f"request id {request_id!r} is in use; choose another")
+        ids = np.asarray(prompt_token_ids, np.int32)
+        request = Request(request_id, ids, params, self.spec.mask_token_id)
+        self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
+        return request_id
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """End a request now and free its pages.
+
+        Returns:
+            What it had committed, or None if no such request is unfinished.
+        """
+        running = self.scheduler.remove(request_id)
+        if running is None:
+            return None
+        self.outputs.forget(request_id)
+        return request_output(running, self._stop_rule.visible(running.request), FinishReason.ABORT)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.num_running + self.scheduler.num_waiting > 0
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold a place in the batch."""
+        return self.scheduler.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that were not admitted yet."""
+        return self.scheduler.num_waiting
+
+    def _check(self, ids: Sequence[int], params: SamplingParams, cache: CachePolicy) -> None:
+        if len(ids) == 0:
+            raise RequestError("the prompt is empty; give at least one token")
+        for at, token in enumerate(ids):
+            if not 0 <= token < self.spec.vocab_size:
+                raise RequestError(
+                    f"prompt token {token} at position {at} is outside the vocabulary of "
+                    f"{self.spec.vocab_size} ids"
+                )
+            if token == self.spec.mask_token_id:
+                raise RequestError(
+                    f"the prompt holds the mask token (id {token}) at position {at}; masks stand "
+                    "for tokens to generate, so remove it"
+                )
+        length = len(ids) + params.max_tokens
+        limit = self.config.max_model_len or self.spec.max_model_len
+        if length > limit:
+            raise RequestError(
+                f"prompt of {len(ids)} tokens and max_tokens={params.max_tokens} make {length}, "
+                f"the model allows {limit}; shorten the prompt or lower max_tokens"
+            )
+        if length > self.config.max_num_batched_tokens:
+            raise RequestError(
+                f"a canvas of {length} rows does not fit into one step of "
+                f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
+            )
+        pages = -(-length // self.config.page_size)
+        available = self.page_pool.num_pages - 1
+        if cache.uses_pages and pages > available:
+            raise RequestError(
+                f"the request needs {pages} pages of {self.config.page_size} rows, the pool has "
+                f"{available}; raise num_pages or kv_memory_bytes, or use cache='none'"
+            )
+        if params.stop and self.tokenizer is None:
+            raise RequestError("stop strings need a tokenizer, and this model folder has none")

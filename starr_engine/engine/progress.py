@@ -1,0 +1,77 @@
+"""Decisions to changes: canvases, pages, committed blocks, finished requests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from starr_engine.cache.base import StepKind
+from starr_engine.decoding.decoder import RowDecision
+from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
+from starr_engine.engine.stopping import StopRule, Visible
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedBlock:
+    """A block that this step finished, and what the request shows after it."""
+
+    running: RunningRequest
+    block_index: int
+    visible: Visible
+    time_s: float
+    """Of ``time.perf_counter``."""
+
+
+class ProgressKeeper:
+    """The only writer of canvases; tells the pages which rows were written and which changed.
+
+    Args:
+        scheduler: Told of finished requests, whose pages are freed at once.
+        stop_rule: Asked at every committed block.
+    """
+
+    def __init__(self, scheduler: Scheduler, stop_rule: StopRule) -> None:
+        self._scheduler = scheduler
+        self._stop_rule = stop_rule
+
+    def apply(self, batch: StepBatch, decisions: Sequence[RowDecision]) -> list[CommittedBlock]:
+        """Carry out a step's decisions; returns the blocks that it finished."""
+        committed = []
+        for entry, decision in zip(batch.schedule, decisions, strict=True):
+            self._change(entry, decision)
+            if entry.running.request.canvas.is_block_done:
+                committed.append(self._commit(entry.running))
+        return committed
+
+    def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
+        running, plan = entry.running, entry.plan
+        request, canvas = running.request, running.request.canvas
+        unmasked = (decision.unmask_offsets + canvas.block_start).astype(np.int32)
+        revoked = (decision.revoke_offsets + canvas.block_start).astype(np.int32)
+        if running.pages is not None:
+            # The forward saw the tokens from before this step: written first, then dirty.
+            running.pages.mark_written(plan.write)
+            running.pages.mark_dirty(np.concatenate([unmasked, revoked]))
+        canvas.revoke(revoked)
+        canvas.unmask(unmasked, decision.unmask_ids)
+        running.state = decision.state
+        request.num_unmasked += len(unmasked) - len(revoked)
+        request.count_forward(plan.num_query_rows, is_refresh=plan.kind is StepKind.REFRESH)
+
+    def _commit(self, running: RunningRequest) -> CommittedBlock:
+        request = running.request
+        index = request.canvas.block_index
+        request.commit_block()
+        visible = self._stop_rule.visible(request)
+        if visible.finish_reason is None:
+            running.open_block()
+        else:
+            self._scheduler.remove(request.request_id)
+        return CommittedBlock(
+            running=running, block_index=index, visible=visible, time_s=time.perf_counter()
+        )

@@ -1,0 +1,63 @@
+"""Where an output ends: EOS, stop tokens, stop strings, length. The only place that knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from starr_engine.outputs import FinishReason
+from starr_engine.request import Request, TokenIds
+from starr_engine.tokenization import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visible:
+    """What a request's committed blocks show to the user."""
+
+    token_ids: TokenIds
+    """Without EOS, stop tokens, and what follows a stop."""
+
+    text: str
+    finish_reason: FinishReason | None
+    """None while the request goes on."""
+
+
+class StopRule:
+    """Looks for the end of an output whenever a block is committed, never inside a block.
+
+    Args:
+        eos_token_ids: From the checkpoint.
+        tokenizer: None gives empty texts; stop strings need one.
+    """
+
+    def __init__(self, eos_token_ids: tuple[int, ...], tokenizer: Tokenizer | None) -> None:
+        self._eos_token_ids = eos_token_ids
+        self._tokenizer = tokenizer
+
+    def visible(self, request: Request) -> Visible:
+        """The output as far as it is committed, and whether it ends there."""
+        params, canvas = request.params, request.canvas
+        ids = canvas.committed_ids
+        ends = params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
+        found = np.flatnonzero(np.isin(ids, ends))
+        reason: FinishReason | None = None
+        if len(found):
+            ids, reason = ids[: found[0]], FinishReason.STOP
+        elif canvas.block_index == canvas.num_blocks:
+            reason = FinishReason.LENGTH
+        text = self._decode(ids)
+        cuts = [at for stop in params.stop if (at := text.find(stop)) >= 0]
+        if cuts:
+            text, reason = text[: min(cuts)], FinishReason.STOP
+            ids = self._ids_within(ids, len(text))
+        return Visible(token_ids=ids, text=text, finish_reason=reason)
+
+    def _ids_within(self, ids: TokenIds, text_len: int) -> TokenIds:
+        count = 0
+        while count < len(ids) and len(self._decode(ids[: count + 1])) <= text_len:
+            count += 1
+        return ids[:count]
+
+    def _decode(self, ids: TokenIds) -> str:
+        return "" if self._tokenizer is None else self._tokenizer.decode(ids.tolist())

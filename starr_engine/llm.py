@@ -1,0 +1,176 @@
+"""The front door: prompts in, outputs out, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from starr_engine.config import EngineConfig
+from starr_engine.engine.engine import Engine
+from starr_engine.errors import RequestError
+from starr_engine.outputs import BlockOutput, RequestOutput
+from starr_engine.params import SamplingParams
+from starr_engine.tokenization import Tokenizer
+
+Prompt = str | Mapping[str, Any]
+"""A text, or ``{"prompt": text}``, or ``{"prompt_token_ids": [...]}``."""
+
+Message = Mapping[str, str]
+"""``{"role": ..., "content": ...}``."""
+
+
+class LLM:
+    """A model ready to generate.
+
+    Args:
+        model: A shipped model's name, a local folder in the published format, or a hub id.
+        **options: Fields of ``EngineConfig``.
+
+    Raises:
+        ConfigError: If the model or an option cannot be used.
+
+    Example:
+        >>> llm = LLM("tiny-llada")
+        >>> outputs = llm.generate(["Sort: 5 3 9"], SamplingParams(max_tokens=32))
+    """
+
+    def __init__(self, model: str = "tiny-llada", **options: Any) -> None:
+        self.engine = Engine(EngineConfig.from_options(model=model, **options))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The checkpoint's tokenizer.
+
+        Raises:
+            RequestError: If the model folder has none.
+        """
+        if self.engine.tokenizer is None:
+            raise RequestError(
+                "this model folder has no tokenizer.json; give prompts as prompt_token_ids"
+            )
+        return self.engine.tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[RequestOutput]:
+        """Generate for all prompts, batched continuously.
+
+        Args:
+            prompts: One or many.
+            params: For all prompts, or one each; None takes the defaults.
+            use_tqdm: Show a progress bar.
+
+        Returns:
+            One output per prompt, in order.
+
+        Raises:
+            RequestError: If a prompt cannot run, before any has started; names its index.
+        """
+        ids = [self._prompt_ids(prompt) for prompt in _as_list(prompts)]
+        return self._run(ids, params, use_tqdm=use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[RequestOutput]:
+        """Answer one conversation, or many, through the checkpoint's chat template.
+
+        Raises:
+            RequestError: As ``generate``, or if the model has no chat template.
+        """
+        many = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
+        ids = [self.tokenizer.encode_chat(conversation) for conversation in many]  # type: ignore[arg-type]
+        return self._run(ids, params, use_tqdm=use_tqdm)
+
+    def stream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Iterator[BlockOutput | RequestOutput]:
+        """Generate, giving each block as it is committed and each output as it finishes.
+
+        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. Closing the iterator
+        aborts what is unfinished.
+
+        Raises:
+            RequestError: As ``generate``.
+        """
+        ids = [self._prompt_ids(prompt) for prompt in _as_list(prompts)]
+        return self._stream(self._add(ids, params))
+
+    def _run(
+        self,
+        ids: list[list[int]],
+        params: SamplingParams | Sequence[SamplingParams] | None,
+        *,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        request_ids = self._add(ids, params)
+        finished: dict[str, RequestOutput] = {}
+        outputs = (out for out in self._stream(request_ids) if isinstance(out, RequestOutput))
+        if use_tqdm:
+            from tqdm import tqdm
+
+            outputs = tqdm(outputs, total=len(ids), unit="request")
+        for output in outputs:
+            finished[output.request_id] = output
+        return [finished[request_id] for request_id in request_ids]
+
+    def _add(
+        self, ids: list[list[int]], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[str]:
+        if params is None or isinstance(params, SamplingParams):
+            each = [params or SamplingParams()] * len(ids)
+        else:
+            each = list(params)
+            if len(each) != len(ids):
+                raise RequestError(f"{len(ids)} prompts but {len(each)} params; give one for each")
+        if self.engine.has_unfinished:
+            raise RequestError(
+                "another call of this LLM is not finished; read its stream to the end or close it"
+            )
+        added: list[str] = []
+        for index, (prompt, wanted) in enumerate(zip(ids, each, strict=True)):
+            try:
+                added.append(self.engine.add_request(prompt, wanted, request_id=str(index)))
+            except RequestError as error:
+                for request_id in added:
+                    self.engine.abort(request_id)
+                raise RequestError(f"prompt {index}: {error}") from error
+        return added
+
+    def _stream(self, request_ids: list[str]) -> Iterator[BlockOutput | RequestOutput]:
+        unfinished = set(request_ids)
+        try:
+            while unfinished:
+                for output in self.engine.step():
+                    if isinstance(output, RequestOutput):
+                        unfinished.discard(output.request_id)
+                    yield output
+        finally:
+            for request_id in unfinished:
+                self.engine.abort(request_id)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if isinstance(prompt, str):
+            return self.tokenizer.encode(prompt)
+        if isinstance(prompt, Mapping) and len(prompt) == 1:
+            if "prompt_token_ids" in prompt:
+                return list(prompt["prompt_token_ids"])
+            if isinstance(prompt.get("prompt"), str):
+                return self.tokenizer.encode(prompt["prompt"])
+        raise RequestError(
+            'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, '
+            f"got {prompt!r}"
+        )
+
+
+def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:
+    return [prompts] if isinstance(prompts, str | Mapping) else list(prompts)

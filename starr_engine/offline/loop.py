@@ -1,0 +1,160 @@
+"""Rows into the engine, outputs out of it, in the order of the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, Protocol
+
+from starr_engine.config import EngineConfig
+from starr_engine.errors import CapacityError, ConfigError, RequestError
+from starr_engine.offline.rows import Encoder, RawRow, Row, output_row, parse_row
+from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+from starr_engine.params import SamplingParams
+
+OutputRow = dict[str, object]
+
+
+class BatchEngine(Protocol):
+    """The part of the engine that a batch job uses."""
+
+    @property
+    def config(self) -> EngineConfig:
+        """Its settings."""
+
+    def add_request(
+        self,
+        prompt_token_ids: Sequence[int],
+        params: SamplingParams,
+        request_id: str | None = None,
+    ) -> str:
+        """Take a request, or raise RequestError and stay as it was."""
+
+    def step(self) -> Sequence[BlockOutput | RequestOutput]:
+        """One denoising step of all scheduled requests."""
+
+    def abort(self, request_id: str) -> RequestOutput | None:
+        """Drop a request."""
+
+
+class BatchLLM(Protocol):
+    """What a batch job runs on; ``starr_engine.LLM`` is one."""
+
+    @property
+    def engine(self) -> BatchEngine:
+        """Runs the requests."""
+
+    @property
+    def tokenizer(self) -> Encoder:
+        """Makes the ids; raises RequestError if the model has none."""
+
+
+class RowLoop:
+    """Keeps the engine full and hands finished rows on in order.
+
+    # rows   |<- handed on ->|<- finished or running, at most ``window`` ->|<- not read yet
+    # index  0           num_done                                    num_read
+
+    Args:
+        llm: Runs the rows.
+        defaults: What a row asks for unless it says otherwise.
+        window: Bounds the memory; see :class:`~starr_engine.offline.job.BatchJob`.
+        emit: Takes each finished row of the output, in order.
+        is_stopped: Asked between steps; True ends :meth:`run` early.
+    """
+
+    def __init__(
+        self,
+        llm: BatchLLM,
+        *,
+        defaults: SamplingParams,
+        window: int,
+        emit: Callable[[OutputRow], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        self._engine: Final = llm.engine
+        self._llm: Final = llm
+        self._defaults: Final = defaults
+        self._window: Final = window
+        self._emit: Final = emit
+        self._is_stopped: Final = is_stopped
+        # Twice what runs at once: a request that ends is replaced in the next step.
+        self._max_in_engine: Final = 2 * llm.engine.config.max_num_requests
+        self._running: dict[str, Row] = {}
+        self._finished: dict[int, OutputRow] = {}
+        self._num_read = 0
+        self._num_done = 0
+
+    def run(self, rows: Iterator[RawRow], *, start: int = 0) -> None:
+        """Run all rows.
+
+        Args:
+            rows: With consecutive indices.
+            start: The first index.
+        """
+        self._num_read = self._num_done = start
+        while not self._is_stopped():
+            self._feed(rows)
+            if not self._running:
+                return
+            try:
+                outputs = self._engine.step()
+            except (RequestError, CapacityError):
+                self._run_one_by_one()
+            else:
+                self._collect(outputs)
+
+    def _feed(self, rows: Iterator[RawRow]) -> None:
+        while (
+            len(self._running) < self._max_in_engine
+            and self._num_read - self._num_done < self._window
+            and not self._is_stopped()
+            and (raw := next(rows, None)) is not None
+        ):
+            self._num_read += 1
+            self._admit(parse_row(raw, self._defaults, lambda: self._llm.tokenizer))
+
+    def _admit(self, row: Row) -> None:
+        if row.error is not None:
+            self._finish(row, row.error)
+            return
+        try:
+            # Policies that do not exist are ConfigErrors of their registry.
+            request_id = self._engine.add_request(
+                row.prompt_token_ids, row.params, request_id=f"row-{row.index}"
+            )
+        except (RequestError, ConfigError, CapacityError) as error:
+            self._finish(row, str(error))
+        else:
+            self._running[request_id] = row
+
+    def _collect(self, outputs: Sequence[BlockOutput | RequestOutput]) -> None:
+        for output in outputs:
+            if isinstance(output, RequestOutput) and output.request_id in self._running:
+                aborted = output.finish_reason is FinishReason.ABORT
+                result = "the engine aborted the request" if aborted else output
+                self._finish(self._running.pop(output.request_id), result)
+
+    def _finish(self, row: Row, result: RequestOutput | str) -> None:
+        self._finished[row.index] = output_row(row, result)
+        while (columns := self._finished.pop(self._num_done, None)) is not None:
+            self._emit(columns)
+            self._num_done += 1
+
+    def _run_one_by_one(self) -> None:
+        """After a failed step run each request alone, so that only the guilty one loses."""
+        suspects = list(self._running.items())
+        for request_id, _ in suspects:
+            self._engine.abort(request_id)
+        self._running.clear()
+        for _, row in suspects:
+            if self._is_stopped():
+                return
+            self._admit(row)
+            while self._running:
+                try:
+                    self._collect(self._engine.step())
+                except (RequestError, CapacityError) as error:
+                    for request_id in self._running:
+                        self._engine.abort(request_id)
+                    self._running.clear()
+                    self._finish(row, str(error))

@@ -1,0 +1,185 @@
+"""One line of the input, and the line of the output that answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Final, Protocol
+
+from starr_engine.errors import ConfigError, RequestError
+from starr_engine.outputs import RequestOutput
+from starr_engine.params import SamplingParams
+from starr_engine.tokenization import check_messages
+
+PROMPT_FIELDS: Final = ("prompt", "messages", "prompt_token_ids")
+SAMPLING_FIELDS: Final = tuple(entry.name for entry in fields(SamplingParams))
+RESULT_FIELDS: Final = (
+    "text", "token_ids", "finish_reason", "nfe", "tpf", "cache_label", "error"
+)  # fmt: skip
+"""What the job adds to a row; no column of the input may have one of these names."""
+
+Columns = Mapping[str, object]
+
+
+class Encoder(Protocol):
+    """The part of the tokenizer that rows need."""
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a prompt."""
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawRow:
+    """A row as the input has it."""
+
+    index: int
+    """Counted from 0 over the rows of the input."""
+
+    columns: Columns = field(default_factory=dict)
+    """Empty if the row could not be read."""
+
+    error: str | None = None
+    """Why the row could not be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row ready for the engine, or with the reason why it cannot run."""
+
+    index: int
+    row_id: object
+    """The row's own ``id``, of any type; None where it has none."""
+
+    carried: Columns
+    """Columns that mean nothing to the engine, as they came."""
+
+    prompt_token_ids: tuple[int, ...] = ()
+    params: SamplingParams
+    error: str | None = None
+
+
+def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[], Encoder]) -> Row:
+    """Turn a row of the input into a request; a bad row becomes a row with an error.
+
+    The tokenizer is asked for only by rows of text: a model without one still takes ids, whose
+    range the engine checks.
+
+    A column that is null counts as absent, because a Parquet file has every column in every row.
+    A row that names another remasking or cache policy than ``defaults`` and gives no arguments for
+    it runs that policy with its own defaults, not with the arguments of the other one.
+    """
+    carried = {name: value for name, value in raw.columns.items() if is_carried(name)}
+    row_id = raw.columns.get("id")
+    if raw.error is not None:
+        return Row(
+            index=raw.index, row_id=row_id, carried=carried, params=defaults, error=raw.error
+        )
+    given = {name: value for name, value in raw.columns.items() if value is not None}
+    try:
+        _refuse_result_columns(given)
+        params = _params(given, defaults)
+        ids = _prompt_ids(given, get_tokenizer)
+    except (RequestError, ConfigError) as error:
+        return Row(
+            index=raw.index, row_id=row_id, carried=carried, params=defaults, error=str(error)
+        )
+    return Row(
+        index=raw.index, row_id=row_id, carried=carried, params=params, prompt_token_ids=tuple(ids)
+    )
+
+
+def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
+    """The output's columns: ``id``, what is carried through, and the result or the error.
+
+    Args:
+        row: The row of the input.
+        result: What the engine gave back, or why there is no result.
+    """
+    columns: dict[str, object] = {"id": row.row_id, **row.carried}
+    if isinstance(result, str):
+        return {**columns, **dict.fromkeys(RESULT_FIELDS), "error": result}
+    return {
+        **columns,
+        "text": result.text,
+        "token_ids": list(result.token_ids),
+        "finish_reason": str(result.finish_reason),
+        "nfe": result.nfe,
+        "tpf": result.tpf,
+        "cache_label": result.cache_label,
+        "error": None,
+    }
+
+
+def is_carried(name: str) -> bool:
+    """Whether a column of the input goes to the output as it is."""
+    return name != "id" and name not in (*PROMPT_FIELDS, *SAMPLING_FIELDS, *RESULT_FIELDS)
+
+
+def _refuse_result_columns(given: Columns) -> None:
+    taken = [name for name in RESULT_FIELDS if name in given]
+    if taken:
+        raise RequestError(
+            f"column {', '.join(map(repr, taken))} has the name of an output column; rename it"
+        )
+
+
+def _prompt_ids(given: Columns, get_tokenizer: Callable[[], Encoder]) -> Sequence[int]:
+    present = [name for name in PROMPT_FIELDS if name in given]
+    if len(present) != 1:
+        raise RequestError(
+            f"a row needs exactly one of {', '.join(PROMPT_FIELDS)}; "
+            f"this one has {' and '.join(present) or 'none'}"
+        )
+    value = given[present[0]]
+    if present == ["prompt"]:
+        if not isinstance(value, str):
+            raise RequestError(f"prompt must be a string, got {_show(value)}")
+        return get_tokenizer().encode(value)
+    if not isinstance(value, list):
+        raise RequestError(f"{present[0]} must be a list, got {_show(value)}")
+    if present == ["messages"]:
+        # A struct of a Parquet file has all keys in every message, null where not given.
+        messages = [
+            {key: entry for key, entry in message.items() if entry is not None}
+            if isinstance(message, dict)
+            else message
+            for message in value
+        ]
+        check_messages(messages)
+        return get_tokenizer().encode_chat(messages)
+    if not all(isinstance(token, int) and not isinstance(token, bool) for token in value):
+        raise RequestError(f"prompt_token_ids must hold integers, got {_show(value)}")
+    return value
+
+
+def _params(given: Columns, defaults: SamplingParams) -> SamplingParams:
+    overrides = {name: given[name] for name in SAMPLING_FIELDS if name in given}
+    for name, value in overrides.items():
+        _check_kind(name, value)
+    for policy in ("remasking", "cache"):
+        args = f"{policy}_args"
+        if isinstance(value := overrides.get(args), dict):
+            overrides[args] = {name: arg for name, arg in value.items() if arg is not None}
+        elif overrides.get(policy, getattr(defaults, policy)) != getattr(defaults, policy):
+            overrides[args] = {}
+    return defaults.with_overrides(overrides)
+
+
+def _check_kind(name: str, value: object) -> None:
+    """Refuse what ``SamplingParams`` is not meant to be asked; ranges are its own affair."""
+    if name == "ignore_eos" and not isinstance(value, bool):
+        raise RequestError(f"ignore_eos must be true or false, got {_show(value)}")
+    if name == "temperature" and isinstance(value, bool):
+        raise RequestError(f"temperature must be a number, got {_show(value)}")
+    if name == "stop" and not isinstance(value, str | list):
+        raise RequestError(f"stop must be a string or a list of strings, got {_show(value)}")
+    if name == "stop_token_ids" and not isinstance(value, list):
+        raise RequestError(f"stop_token_ids must be a list of integers, got {_show(value)}")
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

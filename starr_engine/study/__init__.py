@@ -1,0 +1,1 @@
+"""Studies: the synthetic tasks, and what is measured on them."""

@@ -1,0 +1,30 @@
+"""The four synthetic tasks: problems from a seed, and scorers for the answers.
+
+Imports nothing from the rest of the package and needs neither torch nor a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from starr_engine.study.tasks.base import (
+    JsonValue,
+    Problem,
+    Split,
+    Task,
+    make_problems,
+    split_of,
+)
+from starr_engine.study.tasks.code import Code
+from starr_engine.study.tasks.json_extraction import JsonExtraction
+from starr_engine.study.tasks.sorting import Sorting
+from starr_engine.study.tasks.word_problems import WordProblems
+
+TASKS: Final[Mapping[str, Task]] = MappingProxyType(
+    {task.name: task for task in (WordProblems(), Sorting(), Code(), JsonExtraction())}
+)
+"""Every task by its name."""
+
+__all__ = ["TASKS", "JsonValue", "Problem", "Split", "Task", "make_problems", "split_of"]

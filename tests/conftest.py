@@ -1,0 +1,31 @@
+"""Seeds, skip reasons and clean global state for every test."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device, and torch finds none here")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def _clean_torch_state() -> Iterator[None]:
+    """Same seeds for every test, whichever tests run; global settings are put back."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    matmul_precision = torch.get_float32_matmul_precision()
+    random.seed(0)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(dtype)
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(is_deterministic)
+    torch.set_float32_matmul_precision(matmul_precision)

@@ -1,0 +1,76 @@
+"""Engines over small random checkpoints, and the reference decoding of the same files."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from starr_engine import LLM, RequestOutput, SamplingParams
+from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
+from tests.helpers.llada_reference import LLaDAReference
+from tests.helpers.reference_engine import ReferenceOutput, reference_generate
+
+
+def sharp_checkpoint(folder: Path, *, seed: int = 0, sharpness: float = 14.0) -> Path:
+    """A random checkpoint whose confidences span the whole of [0, 1].
+
+    Plain random weights are sure of nothing, and every gate would end in the progress guarantee.
+    """
+    config = llada_config(max_sequence_length=256)
+    tensors = llada_tensors(config, seed=seed)
+    tensors["model.transformer.ln_f.weight"] = tensors["model.transformer.ln_f.weight"] * sharpness
+    write_checkpoint(folder, config, tensors)
+    return folder
+
+
+class Reference:
+    """Reference decoding of one checkpoint folder, remembering logits it has computed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+        self.model = LLaDAReference.from_folder(folder, self.config)
+        self._logits = functools.lru_cache(maxsize=None)(self.model.logits)
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> ReferenceOutput:
+        """One request, alone."""
+        return reference_generate(
+            lambda canvas: self._logits(tuple(canvas)),
+            prompt,
+            params,
+            self.config["mask_token_id"],
+            [self.config["eos_token_id"]],
+        )
+
+
+def assert_same(output: RequestOutput, expected: ReferenceOutput) -> None:
+    """Token for token, and forward for forward."""
+    got = (list(output.token_ids), output.finish_reason, output.nfe, output.num_unmasked)
+    assert got == (
+        expected.token_ids,
+        expected.finish_reason,
+        expected.nfe,
+        expected.num_unmasked,
+    )
+
+
+def random_prompts(count: int, *, seed: int = 0, longest: int = 20) -> list[list[int]]:
+    """Prompts of ids 4..100, of 1 to ``longest`` tokens."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(4, 101, rng.integers(1, longest + 1)).tolist() for _ in range(count)]
+
+
+def as_prompts(ids: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
+    """Token ids as ``LLM.generate`` takes them."""
+    return [{"prompt_token_ids": list(prompt)} for prompt in ids]
+
+
+def make_llm(folder: Path, **options: Any) -> LLM:
+    """An engine on the CPU in float32."""
+    torch.manual_seed(0)
+    return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))

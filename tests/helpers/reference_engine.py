@@ -1,0 +1,89 @@
+"""The whole engine in eighty lines: one request, full canvas, no cache, plain softmax.
+
+Obviously right rather than fast. The engine with cache ``none`` must equal it token for token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from starr_engine.params import SamplingParams
+from tests.helpers.reference_policies import Look, make_rule, plain_softmax
+
+LogitsOf = Callable[[Sequence[int]], NDArray[np.float64]]
+"""Canvas ids -> logits [len(canvas), vocabulary]."""
+
+
+@dataclass(frozen=True)
+class ReferenceOutput:
+    token_ids: list[int]
+    finish_reason: str
+    nfe: int
+    num_unmasked: int
+
+
+def reference_generate(
+    logits_of: LogitsOf,
+    prompt: Sequence[int],
+    params: SamplingParams,
+    mask: int,
+    eos: Sequence[int],
+) -> ReferenceOutput:
+    length = params.block_length
+    canvas = list(prompt) + [mask] * params.max_tokens
+    nfe = unmasked = 0
+    ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
+    for start in range(len(prompt), len(canvas), length):
+        rule = make_rule(params.remasking, length, dict(params.remasking_args))
+        block = range(start, start + length)
+        while any(canvas[i] == mask for i in block):
+            logits = logits_of(canvas)[start : start + length]
+            probabilities = plain_softmax(logits, mask)
+            masked = [canvas[i] == mask for i in block]
+            candidates = choose(logits, probabilities, params, nfe, masked, mask)
+            candidates = [
+                c if m else canvas[i] for c, m, i in zip(candidates, masked, block, strict=True)
+            ]
+            confidence = [float(probabilities[i, c]) for i, c in enumerate(candidates)]
+            unmask, revoke = rule.decide(Look(candidates, confidence, masked, start))
+            if not unmask:
+                best = max(confidence[i] for i in range(length) if masked[i])
+                unmask = {next(i for i in range(length) if masked[i] and confidence[i] == best)}
+            for i in unmask:
+                canvas[start + i] = candidates[i]
+            for i in revoke:
+                canvas[start + i] = mask
+            nfe += 1
+            unmasked += len(unmask) - len(revoke)
+        output = canvas[len(prompt) : start + length]
+        found = [at for at, token in enumerate(output) if token in ends]
+        if found:
+            return ReferenceOutput(output[: found[0]], "stop", nfe, unmasked)
+    return ReferenceOutput(canvas[len(prompt) :], "length", nfe, unmasked)
+
+
+def choose(
+    logits: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    params: SamplingParams,
+    step: int,
+    masked: list[bool],
+    mask: int,
+) -> list[int]:
+    """Arg-max, or Gumbel-max with the noise that the seed and the step give to the masks."""
+    if params.temperature == 0:
+        return [int(i) for i in probabilities.argmax(1)]
+    every = params.remasking_args.get("revoke_below") is not None
+    rows = [i for i, is_mask in enumerate(masked) if is_mask or every]
+    seed = np.random.SeedSequence((params.seed, step)).generate_state(1, np.uint64)[0] >> 1
+    generator = torch.Generator().manual_seed(int(seed))
+    uniform = torch.rand((len(rows), logits.shape[1]), generator=generator, dtype=torch.float64)
+    noisy = logits.copy()
+    noisy[rows] += params.temperature * -np.log(-np.log(uniform.numpy()))
+    noisy[:, mask] = -np.inf
+    return [int(i) for i in noisy.argmax(1)]

@@ -1,0 +1,126 @@
+"""What a row may say, and that a bad one costs nobody but itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from starr_engine.errors import RequestError
+from starr_engine.offline.rows import RESULT_FIELDS, RawRow, output_row, parse_row
+from starr_engine.params import SamplingParams
+from tests.helpers.fake_llm import FakeTokenizer, make_output
+
+DEFAULTS = SamplingParams(remasking="threshold", remasking_args={"threshold": 0.9})
+
+
+def parse(**columns: object):
+    return parse_row(RawRow(index=7, columns=columns), DEFAULTS, FakeTokenizer)
+
+
+def test_a_text_prompt_becomes_ids_with_the_default_parameters():
+    row = parse(prompt="ab")
+    assert (row.index, row.prompt_token_ids, row.params, row.error) == (7, (97, 98), DEFAULTS, None)
+
+
+def test_messages_go_through_the_chat_template():
+    row = parse(messages=[{"role": "u", "content": "a"}])
+    assert bytes(row.prompt_token_ids) == b"<u>a"
+
+
+def test_token_ids_are_taken_as_they_are():
+    assert parse(prompt_token_ids=[5, 6]).prompt_token_ids == (5, 6)
+
+
+def test_sampling_fields_override_the_flags_and_all_others_stay():
+    row = parse(prompt="a", max_tokens=128, stop=["x"], seed=3)
+    assert row.error is None
+    assert (row.params.max_tokens, row.params.stop, row.params.seed) == (128, ("x",), 3)
+    assert row.params.remasking_args == {"threshold": 0.9}
+
+
+def test_another_policy_does_not_inherit_the_arguments_of_the_flags_policy():
+    assert parse(prompt="a", remasking="low_confidence").params.remasking_args == {}
+    assert parse(prompt="a", remasking="threshold").params.remasking_args == {"threshold": 0.9}
+
+
+def test_null_counts_as_absent_as_parquet_fills_every_column():
+    row = parse(
+        prompt="a", messages=None, prompt_token_ids=None, seed=None, text=None,
+        remasking_args={"threshold": 0.5, "other": None},
+    )  # fmt: skip
+    assert row.error is None
+    assert row.params.remasking_args == {"threshold": 0.5}
+    assert parse(messages=[{"role": "u", "content": "a", "name": None}]).error is None
+
+
+def test_other_columns_are_carried_in_their_order():
+    row = parse(z=[1, {"a": None}], prompt="a", id="x1", b=None, seed=1)
+    assert row.row_id == "x1"
+    assert list(row.carried.items()) == [("z", [1, {"a": None}]), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({}, "exactly one of prompt, messages, prompt_token_ids; this one has none"),
+        ({"prompt": "a", "prompt_token_ids": [1]}, "this one has prompt and prompt_token_ids"),
+        ({"prompt": 5}, "prompt must be a string, got 5"),
+        ({"prompt": ""}, "empty"),
+        ({"prompt": "a\0b"}, "mask token"),
+        ({"messages": {"role": "u", "content": "a"}}, "messages must be a list"),
+        ({"messages": ["hello"]}, r"messages\[0\] must be"),
+        ({"messages": []}, "non-empty list"),
+        ({"prompt_token_ids": "1 2"}, "prompt_token_ids must be a list"),
+        ({"prompt_token_ids": [3, "4"]}, "must hold integers"),
+        ({"prompt_token_ids": [True]}, "must hold integers"),
+        ({"prompt": "a", "max_tokens": 33}, "multiple of block_length"),
+        ({"prompt": "a", "max_tokens": 64.0}, "max_tokens must be a positive integer"),
+        ({"prompt": "a", "max_tokens": "64"}, "max_tokens must be a positive integer"),
+        ({"prompt": "a", "temperature": "hot"}, "temperature must be"),
+        ({"prompt": "a", "temperature": True}, "temperature must be a number"),
+        ({"prompt": "a", "ignore_eos": 1}, "ignore_eos must be true or false"),
+        ({"prompt": "a", "stop": 5}, "stop must be a string or a list"),
+        ({"prompt": "a", "stop": [5]}, "stop must hold non-empty strings"),
+        ({"prompt": "a", "stop_token_ids": 5}, "stop_token_ids must be a list"),
+        ({"prompt": "a", "stop_token_ids": ["x"]}, "stop_token_ids must hold"),
+        ({"prompt": "a", "seed": -1}, "seed must be"),
+        ({"prompt": "a", "remasking": 3}, "remasking must be a policy name"),
+        ({"prompt": "a", "remasking_args": [1]}, "remasking_args must map"),
+        ({"prompt": "a", "text": "gold"}, "column 'text' has the name of an output column"),
+    ],
+)
+def test_a_bad_row_says_what_is_wrong(columns: dict, problem: str):
+    row = parse(id=1, answer=42, **columns)
+    with pytest.raises(RequestError, match=problem):
+        raise RequestError(row.error or "no error")
+    assert (row.row_id, row.carried, row.prompt_token_ids) == (1, {"answer": 42}, ())
+
+
+def test_a_model_without_a_tokenizer_still_takes_ids():
+    def no_tokenizer() -> FakeTokenizer:
+        raise RequestError("this model has no tokenizer")
+
+    text, ids = (
+        parse_row(RawRow(index=0, columns=columns), DEFAULTS, no_tokenizer)
+        for columns in ({"prompt": "a"}, {"prompt_token_ids": [4]})
+    )
+    assert text.error == "this model has no tokenizer"
+    assert (ids.error, ids.prompt_token_ids) == (None, (4,))
+
+
+def test_a_row_that_could_not_be_read_keeps_the_readers_reason():
+    row = parse_row(RawRow(index=0, error="line 1 is not JSON"), DEFAULTS, FakeTokenizer)
+    assert row.error == "line 1 is not JSON"
+
+
+def test_the_output_has_id_then_carried_columns_then_the_result():
+    columns = output_row(parse(prompt="a", answer=4, id=9), make_output("r", (97,), "hi", 3))
+    assert columns == {
+        "id": 9, "answer": 4, "text": "hi", "token_ids": [104, 105], "finish_reason": "stop",
+        "nfe": 3, "tpf": 4.0, "cache_label": "exact", "error": None,
+    }  # fmt: skip
+    assert list(columns) == ["id", "answer", *RESULT_FIELDS]
+
+
+def test_an_error_fills_nothing_else():
+    columns = output_row(parse(prompt="a", answer=4), "too long")
+    assert columns == {"id": None, "answer": 4, **dict.fromkeys(RESULT_FIELDS), "error": "too long"}
