@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from starr_engine.errors import ConfigError, RequestError
 from starr_engine.tokenization import Tokenizer
+from tools.train_tiny.tokenizer import MASK as TINY_MASK
+from tools.train_tiny.tokenizer import build_tokenizer
 
 WORDS = ("<unk>", "<eos>", "<mask>", "sort", "three", "numbers", "user", "assistant", ":", "\n")
 MASK = 2
@@ -109,3 +113,15 @@ def test_a_broken_tokenizer_file_is_a_config_error(tmp_path: Path) -> None:
 
 def test_special_tokens_are_not_part_of_the_text(words: Tokenizer) -> None:
     assert words.decode([3, 1, 5, 1, 1]) == "sort numbers"
+
+
+def test_the_tiny_models_text_only_ever_grows() -> None:
+    # Its decoder puts spaces by rules; one that looked back too far would change a streamed block.
+    backend = build_tokenizer(samples_per_task=300)
+    tiny = Tokenizer(backend, int(backend.convert_tokens_to_ids(TINY_MASK)))
+    indent = backend.convert_tokens_to_ids("\n        ")
+    rng = random.Random(0)
+    for _ in range(1000):
+        ids = [indent if rng.random() < 0.2 else rng.randrange(len(backend)) for _ in range(12)]
+        texts = [tiny.decode(ids[:count]) for count in range(len(ids) + 1)]
+        assert all(later.startswith(text) for text, later in pairwise(texts))

@@ -45,7 +45,7 @@ SYNTAX: Final = (
 SPACE_RULES: Final = (
     r" (?=\n)",  # before a line break
     r"(?<=\n|\n    |\n        |\n            ) (?=\S)",  # after a line break and its indent
-    r" (?=[.,?;:)\]}(]|!(?!=)|\"[:,}])",  # before closing punctuation, quotes and calls
+    r"(?<=\S) (?=[.,?;:)\]}(]|!(?!=)|\"[:,}])",  # before closing punctuation, quotes and calls
     r"(?<=[(\[]) ",  # after an opening bracket
     r"(?<=\{\"|\": \"|, \") ",  # inside the quotes of JSON
 )
