@@ -49,7 +49,7 @@ def reference_generate(
             candidates = [
                 c if m else canvas[i] for c, m, i in zip(candidates, masked, block, strict=True)
             ]
-            confidence = [float(probabilities[i, c]) for i, c in enumerate(candidates)]
+            confidence = [float(np.float32(probabilities[i, c])) for i, c in enumerate(candidates)]
             unmask, revoke = rule.decide(Look(candidates, confidence, masked, start))
             if not unmask:
                 best = max(confidence[i] for i in range(length) if masked[i])

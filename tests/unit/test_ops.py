@@ -1,5 +1,6 @@
 """The compiled ops against their PyTorch references; tests/gpu runs the same cases on CUDA."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,3 +189,12 @@ def test_the_reference_store_skips_negative_slots_too() -> None:
     ops_reference.store_kv(rows, -rows, k_cache, v_cache, torch.tensor([2, -1, 0]))
     assert k_cache.flatten().tolist() == [3, 0, 1, 0]
     assert v_cache.flatten().tolist() == [-3, 0, -1, 0]
+
+
+@pytest.mark.parametrize("rest", [1e-5, 1e-6, 3e-7, 1e-7, 4e-8])
+def test_a_confidence_just_below_one_is_rounded_like_the_truth(rest: float) -> None:
+    # Policies rank by confidence: the last bits decide which of two sure tokens goes first.
+    logits = torch.full((1, 2000), math.log(rest / 1999))
+    logits[0, 700] = 0.0
+    top1 = ops.logits_statistics(logits).top1
+    assert top1.item() == ops_reference.logits_statistics(logits)[1].float().item()

@@ -131,16 +131,23 @@ STARR_INLINE RowStatistics one_pass(const Logit* row, std::int64_t size, std::in
     // While all is -inf there is nothing to add, and -inf - -inf would look like a NaN logit.
     const float reference = std::max(max, std::numeric_limits<float>::lowest());
     Floats chunk_sum{}, chunk_weighted{};
+    Ints num_largest{};
     for (std::int64_t i = 0; i < padded; i += kLanes) {
       Floats x = load(chunk + i) - reference;
       // exp(-87) = 1e-38 is nothing beside the exp(0) = 1 in the sum, and no denormal.
       x = x < -87.0f ? all_lanes(-87.0f) : x;
       const Floats e = exp_not_positive(x);
-      chunk_sum += e;
+      // The largest are counted apart: a lane that holds a 1 would lose what is below 6e-8, and
+      // with it the difference between a confidence of 1 and one just below.
+      const Ints is_largest = x == 0.0f;
+      num_largest -= is_largest;
+      chunk_sum += is_largest ? Floats{} : e;
       chunk_weighted += x * e;
     }
     double chunk_total = 0;
-    for (int lane = 0; lane < kLanes; ++lane) chunk_total += chunk_sum[lane];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      chunk_total += static_cast<double>(chunk_sum[lane]) + num_largest[lane];
+    }
     if (std::isnan(chunk_total)) has_nan = true;
     if (max == -kInfinity) continue;
     sum += chunk_total;
