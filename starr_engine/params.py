@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any
 
 from starr_engine.errors import RequestError
@@ -55,15 +57,34 @@ class SamplingParams:
     """Arguments of the cache policy, by name."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        for name, value in self._plain().items():
+            object.__setattr__(self, name, value)
         problems = self._problems()
         if problems:
             raise RequestError("; ".join(problems))
-        object.__setattr__(self, "stop", tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+
+    def _plain(self) -> dict[str, Any]:
+        """Fields whose kind can be settled: numpy's numbers, lists and single stops."""
+        plain: dict[str, Any] = {
+            name: int(value)
+            for name in ("max_tokens", "block_length", "seed")
+            if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool)
+        }
+        if isinstance(self.temperature, Real) and not isinstance(self.temperature, bool | int):
+            plain["temperature"] = float(self.temperature)
+        if isinstance(self.stop, str):
+            plain["stop"] = (self.stop,)
+        elif isinstance(self.stop, Iterable):
+            plain["stop"] = tuple(self.stop)
+        if isinstance(self.stop_token_ids, Iterable):
+            plain["stop_token_ids"] = tuple(
+                int(token) if isinstance(token, Integral) and not isinstance(token, bool) else token
+                for token in self.stop_token_ids
+            )
         for name in ("remasking_args", "cache_args"):
-            object.__setattr__(self, name, dict(getattr(self, name)))
+            if isinstance(args := getattr(self, name), Mapping):
+                plain[name] = dict(args)
+        return plain
 
     def _problems(self) -> list[str]:
         problems: list[str] = []
@@ -77,22 +98,20 @@ class SamplingParams:
                 f"max_tokens must be a multiple of block_length: max_tokens={self.max_tokens}, "
                 f"block_length={self.block_length}; try max_tokens={near}"
             )
-        if not isinstance(self.temperature, int | float) or not 0.0 <= self.temperature < float(
-            "inf"
-        ):
+        if not is_finite(self.temperature) or self.temperature < 0:
             problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
         if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
             problems.append(f"seed must be an integer in [0, 2**63), got {self.seed!r}")
-        if not all(isinstance(text, str) and text for text in self.stop):
+        if not _is_tuple_of(self.stop, lambda text: isinstance(text, str) and text != ""):
             problems.append(f"stop must hold non-empty strings, got {self.stop!r}")
-        if not all(_is_int(token) and token >= 0 for token in self.stop_token_ids):
+        if not _is_tuple_of(self.stop_token_ids, lambda token: _is_int(token) and token >= 0):
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
+        if not isinstance(self.ignore_eos, bool):
+            problems.append(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
         for name in ("remasking", "cache"):
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")
-        for name in ("remasking_args", "cache_args"):
-            if not isinstance(getattr(self, name), Mapping):
-                problems.append(f"{name} must map names to values, got {getattr(self, name)!r}")
+            problems += _args_problems(f"{name}_args", getattr(self, f"{name}_args"))
         return problems
 
     @property
@@ -113,5 +132,30 @@ class SamplingParams:
         return replace(self, **overrides)
 
 
+def is_finite(value: object) -> bool:
+    """Whether ``value`` is a number that a float can hold, and no truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond the floats
+        return False
+
+
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_tuple_of(values: object, accepts: Callable[[Any], bool]) -> bool:
+    return isinstance(values, tuple) and all(accepts(value) for value in values)
+
+
+def _args_problems(field_name: str, args: object) -> list[str]:
+    if not isinstance(args, Mapping) or not all(isinstance(name, str) for name in args):
+        return [f"{field_name} must map names to values, got {args!r}"]
+    # Policies are compared and hashed by these values, so that equal ones are decided together.
+    return [
+        f"{field_name}[{name!r}] must be a number, a text, True, False or None, got {value!r}"
+        for name, value in args.items()
+        if value is not None and not isinstance(value, bool | int | float | str)
+    ]

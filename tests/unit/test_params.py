@@ -1,0 +1,109 @@
+"""What ``SamplingParams`` takes, settles and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from starr_engine import RequestError, SamplingParams
+
+
+def test_the_defaults_are_valid_and_have_two_blocks() -> None:
+    assert SamplingParams().num_blocks == 2
+
+
+def test_numbers_of_numpy_become_plain_numbers() -> None:
+    params = SamplingParams(
+        max_tokens=np.int64(16),  # type: ignore[arg-type]
+        block_length=np.int32(8),  # type: ignore[arg-type]
+        seed=np.uint64(2**63 - 1),  # type: ignore[arg-type]
+        temperature=np.float32(0.5),  # type: ignore[arg-type]
+        stop_token_ids=np.array([3, 4]),  # type: ignore[arg-type]
+    )
+    assert params == SamplingParams(
+        max_tokens=16, block_length=8, seed=2**63 - 1, temperature=0.5, stop_token_ids=(3, 4)
+    )
+    assert {type(value) for value in (params.max_tokens, params.block_length, params.seed)} == {int}
+    assert type(params.temperature) is float
+    assert type(params.stop_token_ids[0]) is int
+
+
+def test_one_stop_a_list_and_an_iterator_all_become_a_tuple() -> None:
+    assert SamplingParams(stop="end").stop == ("end",)  # type: ignore[arg-type]
+    assert SamplingParams(stop=["a", "b"]).stop == ("a", "b")  # type: ignore[arg-type]
+    assert SamplingParams(stop=iter("ab")).stop == ("a", "b")  # type: ignore[arg-type]
+
+
+def test_arguments_are_copied_so_that_later_changes_do_not_reach_them() -> None:
+    args: dict[str, Any] = {"threshold": 0.9}
+    params = SamplingParams(remasking="threshold", remasking_args=args)
+    args["threshold"] = 0.1
+    assert params.remasking_args == {"threshold": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_tokens": True}, "max_tokens must be a positive integer, got True"),
+        ({"max_tokens": 64.0}, "max_tokens must be a positive integer, got 64.0"),
+        ({"block_length": "32"}, "block_length must be a positive integer, got '32'"),
+        ({"max_tokens": 50}, "block_length=32; try max_tokens=64"),
+        ({"max_tokens": 8}, "block_length=32; try max_tokens=32"),
+        ({"temperature": float("nan")}, "temperature must be a finite number >= 0, got nan"),
+        ({"temperature": float("inf")}, "temperature must be a finite number"),
+        ({"temperature": -0.1}, "temperature must be a finite number"),
+        ({"temperature": True}, "temperature must be a finite number >= 0, got True"),
+        ({"temperature": "1"}, "temperature must be a finite number"),
+        ({"temperature": 10**400}, "temperature must be a finite number"),
+        ({"seed": 2**63}, r"seed must be an integer in \[0, 2\*\*63\)"),
+        ({"seed": 1.0}, "seed must be an integer"),
+        ({"seed": None}, "seed must be an integer"),
+        ({"stop": None}, "stop must hold non-empty strings, got None"),
+        ({"stop": 5}, "stop must hold non-empty strings, got 5"),
+        ({"stop": ["a", ""]}, "stop must hold non-empty strings"),
+        ({"stop": [b"a"]}, "stop must hold non-empty strings"),
+        ({"stop_token_ids": 5}, "stop_token_ids must hold token ids >= 0, got 5"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids must hold token ids"),
+        ({"stop_token_ids": [True]}, "stop_token_ids must hold token ids"),
+        ({"stop_token_ids": [1.5]}, "stop_token_ids must hold token ids"),
+        ({"ignore_eos": "no"}, "ignore_eos must be True or False, got 'no'"),
+        ({"remasking": None}, "remasking must be a policy name, got None"),
+        ({"cache": 3}, "cache must be a policy name, got 3"),
+        ({"remasking_args": [("a", 1)]}, "remasking_args must map names to values"),
+        ({"remasking_args": {1: 2}}, "remasking_args must map names to values"),
+        (
+            {"cache_args": {"refresh_every": [2]}},
+            r"cache_args\['refresh_every'\] must be a number, a text, .* got \[2\]",
+        ),
+    ],
+)
+def test_a_value_of_the_wrong_kind_or_range_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        SamplingParams(**changes)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    with pytest.raises(RequestError) as caught:
+        SamplingParams(max_tokens=0, seed=-1, temperature=-1, stop=("",))
+    named = [problem.split()[0] for problem in str(caught.value).split("; ")]
+    assert named == ["max_tokens", "temperature", "seed", "stop"]
+
+
+def test_overrides_are_checked_anew_and_leave_the_original_alone() -> None:
+    params = SamplingParams(max_tokens=32)
+    changed = params.with_overrides({"max_tokens": 64, "seed": 3})
+    assert (changed.max_tokens, changed.seed, params.max_tokens) == (64, 3, 32)
+    with pytest.raises(RequestError, match="multiple of block_length"):
+        params.with_overrides({"max_tokens": 33})
+    with pytest.raises(RequestError, match="unknown sampling field 'max_token'; did you mean"):
+        params.with_overrides({"max_token": 64})
+
+
+def test_parameters_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().seed = 1  # type: ignore[misc]
