@@ -195,6 +195,14 @@ def test_first_argmax_is_leftmost_and_survives_nan() -> None:
         (lambda: StarrPolicy(sigma=0), "sigma must be above 0"),
         (lambda: StarrPolicy(alpha=-1, gamma=math.inf), "alpha must be a finite number"),
         (lambda: StarrPolicy(quantile="x"), "quantile must be a number"),  # type: ignore[arg-type]
+        (lambda: StarrPolicy(quantile=NAN), "quantile must be a number in [0, 1], got nan"),
+        (lambda: StarrPolicy(beta=10**400), "beta must be a finite number"),
+        (lambda: StarrPolicy(patience=2**70), "patience must be an integer >= 1"),
+        (lambda: LowConfidencePolicy(tokens_per_step=2**70), "tokens_per_step must be an integer"),
+        (lambda: LowConfidencePolicy(tokens_per_step=True), "tokens_per_step must be an integer"),
+        (lambda: StarrPolicy(temporal_window=10**12), "temporal_window must be an integer from 1"),
+        (lambda: StarrPolicy(neighbour_window=10**9), "neighbour_window must be an integer from 0"),
+        (lambda: StarrPolicy(restart_on_flip=[]), "restart_on_flip must be True or False"),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_out_of_range_are_refused(build: Any, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -11,9 +12,13 @@ from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.policies.checks import (
     check_count,
     check_not_negative,
+    check_switch,
     check_unit_interval,
 )
 from starr_engine.errors import RequestError
+
+MAX_WINDOW: Final = 256
+"""Steps or positions; beyond any block that is denoised together in practice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +101,10 @@ class StarrPolicy:
     """Recomputed probability below which a token is masked again; None never."""
 
     def __post_init__(self) -> None:
-        check_count(self, "temporal_window")
-        check_count(self, "neighbour_window", least=0)
+        # Memory grows with the one window and time with the other, for all requests of a batch.
+        check_count(self, "temporal_window", most=MAX_WINDOW)
+        check_count(self, "neighbour_window", least=0, most=MAX_WINDOW)
+        check_switch(self, "restart_on_flip")
         check_unit_interval(self, "quantile", "support")
         # Up to 2, so that thresholds nothing can reach give one token per step.
         check_unit_interval(self, "tau_min", "tau_max", "c_fast", "c_slow", upper=2.0)
