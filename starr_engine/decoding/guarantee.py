@@ -14,7 +14,9 @@ def guarantee_progress(view: BlockView, decision: Decision) -> Decision:
     With it a block of L positions ends after at most L steps, if nothing is revoked.
     """
     stuck = ~(decision.unmask & view.masked).any(1) & view.masked.any(1)
-    best = first_argmax(view.confidence.masked_fill(~view.masked, -1.0))
+    # A mask without a number, which logits of NaN give, still comes before what is no mask.
+    score = view.confidence.nan_to_num(nan=-1.0).masked_fill(~view.masked, -2.0)
+    best = first_argmax(score)
     forced = torch.zeros_like(view.masked).scatter_(1, best[:, None], stuck[:, None])
     return Decision(unmask=decision.unmask | forced, revoke=decision.revoke)
 
@@ -25,6 +27,6 @@ def first_argmax(values: Tensor) -> Tensor:
     ``torch.argmax`` leaves open which of several equal values it returns. NaN counts as lowest.
     """
     length = values.shape[1]
-    clean = values.nan_to_num(nan=-2.0)
+    clean = values.nan_to_num(nan=-torch.inf)
     index = torch.arange(length, device=values.device)
     return torch.where(clean == clean.amax(1, keepdim=True), index, length).amin(1)

@@ -176,6 +176,14 @@ def test_progress_is_guaranteed_by_the_most_confident_mask_leftmost_first() -> N
     assert not guarantee_progress(done, nothing).unmask.any()
 
 
+def test_progress_is_guaranteed_at_a_mask_when_every_confidence_is_nan() -> None:
+    look = view([1.0, NAN, NAN], masked=[False, True, True])
+    nothing = Decision(unmask=torch.zeros(1, 3, dtype=torch.bool))
+    assert guarantee_progress(look, nothing).unmask.tolist() == [[False, True, False]]
+    look = view([1.0, NAN, 0.0], masked=[False, True, True])
+    assert guarantee_progress(look, nothing).unmask.tolist() == [[False, False, True]]
+
+
 def test_first_argmax_is_leftmost_and_survives_nan() -> None:
     values = torch.tensor([[0.1, 0.7, 0.7], [NAN, NAN, 0.0], [NAN, NAN, NAN]])
     assert first_argmax(values).tolist() == [1, 2, 0]
