@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
-from starr_engine.outputs import BlockOutput, RequestOutput
+from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import Tokenizer
 
@@ -70,7 +71,7 @@ class LLM:
         Raises:
             RequestError: If a prompt cannot run, before any has started; names its index.
         """
-        ids = [self._prompt_ids(prompt) for prompt in _as_list(prompts)]
+        ids = _encode(self._prompt_ids, _as_list(prompts))
         return self._run(ids, params, use_tqdm=use_tqdm)
 
     def chat(
@@ -85,25 +86,28 @@ class LLM:
         Raises:
             RequestError: As ``generate``, or if the model has no chat template.
         """
-        many = [messages] if messages and isinstance(messages[0], Mapping) else list(messages)
-        ids = [self.tokenizer.encode_chat(conversation) for conversation in many]  # type: ignore[arg-type]
+        is_one = isinstance(messages, Mapping | str) or (
+            len(messages) > 0 and isinstance(messages[0], Mapping)
+        )
+        many: Sequence[Any] = [messages] if is_one else messages
+        ids = _encode(self.tokenizer.encode_chat, many)
         return self._run(ids, params, use_tqdm=use_tqdm)
 
     def stream(
         self,
         prompts: Prompt | Sequence[Prompt],
         params: SamplingParams | Sequence[SamplingParams] | None = None,
-    ) -> Iterator[BlockOutput | RequestOutput]:
+    ) -> OutputStream:
         """Generate, giving each block as it is committed and each output as it finishes.
 
-        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. Closing the iterator
+        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. Closing the stream
         aborts what is unfinished.
 
         Raises:
-            RequestError: As ``generate``.
+            RequestError: As ``generate``, at once and not when the first output is read.
         """
-        ids = [self._prompt_ids(prompt) for prompt in _as_list(prompts)]
-        return self._stream(self._add(ids, params))
+        ids = _encode(self._prompt_ids, _as_list(prompts))
+        return OutputStream(self.engine, self._add(ids, params))
 
     def _run(
         self,
@@ -114,13 +118,14 @@ class LLM:
     ) -> list[RequestOutput]:
         request_ids = self._add(ids, params)
         finished: dict[str, RequestOutput] = {}
-        outputs = (out for out in self._stream(request_ids) if isinstance(out, RequestOutput))
-        if use_tqdm:
-            from tqdm import tqdm
+        with OutputStream(self.engine, request_ids) as stream:
+            outputs = (output for output in stream if isinstance(output, RequestOutput))
+            if use_tqdm:
+                from tqdm import tqdm
 
-            outputs = tqdm(outputs, total=len(ids), unit="request")
-        for output in outputs:
-            finished[output.request_id] = output
+                outputs = tqdm(outputs, total=len(ids), unit="request")
+            for output in outputs:
+                finished[output.request_id] = output
         return [finished[request_id] for request_id in request_ids]
 
     def _add(
@@ -129,7 +134,11 @@ class LLM:
         if params is None or isinstance(params, SamplingParams):
             each = [params or SamplingParams()] * len(ids)
         else:
-            each = list(params)
+            each = list(params) if isinstance(params, Sequence) else [params]
+            if not all(isinstance(wanted, SamplingParams) for wanted in each):
+                raise RequestError(
+                    f"params must be SamplingParams, one for all or one for each, got {params!r}"
+                )
             if len(each) != len(ids):
                 raise RequestError(f"{len(ids)} prompts but {len(each)} params; give one for each")
         if self.engine.has_unfinished:
@@ -146,30 +155,29 @@ class LLM:
                 raise RequestError(f"prompt {index}: {error}") from error
         return added
 
-    def _stream(self, request_ids: list[str]) -> Iterator[BlockOutput | RequestOutput]:
-        unfinished = set(request_ids)
-        try:
-            while unfinished:
-                for output in self.engine.step():
-                    if isinstance(output, RequestOutput):
-                        unfinished.discard(output.request_id)
-                    yield output
-        finally:
-            for request_id in unfinished:
-                self.engine.abort(request_id)
-
     def _prompt_ids(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             return self.tokenizer.encode(prompt)
         if isinstance(prompt, Mapping) and len(prompt) == 1:
-            if "prompt_token_ids" in prompt:
-                return list(prompt["prompt_token_ids"])
-            if isinstance(prompt.get("prompt"), str):
-                return self.tokenizer.encode(prompt["prompt"])
+            if isinstance(ids := prompt.get("prompt_token_ids"), Iterable):
+                return list(ids)
+            if isinstance(text := prompt.get("prompt"), str):
+                return self.tokenizer.encode(text)
         raise RequestError(
             'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, '
             f"got {prompt!r}"
         )
+
+
+def _encode(to_ids: Callable[[Any], list[int]], prompts: Sequence[Any]) -> list[list[int]]:
+    """The ids of every prompt; an error names the prompt's index."""
+    ids: list[list[int]] = []
+    for index, prompt in enumerate(prompts):
+        try:
+            ids.append(to_ids(prompt))
+        except RequestError as error:
+            raise RequestError(f"prompt {index}: {error}") from error
+    return ids
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -94,13 +95,16 @@ class Engine:
         """
         remasking = REMASKING_POLICIES.create(params.remasking, params.remasking_args)
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
-        self._check(prompt_token_ids, params, cache)
+        ids = _plain_ids(prompt_token_ids)
+        self._check(ids, params, cache)
         if request_id is None:
-            request_id = f"request-{next(self._auto_ids)}"
+            made = (f"request-{number}" for number in self._auto_ids)
+            request_id = next(name for name in made if name not in self.scheduler)
+        if not isinstance(request_id, str):
+            raise RequestError(f"request_id must be a text, got {request_id!r}")
         if request_id in self.scheduler:
             raise RequestError(f"request id {request_id!r} is in use; choose another")
-        ids = np.asarray(prompt_token_ids, np.int32)
-        request = Request(request_id, ids, params, self.spec.mask_token_id)
+        request = Request(request_id, np.array(ids, np.int32), params, self.spec.mask_token_id)
         self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
         return request_id
 
@@ -131,7 +135,7 @@ class Engine:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
 
-    def _check(self, ids: Sequence[int], params: SamplingParams, cache: CachePolicy) -> None:
+    def _check(self, ids: list[int], params: SamplingParams, cache: CachePolicy) -> None:
         if len(ids) == 0:
             raise RequestError("the prompt is empty; give at least one token")
         for at, token in enumerate(ids):
@@ -166,3 +170,18 @@ class Engine:
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")
+
+
+def _plain_ids(ids: Sequence[int]) -> list[int]:
+    """Integers of any kind, numpy's and torch's too, as Python's; never a rounded float."""
+    plain: list[int] = []
+    for at, token in enumerate(ids):
+        try:
+            if isinstance(token, bool):
+                raise TypeError
+            plain.append(operator.index(token))
+        except TypeError:
+            raise RequestError(
+                f"prompt_token_ids must hold integers, got {token!r} at position {at}"
+            ) from None
+    return plain

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from starr_engine import LLM, BlockOutput, ConfigError, RequestError, RequestOutput, SamplingParams
 from tests.helpers.checkpoints import MASK_TOKEN_ID
@@ -177,12 +179,51 @@ def test_streamed_blocks_join_to_the_output(llm: LLM) -> None:
     ]
 
 
+def test_closing_a_stream_that_was_never_read_aborts_it_too(llm: LLM) -> None:
+    stream = llm.stream(as_prompts(random_prompts(4)), small())
+    assert llm.engine.has_unfinished
+    stream.close()
+    assert not llm.engine.has_unfinished
+    assert list(stream) == []
+    llm.stream(as_prompts(random_prompts(4)), small())  # forgotten at once
+    assert not llm.engine.has_unfinished
+
+
+def test_a_stream_ends_when_its_requests_are_aborted_elsewhere(llm: LLM) -> None:
+    stream = llm.stream(as_prompts(random_prompts(2)), small(max_tokens=24))
+    first = next(stream)
+    assert llm.engine.abort("0" if first.request_id == "1" else "1") is not None
+    assert {event.request_id for event in stream} <= {first.request_id}
+
+
+def test_an_interrupt_during_a_step_leaves_the_engine_idle(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(batch: object) -> None:
+        raise KeyboardInterrupt
+
+    stream = llm.stream(as_prompts(random_prompts(2)), small(max_tokens=24))
+    next(stream)
+    with monkeypatch.context() as patch:
+        patch.setattr(llm.engine.executor, "forward", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            list(stream)
+    assert not llm.engine.has_unfinished
+
+
+def test_a_stream_closes_at_the_end_of_a_with_statement(llm: LLM) -> None:
+    with llm.stream(as_prompts(random_prompts(2)), small()) as stream:
+        next(stream)
+        assert llm.engine.has_unfinished
+    assert not llm.engine.has_unfinished
+
+
 def test_closing_a_stream_aborts_what_is_unfinished(llm: LLM) -> None:
     stream = llm.stream(as_prompts(random_prompts(4)), small())
     next(stream)
     with pytest.raises(RequestError, match="another call of this LLM is not finished"):
         llm.generate(as_prompts([[5]]), small())
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
 
 
 @pytest.mark.parametrize(
@@ -192,6 +233,16 @@ def test_closing_a_stream_aborts_what_is_unfinished(llm: LLM) -> None:
         ([5, MASK_TOKEN_ID], {}, r"holds the mask token \(id 3\) at position 1"),
         ([5, 101], {}, "prompt token 101 at position 1 is outside the vocabulary of 101 ids"),
         ([5, -1], {}, "prompt token -1 at position 1"),
+        ([5, 5.7], {}, "prompt_token_ids must hold integers, got 5.7 at position 1"),
+        ([5, 6.0], {}, "prompt_token_ids must hold integers, got 6.0 at position 1"),
+        ([True], {}, "prompt_token_ids must hold integers, got True at position 0"),
+        ([None], {}, "prompt_token_ids must hold integers, got None at position 0"),
+        ([[5, 6]], {}, r"prompt_token_ids must hold integers, got \[5, 6\] at position 0"),
+        ("ab", {}, "has no tokenizer.json"),
+        ({"prompt_token_ids": "ab"}, {}, "must hold integers, got 'a' at position 0"),
+        ({"prompt_token_ids": None}, {}, "a prompt is a text"),
+        ({"prompt_token_ids": 5}, {}, "a prompt is a text"),
+        (7, {}, "a prompt is a text.* got 7"),
         ([5] * 241, {}, "prompt of 241 tokens and max_tokens=16 make 257, the model allows 256"),
         ([5], {"remasking": "treshold"}, "did you mean 'threshold'"),
         ([5], {"remasking": "threshold", "remasking_args": {"tau": 1}}, "has no argument 'tau'"),
@@ -199,16 +250,54 @@ def test_closing_a_stream_aborts_what_is_unfinished(llm: LLM) -> None:
         ([5], {"cache": "none", "cache_args": {"x": 1}}, "it takes none"),
         ([5], {"cache_args": {"refresh_every": 0}}, "refresh_every must be a positive integer"),
         ([5], {"stop": ("x",)}, "stop strings need a tokenizer"),
-        ("text", {}, "has no tokenizer.json"),
     ],
 )
 def test_a_request_that_cannot_run_is_refused_before_any_starts(
     llm: LLM, prompt: Any, changes: dict[str, Any], message: str
 ) -> None:
-    bad = prompt if isinstance(prompt, str) else {"prompt_token_ids": prompt}
-    with pytest.raises(RequestError, match=message):
+    bad = {"prompt_token_ids": prompt} if isinstance(prompt, list) else prompt
+    with pytest.raises(RequestError, match=f"^prompt 1: .*{message}"):
         llm.generate([{"prompt_token_ids": [5]}, bad], [small(), small(**changes)])
     assert not llm.engine.has_unfinished
+
+
+def test_prompt_ids_of_numpy_and_torch_are_taken(llm: LLM) -> None:
+    kinds = [[5, 6], (5, 6), np.array([5, 6]), torch.tensor([5, 6]), [np.int32(5), np.uint8(6)]]
+    outputs = llm.generate([{"prompt_token_ids": ids} for ids in kinds], small())
+    assert {out.prompt_token_ids for out in outputs} == {(5, 6)}
+    assert len({out.token_ids for out in outputs}) == 1
+
+
+@pytest.mark.parametrize("params", [{"max_tokens": 8}, [{"max_tokens": 8}], ["x"], 3])
+def test_parameters_of_another_kind_are_refused(llm: LLM, params: Any) -> None:
+    with pytest.raises(RequestError, match="params must be SamplingParams"):
+        llm.generate(as_prompts([[5]]), params)
+    assert not llm.engine.has_unfinished
+
+
+def test_as_many_parameters_as_prompts_are_asked_for(llm: LLM) -> None:
+    with pytest.raises(RequestError, match="2 prompts but 1 params; give one for each"):
+        llm.generate(as_prompts([[5], [6]]), [small()])
+
+
+def test_no_prompts_give_no_outputs(llm: LLM) -> None:
+    assert llm.generate([]) == []
+    assert list(llm.stream([])) == []
+
+
+def test_an_id_made_by_the_engine_avoids_those_in_use(llm: LLM) -> None:
+    engine = llm.engine
+    taken = {f"request-{n}": n for n in range(40)}
+    for request_id in taken:
+        engine.add_request([5], small(), request_id=request_id)
+    made = engine.add_request([5], small())
+    assert made not in taken
+    with pytest.raises(RequestError, match="request id 'request-0' is in use; choose another"):
+        engine.add_request([5], small(), request_id="request-0")
+    with pytest.raises(RequestError, match="request_id must be a text, got 5"):
+        engine.add_request([5], small(), request_id=5)  # type: ignore[arg-type]
+    for request_id in [*taken, made]:
+        assert engine.abort(request_id) is not None
 
 
 @pytest.mark.parametrize(
