@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import Any, Final, Literal, TypeGuard, get_args
 
 from starr_engine.errors import ConfigError
 from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+MAX_THREADS: Final = 1024
+"""Torch ends the process, without an error, when it cannot start the threads asked for."""
+
+_UNSET_COUNTS: Final = ("max_model_len", "num_pages", "num_threads")
+_COUNTS: Final = (
+    "max_num_requests",
+    "max_num_batched_tokens",
+    "page_size",
+    "kv_memory_bytes",
+    *_UNSET_COUNTS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +54,8 @@ class EngineConfig:
     """Rows of a page."""
 
     num_pages: int | None = None
-    """Pages of the pool; None is as many as ``max_num_requests`` of the longest length need,
-    within ``kv_memory_bytes``."""
+    """Pages of the pool, with the reserved page 0; None is as many as ``max_num_requests`` of the
+    longest length need, within ``kv_memory_bytes``."""
 
     kv_memory_bytes: int = 1 << 30
     """Upper bound of the pool when ``num_pages`` is None."""
@@ -54,24 +67,31 @@ class EngineConfig:
     """CPU threads of torch; None leaves torch's own setting."""
 
     def __post_init__(self) -> None:
+        # A path is as good as its text.
+        if isinstance(self.model, os.PathLike):
+            object.__setattr__(self, "model", os.fspath(self.model))
         problems = [
-            f"{name} must be at least 1, got {value!r}"
-            for name in (
-                "max_num_requests",
-                "max_num_batched_tokens",
-                "page_size",
-                "kv_memory_bytes",
-                "max_model_len",
-                "num_pages",
-                "num_threads",
-            )
-            if (value := getattr(self, name)) is not None
-            and (not isinstance(value, int) or value < 1)
+            f"{name} must be an integer >= 1, got {value!r}"
+            for name in _COUNTS
+            if not _is_count(value := getattr(self, name))
+            and not (value is None and name in _UNSET_COUNTS)
         ]
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
+        if self.num_pages == 1:
+            problems.append("num_pages must be at least 2: page 0 is reserved")
+        if _is_count(self.num_threads) and self.num_threads > MAX_THREADS:
+            problems.append(f"num_threads must be at most {MAX_THREADS}, got {self.num_threads}")
+        if self.dtype not in get_args(Dtype):
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
-        if not self.model:
-            problems.append("model must name a shipped model, a folder or a hub id")
+        if not isinstance(self.device, str):
+            problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")
+        if not isinstance(self.attention_backend, str):
+            problems.append(
+                f"attention_backend must be a name or auto, got {self.attention_backend!r}"
+            )
+        if not isinstance(self.model, str) or not self.model:
+            problems.append(
+                f"model must name a shipped model, a folder or a hub id, got {self.model!r}"
+            )
         if problems:
             raise ConfigError("; ".join(problems))
 
@@ -87,3 +107,7 @@ class EngineConfig:
             if name not in known:
                 raise ConfigError(unknown_name("engine option", name, known))
         return cls(**options)
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -47,12 +47,14 @@ def score_rows(
     its confidence stays the probability without noise (LLaDA, arXiv 2502.09992, appendix).
 
     Args:
-        logits: [M, V] float32 or bfloat16.
+        logits: [M, V] float32, bfloat16 or float16.
         present: [M] int64: the token that stands at the row, or the mask. A row that holds a
             token keeps it as its candidate, with its recomputed probability.
         mask_token_id: From the checkpoint.
         noise: Of the requests with a temperature above 0.
     """
+    if logits.dtype is torch.float16:
+        logits = logits.float()  # exact; the op reads float32 and bfloat16
     candidates, top1, top2, entropy, log_normalizer = ops.logits_statistics(logits, mask_token_id)
     given = present != mask_token_id
     chosen = torch.where(given, present, candidates)

@@ -35,7 +35,8 @@ def load(config: EngineConfig) -> LoadedEngine:
 
     Raises:
         ConfigError: If the model, device, dtype or backend cannot be used.
-        CapacityError: If not even one page fits into ``kv_memory_bytes``.
+        CapacityError: If not even one page fits into ``kv_memory_bytes``, or the pool does not
+            fit into the machine's memory.
     """
     device = resolve_device(config.device)
     dtype_name = resolve_dtype(config.dtype, device)
@@ -56,6 +57,7 @@ def load(config: EngineConfig) -> LoadedEngine:
         device=device,
     )
     backend = make_backend(config.attention_backend, shape)
+    kv_pool = _make_kv_pool(config, spec, dtype, device)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     return LoadedEngine(
         config=replace(
@@ -68,7 +70,17 @@ def load(config: EngineConfig) -> LoadedEngine:
         model=model,
         tokenizer=Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer else None,
         page_pool=PagePool(config.num_pages, config.page_size),
-        kv_pool=KVPool(
+        kv_pool=kv_pool,
+        backend=backend,
+    )
+
+
+def _make_kv_pool(
+    config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
+) -> KVPool:
+    assert config.num_pages is not None
+    try:
+        return KVPool(
             num_layers=spec.num_layers,
             num_pages=config.num_pages,
             page_size=config.page_size,
@@ -76,9 +88,12 @@ def load(config: EngineConfig) -> LoadedEngine:
             head_dim=spec.head_dim,
             dtype=dtype,
             device=device,
-        ),
-        backend=backend,
-    )
+        )
+    except RuntimeError as error:  # torch's, on every device: no memory, or a size beyond 64 bits
+        raise CapacityError(
+            f"a pool of {config.num_pages} pages of {config.page_size} rows does not fit into the "
+            f"memory of {device}; lower num_pages or kv_memory_bytes"
+        ) from error
 
 
 def resolve_device(name: str) -> torch.device:
@@ -115,7 +130,7 @@ def resolve_lengths(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -
 
     Raises:
         ConfigError: If ``max_model_len`` is beyond the model's own limit.
-        CapacityError: If ``kv_memory_bytes`` holds no page, or ``num_pages`` takes more.
+        CapacityError: If ``num_pages`` is not set and ``kv_memory_bytes`` holds no page.
     """
     limit = config.max_model_len or spec.max_model_len
     if limit > spec.max_model_len:

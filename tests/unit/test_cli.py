@@ -127,7 +127,7 @@ def test_batch_gives_each_row_what_the_library_gives_or_its_own_error(
         (["--remasking-arg", "threshold"], "--remasking-arg takes NAME=VALUE, got 'threshold'"),
         (["--cache", "duel"], "unknown cache policy 'duel'; did you mean 'dual'"),
         (["--model", "./nowhere"], "unknown model './nowhere'"),
-        (["--batch-size", "0"], "max_num_requests must be at least 1"),
+        (["--batch-size", "0"], "max_num_requests must be an integer >= 1"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--input", "no.jsonl"], "the input no.jsonl does not exist"),
     ],

@@ -329,8 +329,6 @@ def test_a_request_larger_than_the_pool_is_refused_but_runs_without_cache(folder
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_num_request": 3}, "did you mean 'max_num_requests'"),
-        ({"page_size": 0}, "page_size must be at least 1"),
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cuda:99"}, "cuda:99"),
         ({"max_model_len": 9999}, "beyond the model's max_sequence_length=256"),
