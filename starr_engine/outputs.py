@@ -29,7 +29,8 @@ class BlockOutput:
     """Counted from 0."""
 
     token_ids: tuple[int, ...]
-    """The block's share of the output: nothing after EOS or a stop."""
+    """What this block adds to the ids; those of all blocks join to the final ids. While the last
+    tokens may be the start of a stop string, they wait for the next block."""
 
     text: str
     """What this block adds to the text; the texts of all blocks join to the final text."""

@@ -39,20 +39,15 @@ class OutputCollector:
 
     def _block(self, block: CommittedBlock) -> BlockOutput:
         request, visible = block.running.request, block.visible
-        text = visible.text
-        if visible.finish_reason is None:
-            # The start of a stop string, or of a character, may stand at the end.
-            held_back = max((len(stop) - 1 for stop in request.params.stop), default=0)
-            text = text[: max(0, len(text) - held_back)].rstrip("\ufffd")
-        sent_chars = self._sent_chars.get(request.request_id, 0)
         sent_ids = self._sent_ids.get(request.request_id, 0)
-        self._sent_chars[request.request_id] = max(sent_chars, len(text))
-        self._sent_ids[request.request_id] = len(visible.token_ids)
+        sent_chars = self._sent_chars.get(request.request_id, 0)
+        self._sent_ids[request.request_id] = max(sent_ids, visible.num_sure_ids)
+        self._sent_chars[request.request_id] = max(sent_chars, visible.num_sure_chars)
         return BlockOutput(
             request_id=request.request_id,
             block_index=block.block_index,
-            token_ids=tuple(visible.token_ids[sent_ids:].tolist()),
-            text=text[sent_chars:],
+            token_ids=tuple(visible.token_ids[sent_ids : visible.num_sure_ids].tolist()),
+            text=visible.text[sent_chars : visible.num_sure_chars],
             num_forwards=request.num_forwards,
         )
 

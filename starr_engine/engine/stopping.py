@@ -22,6 +22,12 @@ class Visible:
     finish_reason: FinishReason | None
     """None while the request goes on."""
 
+    num_sure_ids: int
+    """The first ``token_ids`` that no later block can take back."""
+
+    num_sure_chars: int
+    """The first characters of ``text`` that no later block can take back or change."""
+
 
 class StopRule:
     """Looks for the end of an output whenever a block is committed, never inside a block.
@@ -51,12 +57,26 @@ class StopRule:
         if cuts:
             text, reason = text[: min(cuts)], FinishReason.STOP
             ids = self._ids_within(ids, len(text))
-        return Visible(token_ids=ids, text=text, finish_reason=reason)
+        sure_ids, sure_chars = len(ids), len(text)
+        if reason is None:
+            # The start of a stop string, or of a character, may stand at the end.
+            held_back = max((len(stop) - 1 for stop in params.stop), default=0)
+            sure_chars = len(text[: max(0, len(text) - held_back)].rstrip("\ufffd"))
+            if params.stop:
+                sure_ids = len(self._ids_within(ids, sure_chars))
+        return Visible(
+            token_ids=ids,
+            text=text,
+            finish_reason=reason,
+            num_sure_ids=sure_ids,
+            num_sure_chars=sure_chars,
+        )
 
     def _ids_within(self, ids: TokenIds, text_len: int) -> TokenIds:
-        count = 0
-        while count < len(ids) and len(self._decode(ids[: count + 1])) <= text_len:
-            count += 1
+        # From the end, because little is ever cut off.
+        count = len(ids)
+        while count > 0 and len(self._decode(ids[:count])) > text_len:
+            count -= 1
         return ids[:count]
 
     def _decode(self, ids: TokenIds) -> str:

@@ -31,14 +31,17 @@ def seeded(**changes: object) -> list[SamplingParams]:
 
 
 def stream(llm: LLM, params: list[SamplingParams]) -> list[tuple[str, RequestOutput]]:
-    """What the blocks of each request join to, and its output."""
+    """What the texts of the blocks join to, and the output, whose ids the blocks join to."""
     joined = [""] * len(params)
+    ids: list[list[int]] = [[] for _ in params]
     outputs: dict[int, RequestOutput] = {}
     for event in llm.stream(["ab"] * len(params), params):
         if isinstance(event, BlockOutput):
             joined[int(event.request_id)] += event.text
+            ids[int(event.request_id)] += event.token_ids
         else:
             outputs[int(event.request_id)] = event
+            assert tuple(ids[int(event.request_id)]) == event.token_ids
     return [(joined[number], outputs[number]) for number in range(len(params))]
 
 
