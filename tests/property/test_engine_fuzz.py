@@ -1,0 +1,138 @@
+"""Random additions, steps and aborts: pages stay in order and no request feels the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from starr_engine import LLM, BlockOutput, RequestOutput, SamplingParams
+from tests.helpers.engines import as_prompts, make_llm, sharp_checkpoint
+
+POLICIES: list[tuple[str, dict[str, Any]]] = [
+    ("low_confidence", {}),
+    ("low_confidence", {"num_steps_per_block": 2}),
+    ("threshold", {"threshold": 0.6}),
+    ("starr", {}),
+    ("starr", {"patience": 1}),
+    ("starr", {"revoke_below": 0.2}),
+]
+CACHES: list[tuple[str, dict[str, Any]]] = [
+    ("none", {}),
+    ("dual", {}),
+    ("dual", {"refresh_every": 2}),
+]
+POOLS = [
+    # The longest request below has 12 + 15 rows.
+    {"page_size": 1, "num_pages": 40, "max_num_requests": 5},
+    {"page_size": 4, "num_pages": 9, "max_num_requests": 8},
+    {"page_size": 7, "num_pages": 30, "max_num_requests": 3, "max_num_batched_tokens": 30},
+    {"page_size": 32, "num_pages": 2, "max_num_requests": 2},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sharp_checkpoint(tmp_path_factory.mktemp("sharp"))
+
+
+@pytest.fixture(scope="module")
+def roomy(folder: Path) -> LLM:
+    return make_llm(folder)
+
+
+def random_request(rng: np.random.Generator) -> tuple[list[int], SamplingParams]:
+    remasking, remasking_args = POLICIES[rng.integers(len(POLICIES))]
+    cache, cache_args = CACHES[rng.integers(len(CACHES))]
+    length = int(rng.integers(1, 6))
+    params = SamplingParams(
+        max_tokens=length * int(rng.integers(1, 4)),
+        block_length=length,
+        temperature=float(rng.choice([0.0, 0.0, 0.8])),
+        seed=int(rng.integers(100)),
+        ignore_eos=bool(rng.integers(2)),
+        stop_token_ids=tuple(rng.integers(4, 101, 6).tolist()),
+        remasking=remasking,
+        remasking_args=remasking_args,
+        cache=cache,
+        cache_args=cache_args,
+    )
+    return rng.integers(4, 101, rng.integers(1, 13)).tolist(), params
+
+
+class Driver:
+    """One engine under random use, and what is known of its requests."""
+
+    def __init__(self, llm: LLM, rng: np.random.Generator) -> None:
+        self.engine, self.rng = llm.engine, rng
+        self.asked: dict[str, tuple[list[int], SamplingParams]] = {}
+        self.blocks: dict[str, list[int]] = {}
+        self.live: set[str] = set()
+        self.finished: list[RequestOutput] = []
+
+    def add(self) -> None:
+        prompt, params = random_request(self.rng)
+        request_id = self.engine.add_request(prompt, params)
+        self.asked[request_id], self.blocks[request_id] = (prompt, params), []
+        self.live.add(request_id)
+
+    def abort(self) -> None:
+        if not self.live:
+            return
+        request_id = str(self.rng.choice(sorted(self.live)))
+        output = self.engine.abort(request_id)
+        assert output is not None
+        assert list(output.token_ids) == self.blocks[request_id]
+        self.live.remove(request_id)
+
+    def step(self) -> None:
+        for event in self.engine.step():
+            assert event.request_id in self.live
+            if isinstance(event, BlockOutput):
+                self.blocks[event.request_id] += event.token_ids
+            else:
+                assert list(event.token_ids) == self.blocks[event.request_id]
+                self.live.remove(event.request_id)
+                self.finished.append(event)
+
+    def check(self) -> None:
+        """Nothing is lost: requests are where they say, and pages belong to running ones."""
+        engine = self.engine
+        engine.page_pool.check_invariants()
+        assert engine.num_running + engine.num_waiting == len(self.live)
+        assert engine.num_running <= engine.config.max_num_requests
+        held = [
+            len(entry.pages.pages) for entry in engine.scheduler._running if entry.pages is not None
+        ]
+        assert engine.page_pool.num_free + sum(held) == engine.page_pool.num_pages - 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"pages_of_{pool['page_size']}")
+def test_random_use_leaks_no_page_and_every_output_is_that_of_the_request_alone(
+    folder: Path, roomy: LLM, pool: dict[str, int], seed: int
+) -> None:
+    driver = Driver(make_llm(folder, **pool), np.random.default_rng([seed, pool["page_size"]]))
+    acts = [driver.add, driver.step, driver.abort]
+    for _ in range(60):
+        act = acts[driver.rng.choice(3, p=[0.3, 0.62, 0.08])]
+        act()
+        driver.check()
+    # Each step takes every request of the batch, or those left out of the one before, further.
+    most = sum(2 * driver.asked[name][1].max_tokens for name in driver.live)
+    for _ in range(most):
+        driver.step()
+        driver.check()
+    assert not driver.live
+    assert len(driver.finished) > 5
+    for output in driver.finished:
+        prompt, params = driver.asked[output.request_id]
+        [alone] = roomy.generate(as_prompts([prompt]), params)
+        assert (output.token_ids, output.finish_reason) == (alone.token_ids, alone.finish_reason)
+        assert (output.nfe, output.computed_rows) == (alone.nfe, alone.computed_rows)
+        if "revoke_below" not in params.remasking_args:
+            assert output.nfe <= params.max_tokens
+        assert output.nfe <= 2 * params.max_tokens
+        assert output.num_unmasked % params.block_length == 0
