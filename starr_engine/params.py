@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from starr_engine.errors import RequestError
 from starr_engine.registry import unknown_name
@@ -133,16 +133,13 @@ class SamplingParams:
 
 
 def is_finite(value: object) -> bool:
-    """Whether ``value`` is a number that a float can hold, and no truth value."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    try:
+    """Whether ``value`` is a number, and no truth value, that tensors can be multiplied with."""
+    if isinstance(value, float):
         return math.isfinite(value)
-    except OverflowError:  # an integer beyond the floats
-        return False
+    return _is_int(value) and abs(value) < 2**63
 
 
-def _is_int(value: object) -> bool:
+def _is_int(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 

@@ -65,7 +65,8 @@ class Registry(Generic[T]):
         """Build the frozen data class registered under ``name`` from its fields by name.
 
         Raises:
-            ConfigError: If the name or an argument is unknown. Or this registry's error.
+            ConfigError: If the name or an argument is unknown, or the result cannot be hashed,
+                which telling equal policies apart takes. Or this registry's error.
         """
         target = self.get(name)
         known = [entry.name for entry in fields(cast(Any, target)) if entry.init]
@@ -73,7 +74,14 @@ class Registry(Generic[T]):
             if arg not in known:
                 takes = unknown_name("argument", arg, known) if known else "it takes none"
                 raise self._error(f"{self.kind} {name!r} has no argument {arg!r}: {takes}")
-        return target(**args)
+        made = target(**args)
+        try:
+            hash(made)
+        except TypeError as error:
+            raise self._error(
+                f"the class of {self.kind} {name!r} must be a frozen data class of values: {error}"
+            ) from error
+        return made
 
     def names(self) -> list[str]:
         """All names, sorted."""

@@ -68,9 +68,14 @@ def score_rows(
 
 
 def _add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
-    # Drawn on the CPU, so that a seed gives the same tokens on every device.
-    state = np.random.SeedSequence((draw.seed, draw.step)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0] >> 1))
-    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64)
-    gumbel = -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+    gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
     return logits.double() + draw.temperature * gumbel.to(logits.device)
+
+
+def gumbel_noise(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
+    """Float64 Gumbel noise on the CPU, so that a seed gives the same tokens on every device."""
+    # The step is a spawn key: in one list of words a seed beyond 32 bits could pass for a step.
+    state = np.random.SeedSequence(seed, spawn_key=(step,)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0] >> 1))
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))

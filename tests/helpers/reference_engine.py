@@ -80,8 +80,8 @@ def choose(
         return [int(i) for i in probabilities.argmax(1)]
     every = params.remasking_args.get("revoke_below") is not None
     rows = [i for i, is_mask in enumerate(masked) if is_mask or every]
-    seed = np.random.SeedSequence((params.seed, step)).generate_state(1, np.uint64)[0] >> 1
-    generator = torch.Generator().manual_seed(int(seed))
+    seed = np.random.SeedSequence(params.seed, spawn_key=(step,)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(seed[0] >> 1))
     uniform = torch.rand((len(rows), logits.shape[1]), generator=generator, dtype=torch.float64)
     noisy = logits.copy()
     noisy[rows] += params.temperature * -np.log(-np.log(uniform.numpy()))

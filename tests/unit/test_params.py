@@ -58,6 +58,7 @@ def test_arguments_are_copied_so_that_later_changes_do_not_reach_them() -> None:
         ({"temperature": True}, "temperature must be a finite number >= 0, got True"),
         ({"temperature": "1"}, "temperature must be a finite number"),
         ({"temperature": 10**400}, "temperature must be a finite number"),
+        ({"temperature": 10**300}, "temperature must be a finite number"),
         ({"seed": 2**63}, r"seed must be an integer in \[0, 2\*\*63\)"),
         ({"seed": 1.0}, "seed must be an integer"),
         ({"seed": None}, "seed must be an integer"),

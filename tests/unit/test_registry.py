@@ -84,6 +84,17 @@ def test_an_unknown_argument_is_answered_with_the_nearest_and_all(fruits: Regist
         stones.create("flint", {"x": 1})
 
 
+def test_what_cannot_be_compared_by_value_is_refused_before_it_meets_others() -> None:
+    @dataclass
+    class Melting:
+        size: int = 1
+
+    fruits: Registry[Melting] = Registry("fruit", RequestError)
+    fruits.add("ice", Melting)
+    with pytest.raises(RequestError, match="the class of fruit 'ice' must be a frozen data class"):
+        fruits.create("ice", {})
+
+
 @pytest.mark.parametrize("registry", [REMASKING_POLICIES, CACHE_POLICIES])
 def test_every_registered_policy_is_made_without_arguments_and_hashes_by_value(
     registry: Registry[object],
