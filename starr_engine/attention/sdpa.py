@@ -6,15 +6,19 @@ Requests keep their own calls instead of being padded into one masked call: on a
 time dwarfs the call, padding costs real arithmetic, and a request's result does not depend on
 which other requests share its batch. Neighbours of equal lengths do share a call, since that
 needs no copy and leaves every result as it is.
+
+On a CPU a request whose slots happen to be consecutive, as those of fresh pages mostly are, is
+read where it lies; the others are gathered first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
@@ -29,6 +33,9 @@ class _Call:
     num_requests: int
     fresh: bool
 
+    slots: slice | None = None
+    """Where its rows lie in the cache, if they need no gathering."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SdpaStep:
@@ -39,10 +46,10 @@ class SdpaStep:
     """Flat rows of each call."""
 
     gathered_sizes: tuple[int, ...]
-    """Slots that each call reads which is not fresh."""
+    """Slots of each call that is neither fresh nor read in place."""
 
-    read_slots: Tensor
-    """[S] int64"""
+    gathered_slots: Tensor
+    """[sum of ``gathered_sizes``] int64"""
 
     grouped: bool
     """Whether query heads share key/value heads."""
@@ -74,12 +81,21 @@ class SdpaStep:
     def _read(self, rows: Tensor, cache: Tensor) -> Sequence[Tensor]:
         """What each call reads: its own flat rows if fresh, else its slots."""
         own = _split(rows, self.query_sizes)
-        if not self.gathered_sizes:
+        if all(call.fresh for call in self.calls):
             return own
-        slots = cache.flatten(0, 1).index_select(0, self.read_slots)
-        gathered = iter(_split(slots, self.gathered_sizes))
+        stored = cache.flatten(0, 1)
+        by_head = stored.transpose(0, 1).unsqueeze(0)
+        gathered = iter(
+            _split(stored.index_select(0, self.gathered_slots), self.gathered_sizes)
+            if self.gathered_sizes
+            else ()
+        )
         return [
-            piece if call.fresh else next(gathered)
+            piece
+            if call.fresh
+            else next(gathered)
+            if call.slots is None
+            else by_head[:, :, call.slots]
             for call, piece in zip(self.calls, own, strict=True)
         ]
 
@@ -100,24 +116,47 @@ class SdpaAttention:
         return [f"device must be cpu or cuda, got {shape.device.type}"]
 
     def plan(self, metadata: AttentionMetadata) -> SdpaStep:
-        """Find the runs of neighbours that can share a call."""
+        """Find the rows that can be read in place, and the neighbours that can share a call."""
         calls: list[_Call] = []
         query_sizes: list[int] = []
-        gathered_sizes: list[int] = []
-        requests = zip(metadata.query_lens, metadata.read_lens, metadata.fresh, strict=True)
-        for (query_len, read_len, fresh), run in groupby(requests):
+        gathered: list[slice] = []
+        first_slots = _first_slots(metadata)
+        requests = zip(
+            metadata.query_lens, metadata.read_lens, metadata.fresh, first_slots, strict=True
+        )
+        first_read = 0
+        for (query_len, read_len, fresh, first_slot), run in groupby(requests):
             size = sum(1 for _ in run)
-            calls.append(_Call(num_requests=size, fresh=fresh))
+            in_place = None if first_slot is None else slice(first_slot, first_slot + read_len)
+            calls.append(_Call(num_requests=size, fresh=fresh, slots=in_place))
             query_sizes.append(size * query_len)
-            if not fresh:
-                gathered_sizes.append(size * read_len)
+            num_read = 0 if fresh else size * read_len
+            if not fresh and in_place is None:
+                gathered.append(slice(first_read, first_read + num_read))
+            first_read += num_read
+        pieces = [metadata.read_slots[rows] for rows in gathered]
         return SdpaStep(
             calls=tuple(calls),
             query_sizes=tuple(query_sizes),
-            gathered_sizes=tuple(gathered_sizes),
-            read_slots=metadata.read_slots,
+            gathered_sizes=tuple(rows.stop - rows.start for rows in gathered),
+            gathered_slots=torch.cat(pieces) if pieces else metadata.read_slots[:0],
             grouped=self._grouped,
         )
+
+
+def _first_slots(metadata: AttentionMetadata) -> list[int | None]:
+    """First slot of each request whose slots are consecutive; None for the others.
+
+    Two requests never share a first slot, so requests read in place keep calls of their own.
+    """
+    if metadata.read_slots.device.type != "cpu":
+        return [None] * len(metadata.fresh)  # looking at the values would stall the device
+    slots, bounds = metadata.read_slots.numpy(), metadata.cu_read.tolist()
+    jumps = np.concatenate([[0], np.cumsum(np.diff(slots) != 1)])  # up to and with each row
+    return [
+        int(slots[start]) if start < stop and jumps[stop - 1] == jumps[start] else None
+        for start, stop in pairwise(bounds)
+    ]
 
 
 def _split(rows: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
