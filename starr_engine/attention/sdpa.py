@@ -13,7 +13,6 @@ read where it lies; the others are gathered first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import ClassVar
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from starr_engine import ops
 from starr_engine.attention.base import AttentionMetadata, AttentionShape
 
 
@@ -59,11 +59,14 @@ class SdpaStep:
     ) -> Tensor:
         """See ``StepAttention``."""
         out = torch.empty_like(query)
+        gathered_key = gathered_value = key[:0]
+        if self.gathered_sizes:
+            gathered_key, gathered_value = ops.gather_kv(k_cache, v_cache, self.gathered_slots)
         pieces = zip(
             self.calls,
             _split(query, self.query_sizes),
-            self._read(key, k_cache),
-            self._read(value, v_cache),
+            self._read(key, k_cache, gathered_key),
+            self._read(value, v_cache, gathered_value),
             _split(out, self.query_sizes),
             strict=True,
         )
@@ -78,24 +81,17 @@ class SdpaStep:
             _by_request(outputs, size).copy_(mixed)
         return out
 
-    def _read(self, rows: Tensor, cache: Tensor) -> Sequence[Tensor]:
-        """What each call reads: its own flat rows if fresh, else its slots."""
+    def _read(self, rows: Tensor, cache: Tensor, gathered: Tensor) -> list[Tensor]:
+        """What each call reads, [1, N, size, D]: its own flat rows if fresh, else its slots."""
         own = _split(rows, self.query_sizes)
-        if all(call.fresh for call in self.calls):
-            return own
-        stored = cache.flatten(0, 1)
-        by_head = stored.transpose(0, 1).unsqueeze(0)
-        gathered = iter(
-            _split(stored.index_select(0, self.gathered_slots), self.gathered_sizes)
-            if self.gathered_sizes
-            else ()
-        )
+        copies = iter(_split(gathered, self.gathered_sizes))
+        stored = cache.flatten(0, 1).transpose(0, 1).unsqueeze(0)
         return [
             piece
             if call.fresh
-            else next(gathered)
+            else next(copies)
             if call.slots is None
-            else by_head[:, :, call.slots]
+            else stored[:, :, call.slots]
             for call, piece in zip(self.calls, own, strict=True)
         ]
 
