@@ -75,6 +75,7 @@ def main() -> None:
     print(f"\nEvery answer: {args.output}/*.jsonl. Try your own:")
     print(f"  {Path(sys.executable).parent}/starr-engine generate {problems[0].prompt!r}")
     if args.result is not None:
+        sys.path.insert(0, str(PACKAGE.parent))  # for benchmarks/, which is not installed
         from benchmarks.harness import write_result
 
         write_result("demo", {"num_problems": len(problems), "rows": rows}, args.result)

@@ -50,10 +50,12 @@ def shape(
 class Step:
     """Random inputs of one step; slots that nobody reads hold NaN."""
 
-    def __init__(self, lengths: list[Lengths], attention: AttentionShape) -> None:
+    def __init__(
+        self, lengths: list[Lengths], attention: AttentionShape, page_seed: int | None = 0
+    ) -> None:
         self.shape = attention
         self.metadata, num_pages = make_metadata(
-            lengths, page_size=PAGE_SIZE, device=attention.device
+            lengths, page_size=PAGE_SIZE, device=attention.device, seed=page_seed
         )
         generator = torch.Generator().manual_seed(0)
 
@@ -100,10 +102,13 @@ class Step:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("backend", ATTENTION_BACKENDS.names())
 @pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS.keys())
+@pytest.mark.parametrize(
+    "page_seed", [None, 0, 3], ids=["pages in order", "shuffled", "shuffled 3"]
+)
 def test_every_request_attends_to_all_rows_it_reads_and_no_others(
-    lengths: list[Lengths], backend: str, device: str
+    page_seed: int | None, lengths: list[Lengths], backend: str, device: str
 ) -> None:
-    step = Step(lengths, shape(4, 4, 32, torch.float32, device))
+    step = Step(lengths, shape(4, 4, 32, torch.float32, device), page_seed)
     torch.testing.assert_close(step.run(backend).double(), step.expected(), rtol=1e-5, atol=2e-6)
 
 

@@ -37,9 +37,9 @@ def make_metadata(
     *,
     page_size: int = 8,
     device: torch.device | str = "cpu",
-    seed: int = 0,
+    seed: int | None = 0,
 ) -> tuple[AttentionMetadata, int]:
-    """Metadata with pages handed out in random order, page 0 left reserved.
+    """Metadata with pages handed out in random order (ascending if no seed), page 0 reserved.
 
     Paged requests write the last ``query_len`` of the rows that they read.
 
@@ -48,7 +48,9 @@ def make_metadata(
     """
     needed = [0 if item.fresh else -(-item.read_len // page_size) for item in requests]
     num_pages = 1 + sum(needed)
-    order = torch.randperm(num_pages - 1, generator=torch.Generator().manual_seed(seed)) + 1
+    order = torch.arange(num_pages - 1) + 1
+    if seed is not None:
+        order = order[torch.randperm(num_pages - 1, generator=torch.Generator().manual_seed(seed))]
     ends = [0, *accumulate(needed)]
     tables = [order[first:end].tolist() for first, end in pairwise(ends)]
     read_slots: list[int] = []

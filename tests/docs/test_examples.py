@@ -1,0 +1,24 @@
+"""The demo runs from end to end on a few problems."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_demo_runs_the_three_settings_and_prints_one_table(tmp_path: Path) -> None:
+    result = tmp_path / "result.json"
+    words = ["examples/demo.py", "--limit", "8", "--output", str(tmp_path), "--result", str(result)]
+    run = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "NFE/request" in run.stdout
+    rows = json.loads(result.read_text())["rows"]
+    # One token per step: every request takes one or two blocks of 32 forwards.
+    assert 32 <= rows[0]["nfe_per_request"] <= 64
+    assert rows[0]["tpf"] == 1.0
+    assert all(row["nfe_per_request"] < rows[0]["nfe_per_request"] for row in rows[1:])

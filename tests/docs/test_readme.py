@@ -1,0 +1,37 @@
+"""What the README says is true: its example runs, its numbers are those of the result files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_runs_and_prints_a_line_for_every_prompt() -> None:
+    [example, *_] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    run = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.count("approximate: temporal reuse") == 2
+
+
+def test_the_tables_are_those_of_the_result_files() -> None:
+    subprocess.run([sys.executable, "tools/update_readme.py", "--check"], cwd=ROOT, check=True)
+
+
+def test_the_six_lines_are_those_of_the_engine() -> None:
+    source = (ROOT / "starr_engine" / "engine" / "engine.py").read_text()
+    lines = re.findall(r"```python\n(schedule = .*?)```", README, re.DOTALL)[0].splitlines()
+    assert len(lines) == 6
+    for line in lines:
+        assert line in source
+
+
+def test_every_file_and_folder_that_is_linked_exists() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links {target}"
