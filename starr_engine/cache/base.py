@@ -75,8 +75,10 @@ class CachePolicy(Protocol):
     Implementations are frozen data classes: their fields are the ``cache_args``.
     """
 
-    label: ClassVar[str]
-    """``exact``, or ``approximate: <why>``; travels with every output."""
+    @property
+    def label(self) -> str:
+        """``exact``, or ``approximate: <why>``; travels with every output."""
+        ...
 
     uses_pages: ClassVar[bool]
     """Whether a request under this policy needs pages."""

@@ -87,6 +87,7 @@ def test_dual_cache_refreshed_every_step_equals_no_cache(llm: LLM) -> None:
         exact = llm.generate(prompts, small(remasking=policy, cache="none"))
         for a, b in zip(llm.generate(prompts, always), exact, strict=True):
             assert (a.token_ids, a.nfe) == (b.token_ids, b.nfe)
+            assert a.cache_label == b.cache_label == "exact"
 
 
 def test_more_requests_than_places_and_pages_wait_and_finish(folder: Path) -> None:

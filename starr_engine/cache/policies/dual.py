@@ -26,7 +26,6 @@ class DualCache:
         RequestError: If ``refresh_every`` is not a positive integer.
     """
 
-    label: ClassVar[str] = "approximate: temporal reuse"
     uses_pages: ClassVar[bool] = True
 
     refresh_every: int | None = None
@@ -38,6 +37,11 @@ class DualCache:
             not isinstance(every, int) or isinstance(every, bool) or every < 1
         ):
             raise RequestError(f"refresh_every must be a positive integer, got {every!r}")
+
+    @property
+    def label(self) -> str:
+        """Exact only if nothing is ever reused."""
+        return "exact" if self.refresh_every == 1 else "approximate: temporal reuse"
 
     def plan(self, view: CacheView) -> StepPlan:
         """All rows at a refresh, else the block; all rows are read from pages."""
