@@ -6,10 +6,11 @@ same length have come), so that no position is spent on padding the prompt:
     # ids       |<- prompt ->|<- response ->|<- EOS ... ->|
     # position  0        prompt_len                   prompt_len + canvas_len
 
-The canvas is 32 or 64 long, a whole number of blocks. Curriculum items are made of ids:
+The canvas is 32 or 64 long, a whole number of blocks. The curriculum adds:
 
 * ``copy``: a random string of the vocabulary, to be repeated;
 * ``lookup``: pairs of key and value, then keys in another order, to be answered by values;
+* ``small_sorting``: the sorting task with two to four numbers;
 * ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden.
 """
 
@@ -24,12 +25,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from starr_engine.study.tasks import TASKS, split_of
+from starr_engine.study.tasks import TASKS, Task, split_of
+from starr_engine.study.tasks.sorting import Sorting
 from starr_engine.study.tasks.word_problems import MAX_CHANGE, MAX_TOTAL
 
 BLOCK_LENGTH: Final = 32
 MAX_CANVAS: Final = 64
 FACTS_PER_LINE_GROUP: Final = 8
+_PROBLEMS: Final[dict[str, Task]] = {
+    **TASKS,
+    "sorting": Sorting(4, 7),
+    "small_sorting": Sorting(2, 4),
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class BatchMaker:
         """Return sequences of one length.
 
         Args:
-            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``.
+            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``, ``small_sorting``.
             num_positions: Sequences are added until they hold at least this many positions,
                 so that batches of short and of long sequences cost and count the same.
             short_share: Share of examples that get a canvas of 32 where the answer fits.
@@ -111,7 +118,7 @@ class BatchMaker:
 
     def _problem(self, task: str) -> tuple[list[int], list[int]]:
         while True:
-            problem = TASKS[task].generate(self.rng)
+            problem = _PROBLEMS[task].generate(self.rng)
             if split_of(problem.prompt) == "train":
                 return self._encode(problem.prompt), self._encode(problem.reference)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -12,65 +12,70 @@ from typing import Final
 class Phase:
     """A stretch of steps with one mix of tasks."""
 
-    until: float
-    """End of the phase as a share of all steps."""
-    mix: Mapping[str, float]
-    """Probability of each kind of batch; need not sum to 1."""
+    until_step: int
+    """The first step that is no longer in the phase."""
     short_share: float
     """Share of examples with a canvas of one block where the answer fits."""
+    matrix_lr: float
+    """Muon's rate for the hidden matrices (scaled to AdamW's update size)."""
+    other_lr: float
+    """AdamW's rate for embeddings and norms."""
+    mix: Mapping[str, float]
+    """Probability of each kind of batch; need not sum to 1."""
 
 
-_CURRICULUM: Final = MappingProxyType(
-    {"copy": 3.0, "lookup": 3.0, "facts": 1.0, "sorting": 1.0, "json_extraction": 1.0}
-)
-_ALL: Final = MappingProxyType(
-    {
-        "copy": 0.3,
-        "lookup": 0.5,
-        "facts": 1.2,
-        "sorting": 1.5,
-        "json_extraction": 1.5,
-        "code": 1.5,
-        "word_problems": 2.0,
-    }
-)
-_FINAL: Final = MappingProxyType(
-    {"facts": 0.6, "sorting": 1.2, "json_extraction": 1.0, "code": 1.2, "word_problems": 2.5}
-)
+def _phase(
+    until_step: int, short_share: float, matrix_lr: float, other_lr: float, **mix: float
+) -> Phase:
+    return Phase(until_step, short_share, matrix_lr, other_lr, MappingProxyType(mix))
+
+
+_PHASES: Final = (
+    # High rates until copying appears (step 200), then moderate ones: kept high, attention
+    # saturates and the skill is lost again.
+    _phase(
+        200, 1.0, 0.01, 0.003,
+        copy=3.0, lookup=3.0, facts=1.0, sorting=1.0, json_extraction=1.0,
+    ),
+    _phase(
+        400, 1.0, 0.004, 0.002,
+        copy=2.0, lookup=2.0, facts=1.0, small_sorting=1.0, sorting=0.5, json_extraction=1.0,
+    ),
+    _phase(
+        2200, 0.85, 0.004, 0.002,
+        copy=0.5, lookup=0.7, facts=1.0, small_sorting=1.0, sorting=1.0, json_extraction=1.2,
+        code=1.2, word_problems=1.8,
+    ),
+    _phase(
+        3200, 0.5, 0.004, 0.002,
+        facts=0.5, small_sorting=0.2, sorting=1.6, json_extraction=1.0, code=1.0,
+        word_problems=2.0,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a run."""
 
-    steps: int = 6800
+    steps: int = 3200
     seed: int = 0
     micro_batches: int = 4
     micro_batch_positions: int = 900
-    matrix_lr: float = 0.01
-    """Muon's rate for the hidden matrices (scaled to AdamW's update size)."""
-    other_lr: float = 0.003
-    """AdamW's rate for embeddings and norms."""
-    weight_decay: float = 0.02
+    weight_decay: float = 0.1
     warmup_steps: int = 100
-    decay_share: float = 0.25
-    """Last share of the steps, in which the rates fall linearly to zero."""
+    decay_steps: int = 1000
+    """Last steps, in which the rates fall linearly to zero."""
     eos_weight: float = 0.1
     mimetic: float = 0.7
-    phases: tuple[Phase, ...] = field(
-        default=(
-            Phase(0.06, _CURRICULUM, 1.0),
-            Phase(0.75, _ALL, 0.85),
-            Phase(1.0, _FINAL, 0.5),
-        )
-    )
+    phases: tuple[Phase, ...] = _PHASES
 
     def rate(self, step: int) -> float:
         """Return the learning rate of ``step`` as a share of its maximum."""
         warmup = min(1.0, (step + 1) / self.warmup_steps)
-        left = (self.steps - step) / (self.decay_share * self.steps)
+        left = (self.steps - step) / self.decay_steps
         return max(0.0, min(warmup, left))
 
     def phase(self, step: int) -> Phase:
         """Return the phase that ``step`` belongs to."""
-        return next(p for p in self.phases if step < p.until * self.steps or p is self.phases[-1])
+        return next((p for p in self.phases if step < p.until_step), self.phases[-1])

@@ -40,8 +40,7 @@ ANIMALS: Final = _words(
     "bird cat cow dog duck fish goat hamster horse mouse parrot rabbit sheep turtle"
 )
 EVENTS: Final = _words(
-    "concert dinner exam fair game lecture market meeting movie party race show wedding "
-    "workshop"
+    "concert dinner exam fair game lecture market meeting movie party race show wedding workshop"
 )
 FUNCTIONS: Final = _words(
     "adjust apply blend build calc change check collect combine compute convert count_up derive "
