@@ -11,6 +11,7 @@ The canvas is 32 or 64 long, a whole number of blocks. The curriculum adds:
 * ``copy``: a random string of the vocabulary, to be repeated;
 * ``lookup``: pairs of key and value, then keys in another order, to be answered by values;
 * ``small_sorting``: the sorting task with two to four numbers;
+* ``bare_sorting``: two to seven numbers, and no padding after the answer;
 * ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden.
 """
 
@@ -36,7 +37,9 @@ _PROBLEMS: Final[dict[str, Task]] = {
     **TASKS,
     "sorting": Sorting(4, 7),
     "small_sorting": Sorting(2, 4),
+    "bare_sorting": Sorting(2, 7),
 }
+_UNPADDED: Final = ("copy", "lookup", "bare_sorting")
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class BatchMaker:
         """Return sequences of one length.
 
         Args:
-            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``, ``small_sorting``.
+            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``, ``small_sorting``,
+                ``bare_sorting``.
             num_positions: Sequences are added until they hold at least this many positions,
                 so that batches of short and of long sequences cost and count the same.
             short_share: Share of examples that get a canvas of 32 where the answer fits.
@@ -109,8 +113,8 @@ class BatchMaker:
             prompt, response = self._problem(task)
         short = len(response) < BLOCK_LENGTH and self.rng.random() < short_share
         canvas = BLOCK_LENGTH if short else MAX_CANVAS
-        if task in ("copy", "lookup"):
-            canvas = len(response) + 1  # no padding: these are about the skill alone
+        if task in _UNPADDED:
+            canvas = len(response) + 1  # these are about the skill alone
         padding = [self._eos] * (canvas - len(response))
         ids = (*prompt, *response, *padding)
         used = len(prompt) + len(response) + 1

@@ -39,9 +39,7 @@ class Trainer:
         matrices = [p for p in self.model.blocks.parameters() if p.dim() == 2]
         others = [p for p in self.model.parameters() if all(p is not m for m in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-            ),
+            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.batches = BatchMaker(self.tokenizer, config.seed, config.eos_weight)
@@ -55,6 +53,8 @@ class Trainer:
         for optimizer, lr in zip(self.optimizers, (phase.matrix_lr, phase.other_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * rate
+        for group in self.optimizers[0].param_groups:
+            group["weight_decay"] = phase.weight_decay
         names, shares = list(phase.mix), list(phase.mix.values())
         losses: dict[str, float] = {}
         for task in self.batches.rng.choices(names, shares, k=config.micro_batches):
