@@ -56,6 +56,8 @@ class Batch:
     prompt_len: int
     whole: bool
     """Hide everything that is maskable, instead of a random share."""
+    chain: Tensor
+    """bool [batch, length]: computed numbers of worked steps, and where they are used again"""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class _Example:
     hidden: tuple[int, ...]  # maskable positions
     prompt_len: int
     used_len: int  # positions from here on are EOS padding
+    chain: tuple[int, ...] = ()
 
 
 class BatchMaker:
@@ -118,7 +121,19 @@ class BatchMaker:
         padding = [self._eos] * (canvas - len(response))
         ids = (*prompt, *response, *padding)
         used = len(prompt) + len(response) + 1
-        return _Example(ids, tuple(range(len(prompt), len(ids))), len(prompt), used)
+        chain = self._chain(ids, len(prompt)) if task == "word_problems" else ()
+        return _Example(ids, tuple(range(len(prompt), len(ids))), len(prompt), used, chain)
+
+    def _chain(self, ids: tuple[int, ...], start: int) -> tuple[int, ...]:
+        """Return the positions from ``start`` on that hold a result, or repeat one."""
+        results: set[int] = set()
+        positions = []
+        for position in range(start + 1, len(ids)):
+            if ids[position - 1] == self._id["="]:
+                results.add(ids[position])
+            if ids[position] in results:
+                positions.append(position)
+        return tuple(positions)
 
     def _problem(self, task: str) -> tuple[list[int], list[int]]:
         while True:
@@ -154,11 +169,14 @@ class BatchMaker:
     def _collate(self, task: str, pool: list[_Example]) -> Batch:
         ids = torch.tensor([example.ids for example in pool])
         maskable = torch.zeros_like(ids, dtype=torch.bool)
+        chain = torch.zeros_like(maskable)
         weight = torch.ones(ids.shape)
         for row, example in enumerate(pool):
             maskable[row, list(example.hidden)] = True
             weight[row, example.used_len :] = self._eos_weight
-        return Batch(task, ids, maskable, weight, pool[0].prompt_len, whole=task == "facts")
+            chain[row, list(example.chain)] = True
+        whole = task == "facts"
+        return Batch(task, ids, maskable, weight, pool[0].prompt_len, whole, chain)
 
 
 def _fact(rng: random.Random) -> tuple[int, str, int, int]:
@@ -178,12 +196,18 @@ def _fact(rng: random.Random) -> tuple[int, str, int, int]:
     return a, "*", b, a * b
 
 
-def hide(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def hide(
+    batch: Batch, mask_id: int, generator: torch.Generator, chain_share: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mask a batch as LLaDA's fine-tuning does, or as block-by-block decoding looks.
 
     Half of the time every position of the canvas is hidden with probability t, where t is
     spread evenly over (0, 1) within the batch. Otherwise one block is active: it is hidden
     with probability t, the blocks before it are clean and those after it are all masks.
+
+    A result that is hidden while the next step still shows it needs no computing. So in a
+    share ``chain_share`` of the rows that have computed numbers, all of those are hidden from
+    some position on, with few of the other tokens: the state in which decoding meets them.
 
     Returns:
         Input ids [batch, length]; hidden positions, bool [batch, length]; and the weight of
@@ -204,5 +228,12 @@ def hide(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Tensor
         earlier = (active >= 0) & (block < active)
         hidden = (hidden | later) & ~earlier
         scale = scale.masked_fill(later, 1.0)
+    if chain_share and batch.chain.any():
+        chosen = torch.rand(size, 1, generator=generator) < chain_share
+        order = batch.chain.cumsum(dim=1)  # 1 for the first number of the chain, then 2, ...
+        first = torch.rand(size, 1, generator=generator) * order[:, -1:]
+        others = torch.rand(size, length, generator=generator) < 0.4 * share**2
+        hidden = torch.where(chosen, (batch.chain & (order > first)) | others, hidden)
+        scale = torch.where(chosen, 1.5, scale)
     hidden &= batch.maskable
     return batch.ids.masked_fill(hidden, mask_id), hidden, batch.weight * scale

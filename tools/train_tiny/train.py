@@ -18,7 +18,7 @@ from starr_engine.study.tasks import TASKS, make_problems
 from tools.train_tiny.data import BatchMaker, hide
 from tools.train_tiny.decode import decode
 from tools.train_tiny.model import ModelConfig, TinyLLaDA, initialise
-from tools.train_tiny.schedule import TrainConfig
+from tools.train_tiny.schedule import Phase, TrainConfig
 from tools.train_tiny.tokenizer import build_tokenizer
 
 
@@ -58,7 +58,7 @@ class Trainer:
         names, shares = list(phase.mix), list(phase.mix.values())
         losses: dict[str, float] = {}
         for task in self.batches.rng.choices(names, shares, k=config.micro_batches):
-            loss, per_token = self._loss(task, phase.short_share)
+            loss, per_token = self._loss(task, phase)
             (loss / config.micro_batches).backward()
             losses[task] = per_token
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -68,9 +68,9 @@ class Trainer:
         self.step += 1
         return losses
 
-    def _loss(self, task: str, short_share: float) -> tuple[Tensor, float]:
-        batch = self.batches.draw(task, self.config.micro_batch_positions, short_share)
-        ids, hidden, weight = hide(batch, self.mask_id, self.generator)
+    def _loss(self, task: str, phase: Phase) -> tuple[Tensor, float]:
+        batch = self.batches.draw(task, self.config.micro_batch_positions, phase.short_share)
+        ids, hidden, weight = hide(batch, self.mask_id, self.generator, phase.chain_share)
         norm = (batch.weight * batch.maskable).sum()
         ids, hidden, weight = (t.to(self.device) for t in (ids, hidden, weight))
         targets = batch.ids.to(self.device)[hidden]
