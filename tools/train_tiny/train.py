@@ -120,6 +120,12 @@ class Trainer:
         self.batches.rng, self.batches._pools = pickle.loads(state["batches"])
 
 
+def _cut_log(log: Path, step: int) -> None:
+    """Drop the rows after ``step``, which a run that was interrupted will write again."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
 def main() -> None:
     """Train, and log loss and scores as JSON lines."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -141,6 +147,7 @@ def main() -> None:
     checkpoint, log = args.run / "checkpoint.pt", args.run / "training_log.jsonl"
     if checkpoint.exists():
         trainer.load(checkpoint)
+        _cut_log(log, trainer.step)
     started = time.monotonic()
     sums: dict[str, list[float]] = {}
     end = min(args.stop or config.steps, config.steps)
