@@ -65,14 +65,15 @@ _PHASES: Final = (
     ),
     # the facts are known, but not used in worked steps
     _phase(
-        2400, 0.85, 0.003, 0.0015, 0.1, 0.5,
+        2200, 0.85, 0.003, 0.0015, 0.1, 0.5,
         lookup=0.1, facts=0.5, bare_sorting=1.6, sorting=1.4, json_extraction=0.6, code=0.6,
         word_problems=2.4,
     ),
+    # the losses jump up and down from one hundred steps to the next: anneal
     _phase(
-        3400, 0.5, 0.003, 0.0015, 0.1, 0.4,
-        facts=0.3, bare_sorting=0.8, sorting=1.6, json_extraction=0.9, code=0.9,
-        word_problems=2.2,
+        3400, 0.5, 0.0018, 0.001, 0.1, 0.5,
+        facts=0.4, bare_sorting=0.9, sorting=1.9, json_extraction=0.9, code=0.6,
+        word_problems=2.6,
     ),
 )  # fmt: skip
 
@@ -86,7 +87,7 @@ class TrainConfig:
     micro_batches: int = 4
     micro_batch_positions: int = 900
     warmup_steps: int = 100
-    decay_steps: int = 1000
+    decay_steps: int = 1200
     """Last steps, in which the rates fall linearly to zero."""
     eos_weight: float = 0.1
     mimetic: float = 0.7
