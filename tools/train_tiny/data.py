@@ -12,7 +12,9 @@ The canvas is 32 or 64 long, a whole number of blocks. The curriculum adds:
 * ``lookup``: pairs of key and value, then keys in another order, to be answered by values;
 * ``small_sorting``: the sorting task with two to four numbers;
 * ``bare_sorting``: two to seven numbers, and no padding after the answer;
-* ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden.
+* ``few`` and ``bare_few``: the same two with four or five, and three to six, numbers;
+* ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden;
+* ``steps``: the same as worked steps after a story that has nothing to do with them.
 """
 
 from __future__ import annotations
@@ -28,18 +30,22 @@ from transformers import PreTrainedTokenizerBase
 
 from starr_engine.study.tasks import TASKS, Task, split_of
 from starr_engine.study.tasks.sorting import Sorting
-from starr_engine.study.tasks.word_problems import MAX_CHANGE, MAX_TOTAL
+from starr_engine.study.tasks.word_problems import GAINS, LOSSES, MAX_CHANGE, MAX_TOTAL
+from starr_engine.study.tasks.words import NAMES, THINGS
 
 BLOCK_LENGTH: Final = 32
 MAX_CANVAS: Final = 64
 FACTS_PER_LINE_GROUP: Final = 8
+STEPS_AFTER_STORY: Final = 5
 _PROBLEMS: Final[dict[str, Task]] = {
     **TASKS,
     "sorting": Sorting(4, 7),
     "small_sorting": Sorting(2, 4),
     "bare_sorting": Sorting(2, 7),
+    "few": Sorting(4, 5),
+    "bare_few": Sorting(3, 6),
 }
-_UNPADDED: Final = ("copy", "lookup", "bare_sorting")
+_UNPADDED: Final = ("copy", "lookup", "bare_sorting", "bare_few")
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,7 @@ class BatchMaker:
         """Return sequences of one length.
 
         Args:
-            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``, ``small_sorting``,
-                ``bare_sorting``.
+            task: A name in ``TASKS``, or one of the curriculum's (see the top of the file).
             num_positions: Sequences are added until they hold at least this many positions,
                 so that batches of short and of long sequences cost and count the same.
             short_share: Share of examples that get a canvas of 32 where the answer fits.
@@ -108,6 +113,8 @@ class BatchMaker:
     def _make(self, task: str, short_share: float) -> _Example:
         if task == "facts":
             return self._facts()
+        if task == "steps":
+            return self._steps()
         if task == "copy":
             prompt, response = self._copy()
         elif task == "lookup":
@@ -166,6 +173,26 @@ class BatchMaker:
             ids += [self._id[piece] for piece in (str(a), sign, str(b), "=", str(result), "\n")]
         return _Example(tuple(ids), tuple(hidden), 0, len(ids))
 
+    def _steps(self) -> _Example:
+        """Return unconnected lines in the form of worked steps, mostly after a story."""
+        story = _PROBLEMS["word_problems"].generate(self.rng).prompt
+        ids = self._encode(story) if self.rng.random() < 0.7 else []
+        hidden = []
+        for _ in range(STEPS_AFTER_STORY):
+            a, sign, b, result = _fact(self.rng)
+            step = f"{a} {sign} {b} = {result}"
+            if sign == "*":
+                line = f"Start: {step} {self.rng.choice(THINGS)}\n"
+            elif b <= MAX_CHANGE and self.rng.random() < 0.8:
+                verb = self.rng.choice(GAINS if sign == "+" else (*LOSSES, "gives", "gives"))
+                line = f"{verb} {b}: {step}\n"
+            else:
+                line = f"{self.rng.choice(('together', *NAMES[:20]))}: {step}\n"
+            piece = self._encode(line)
+            hidden.append(len(ids) + piece.index(self._id["="]) + 1)
+            ids += piece
+        return _Example(tuple(ids), tuple(hidden), 0, len(ids))
+
     def _collate(self, task: str, pool: list[_Example]) -> Batch:
         ids = torch.tensor([example.ids for example in pool])
         maskable = torch.zeros_like(ids, dtype=torch.bool)
@@ -175,7 +202,7 @@ class BatchMaker:
             maskable[row, list(example.hidden)] = True
             weight[row, example.used_len :] = self._eos_weight
             chain[row, list(example.chain)] = True
-        whole = task == "facts"
+        whole = task in ("facts", "steps")
         return Batch(task, ids, maskable, weight, pool[0].prompt_len, whole, chain)
 
 

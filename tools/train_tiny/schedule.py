@@ -22,6 +22,8 @@ class Phase:
     """AdamW's rate for embeddings and norms."""
     weight_decay: float
     """Of the hidden matrices."""
+    last_rate: float
+    """Both rates fall linearly to this share of themselves over the phase."""
     chain_share: float
     """Share of word problems whose computed numbers are hidden together; see ``hide``."""
     mix: Mapping[str, float]
@@ -34,46 +36,69 @@ def _phase(
     matrix_lr: float,
     other_lr: float,
     weight_decay: float,
+    last_rate: float,
     chain_share: float,
     **mix: float,
 ) -> Phase:
-    shares = MappingProxyType(mix)
-    return Phase(until_step, short_share, matrix_lr, other_lr, weight_decay, chain_share, shares)
+    rates = (matrix_lr, other_lr, weight_decay, last_rate)
+    return Phase(until_step, short_share, *rates, chain_share, MappingProxyType(mix))
 
 
 _PHASES: Final = (
     # High rates until copying appears (step 200), then moderate ones: kept high, attention
     # saturates and the skill is lost again.
     _phase(
-        200, 1.0, 0.01, 0.003, 0.02, 0.0,
+        200, 1.0, 0.01, 0.003, 0.02, 1.0, 0.0,
         copy=3.0, lookup=3.0, facts=1.0, sorting=1.0, json_extraction=1.0,
     ),
     _phase(
-        400, 1.0, 0.004, 0.002, 0.1, 0.0,
+        400, 1.0, 0.004, 0.002, 0.1, 1.0, 0.0,
         copy=2.0, lookup=2.0, facts=1.0, small_sorting=1.0, sorting=0.5, json_extraction=1.0,
     ),
     _phase(
-        1200, 0.85, 0.004, 0.002, 0.1, 0.0,
+        1200, 0.85, 0.004, 0.002, 0.1, 1.0, 0.0,
         copy=0.5, lookup=0.7, facts=1.0, small_sorting=1.0, sorting=1.0, json_extraction=1.2,
         code=1.2, word_problems=1.8,
     ),
     # JSON and code are nearly learnt, sorting lags behind
     _phase(
-        1900, 0.85, 0.003, 0.0015, 0.1, 0.0,
+        1900, 0.85, 0.003, 0.0015, 0.1, 1.0, 0.0,
         copy=0.2, lookup=0.4, facts=1.2, bare_sorting=1.8, sorting=1.2, json_extraction=0.7,
         code=0.7, word_problems=1.8,
     ),
     # the facts are known, but not used in worked steps
     _phase(
-        2200, 0.85, 0.003, 0.0015, 0.1, 0.5,
+        2200, 0.85, 0.003, 0.0015, 0.1, 1.0, 0.5,
         lookup=0.1, facts=0.5, bare_sorting=1.6, sorting=1.4, json_extraction=0.6, code=0.6,
         word_problems=2.4,
     ),
     # the losses jump up and down from one hundred steps to the next: anneal
     _phase(
-        3400, 0.5, 0.0018, 0.001, 0.1, 0.5,
+        2500, 0.5, 0.0018, 0.001, 0.1, 0.75, 0.5,
         facts=0.4, bare_sorting=0.9, sorting=1.9, json_extraction=0.9, code=0.6,
         word_problems=2.6,
+    ),
+    # JSON and code are done
+    _phase(
+        2600, 0.5, 0.00135, 0.00075, 0.1, 8 / 9, 0.5,
+        facts=1.0, bare_sorting=1.2, sorting=2.0, json_extraction=0.3, code=0.25,
+        word_problems=2.8,
+    ),
+    # lists of four and five numbers are within reach: the task is cut down to these
+    _phase(
+        2700, 0.5, 0.0012, 0.001 * 2 / 3, 0.1, 7 / 8, 0.5,
+        facts=1.0, bare_few=1.6, few=1.6, json_extraction=0.3, code=0.25,
+        word_problems=2.8,
+    ),
+    # sums and differences are right in lines of their own and wrong in steps: bridge the two
+    _phase(
+        3000, 0.6, 0.002, 0.001, 0.1, 1.0, 0.5,
+        facts=0.3, steps=2.6, bare_few=1.0, few=1.3, json_extraction=0.3, code=0.25,
+        word_problems=2.2,
+    ),
+    _phase(
+        3400, 0.5, 0.002, 0.001, 0.1, 0.0, 0.5,
+        steps=1.6, bare_few=0.8, few=1.4, json_extraction=0.35, code=0.35, word_problems=2.5,
     ),
 )  # fmt: skip
 
@@ -87,17 +112,17 @@ class TrainConfig:
     micro_batches: int = 4
     micro_batch_positions: int = 900
     warmup_steps: int = 100
-    decay_steps: int = 1200
-    """Last steps, in which the rates fall linearly to zero."""
     eos_weight: float = 0.1
     mimetic: float = 0.7
     phases: tuple[Phase, ...] = _PHASES
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of ``step`` as a share of its maximum."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps)
-        left = (self.steps - step) / self.decay_steps
-        return max(0.0, min(warmup, left))
+        """Return the learning rate of ``step`` as a share of its phase's rate."""
+        index = self.phases.index(self.phase(step))
+        start = self.phases[index - 1].until_step if index else 0
+        phase = self.phases[index]
+        passed = (step - start) / (phase.until_step - start)
+        return min(1.0, (step + 1) / self.warmup_steps) * (1 - (1 - phase.last_rate) * passed)
 
     def phase(self, step: int) -> Phase:
         """Return the phase that ``step`` belongs to."""

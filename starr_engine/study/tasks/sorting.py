@@ -31,7 +31,7 @@ class Sorting:
 
     name = "sorting"
 
-    def __init__(self, shortest: int = 4, longest: int = 7) -> None:
+    def __init__(self, shortest: int = 4, longest: int = 5) -> None:
         """Choose how many numbers a list has, from ``shortest`` to ``longest``."""
         self.shortest, self.longest = shortest, longest
 
