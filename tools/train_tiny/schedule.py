@@ -92,13 +92,13 @@ _PHASES: Final = (
     ),
     # sums and differences are right in lines of their own and wrong in steps: bridge the two
     _phase(
-        3000, 0.6, 0.002, 0.001, 0.1, 1.0, 0.5,
+        2900, 0.6, 0.002, 0.001, 0.1, 1.0, 0.5,
         facts=0.3, steps=2.6, bare_few=1.0, few=1.3, json_extraction=0.3, code=0.25,
         word_problems=2.2,
     ),
     _phase(
-        3400, 0.5, 0.002, 0.001, 0.1, 0.0, 0.5,
-        steps=1.6, bare_few=0.8, few=1.4, json_extraction=0.35, code=0.35, word_problems=2.5,
+        3400, 0.4, 0.0018, 0.0009, 0.1, 0.0, 0.4,
+        steps=0.7, bare_few=0.8, few=1.7, json_extraction=0.7, code=0.5, word_problems=2.8,
     ),
 )  # fmt: skip
 
