@@ -9,6 +9,8 @@ import shlex
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import tokenizers
@@ -38,6 +40,27 @@ def _commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def score_task(
+    name: str, folder: Path, count: int, seed: int, device: str, threads: int
+) -> tuple[float, list[str]]:
+    """Return the share of solved problems of one task, and the wrong answers as texts."""
+    torch.set_num_threads(threads)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = load_model(folder).to(device)
+    task = TASKS[name]
+    problems = make_problems(task, "test", count, seed)
+    prompts = [tokenizer(p.prompt).input_ids for p in problems]
+    answers = decode(model, prompts, tokenizer.mask_token_id, tokenizer.eos_token_id)
+    texts = tokenizer.batch_decode(answers)
+    verdicts = task.score_many(problems, texts)
+    wrong = [
+        f"--- {problem.prompt}\n{text}\n+++ {problem.reference}"
+        for problem, text, right in zip(problems, texts, verdicts, strict=True)
+        if not right
+    ]
+    return sum(verdicts) / len(verdicts), wrong
+
+
 def main() -> None:
     """Write scores.json; leave with status 1 if a requirement is not met."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -46,25 +69,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=500, help="problems per task")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=1, help="per process")
+    parser.add_argument("--jobs", type=int, default=1, help="tasks scored at a time")
     parser.add_argument("--failures", type=int, default=0, help="wrong answers to print per task")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
-    model = load_model(args.model).to(args.device)
     started = time.monotonic()
+    fixed = (args.model, args.count, args.seed, args.device, args.threads)
     scores = {}
-    for name, task in TASKS.items():
-        problems = make_problems(task, "test", args.count, args.seed)
-        prompts = [tokenizer(p.prompt).input_ids for p in problems]
-        answers = decode(model, prompts, tokenizer.mask_token_id, tokenizer.eos_token_id)
-        texts = tokenizer.batch_decode(answers)
-        verdicts = task.score_many(problems, texts)
-        scores[name] = sum(verdicts) / len(verdicts)
-        print(f"{name}: {scores[name]:.3f} (required {REQUIRED[name]})", flush=True)
-        wrong = [i for i, right in enumerate(verdicts) if not right]
-        for i in wrong[: args.failures]:
-            print(f"--- {problems[i].prompt}\n{texts[i]}\n+++ {problems[i].reference}")
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
+        futures = {name: pool.submit(score_task, name, *fixed) for name in TASKS}
+        for name, future in futures.items():
+            scores[name], wrong = future.result()
+            print(f"{name}: {scores[name]:.3f} (required {REQUIRED[name]})", flush=True)
+            print(*wrong[: args.failures], sep="\n", flush=True)
     record = {
         "scores": scores,
         "required": REQUIRED,
@@ -78,6 +95,7 @@ def main() -> None:
             "device": args.device,
             "cpu": _first_line("/proc/cpuinfo", "model name") or platform.processor(),
             "threads": args.threads,
+            "jobs": args.jobs,
         },
         "versions": {
             "python": platform.python_version(),
