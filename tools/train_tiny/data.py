@@ -6,11 +6,15 @@ same length have come), so that no position is spent on padding the prompt:
     # ids       |<- prompt ->|<- response ->|<- EOS ... ->|
     # position  0        prompt_len                   prompt_len + canvas_len
 
-The canvas is 32 or 64 long, a whole number of blocks. Curriculum items are made of ids:
+The canvas is 32 or 64 long, a whole number of blocks. The curriculum adds:
 
 * ``copy``: a random string of the vocabulary, to be repeated;
 * ``lookup``: pairs of key and value, then keys in another order, to be answered by values;
-* ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden.
+* ``small_sorting``: the sorting task with two to four numbers;
+* ``bare_sorting``: two to seven numbers, and no padding after the answer;
+* ``few`` and ``bare_few``: the same two with four or five, and three to six, numbers;
+* ``facts``: lines ``12 + 7 = 19`` of which only the results are hidden;
+* ``steps``: the same as worked steps after a story that has nothing to do with them.
 """
 
 from __future__ import annotations
@@ -24,12 +28,24 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from starr_engine.study.tasks import TASKS, split_of
-from starr_engine.study.tasks.word_problems import MAX_CHANGE, MAX_TOTAL
+from starr_engine.study.tasks import TASKS, Task, split_of
+from starr_engine.study.tasks.sorting import Sorting
+from starr_engine.study.tasks.word_problems import GAINS, LOSSES, MAX_CHANGE, MAX_TOTAL
+from starr_engine.study.tasks.words import NAMES, THINGS
 
 BLOCK_LENGTH: Final = 32
 MAX_CANVAS: Final = 64
 FACTS_PER_LINE_GROUP: Final = 8
+STEPS_AFTER_STORY: Final = 5
+_PROBLEMS: Final[dict[str, Task]] = {
+    **TASKS,
+    "sorting": Sorting(4, 7),
+    "small_sorting": Sorting(2, 4),
+    "bare_sorting": Sorting(2, 7),
+    "few": Sorting(4, 5),
+    "bare_few": Sorting(3, 6),
+}
+_UNPADDED: Final = ("copy", "lookup", "bare_sorting", "bare_few")
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,8 @@ class Batch:
     prompt_len: int
     whole: bool
     """Hide everything that is maskable, instead of a random share."""
+    chain: Tensor
+    """bool [batch, length]: computed numbers of worked steps, and where they are used again"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,7 @@ class _Example:
     hidden: tuple[int, ...]  # maskable positions
     prompt_len: int
     used_len: int  # positions from here on are EOS padding
+    chain: tuple[int, ...] = ()
 
 
 class BatchMaker:
@@ -77,7 +96,7 @@ class BatchMaker:
         """Return sequences of one length.
 
         Args:
-            task: A name in ``TASKS``, or ``copy``, ``lookup``, ``facts``.
+            task: A name in ``TASKS``, or one of the curriculum's (see the top of the file).
             num_positions: Sequences are added until they hold at least this many positions,
                 so that batches of short and of long sequences cost and count the same.
             short_share: Share of examples that get a canvas of 32 where the answer fits.
@@ -94,6 +113,8 @@ class BatchMaker:
     def _make(self, task: str, short_share: float) -> _Example:
         if task == "facts":
             return self._facts()
+        if task == "steps":
+            return self._steps()
         if task == "copy":
             prompt, response = self._copy()
         elif task == "lookup":
@@ -102,16 +123,28 @@ class BatchMaker:
             prompt, response = self._problem(task)
         short = len(response) < BLOCK_LENGTH and self.rng.random() < short_share
         canvas = BLOCK_LENGTH if short else MAX_CANVAS
-        if task in ("copy", "lookup"):
-            canvas = len(response) + 1  # no padding: these are about the skill alone
+        if task in _UNPADDED:
+            canvas = len(response) + 1  # these are about the skill alone
         padding = [self._eos] * (canvas - len(response))
         ids = (*prompt, *response, *padding)
         used = len(prompt) + len(response) + 1
-        return _Example(ids, tuple(range(len(prompt), len(ids))), len(prompt), used)
+        chain = self._chain(ids, len(prompt)) if task == "word_problems" else ()
+        return _Example(ids, tuple(range(len(prompt), len(ids))), len(prompt), used, chain)
+
+    def _chain(self, ids: tuple[int, ...], start: int) -> tuple[int, ...]:
+        """Return the positions from ``start`` on that hold a result, or repeat one."""
+        results: set[int] = set()
+        positions = []
+        for position in range(start + 1, len(ids)):
+            if ids[position - 1] == self._id["="]:
+                results.add(ids[position])
+            if ids[position] in results:
+                positions.append(position)
+        return tuple(positions)
 
     def _problem(self, task: str) -> tuple[list[int], list[int]]:
         while True:
-            problem = TASKS[task].generate(self.rng)
+            problem = _PROBLEMS[task].generate(self.rng)
             if split_of(problem.prompt) == "train":
                 return self._encode(problem.prompt), self._encode(problem.reference)
 
@@ -140,14 +173,37 @@ class BatchMaker:
             ids += [self._id[piece] for piece in (str(a), sign, str(b), "=", str(result), "\n")]
         return _Example(tuple(ids), tuple(hidden), 0, len(ids))
 
+    def _steps(self) -> _Example:
+        """Return unconnected lines in the form of worked steps, mostly after a story."""
+        story = _PROBLEMS["word_problems"].generate(self.rng).prompt
+        ids = self._encode(story) if self.rng.random() < 0.7 else []
+        hidden = []
+        for _ in range(STEPS_AFTER_STORY):
+            a, sign, b, result = _fact(self.rng)
+            step = f"{a} {sign} {b} = {result}"
+            if sign == "*":
+                line = f"Start: {step} {self.rng.choice(THINGS)}\n"
+            elif b <= MAX_CHANGE and self.rng.random() < 0.8:
+                verb = self.rng.choice(GAINS if sign == "+" else (*LOSSES, "gives", "gives"))
+                line = f"{verb} {b}: {step}\n"
+            else:
+                line = f"{self.rng.choice(('together', *NAMES[:20]))}: {step}\n"
+            piece = self._encode(line)
+            hidden.append(len(ids) + piece.index(self._id["="]) + 1)
+            ids += piece
+        return _Example(tuple(ids), tuple(hidden), 0, len(ids))
+
     def _collate(self, task: str, pool: list[_Example]) -> Batch:
         ids = torch.tensor([example.ids for example in pool])
         maskable = torch.zeros_like(ids, dtype=torch.bool)
+        chain = torch.zeros_like(maskable)
         weight = torch.ones(ids.shape)
         for row, example in enumerate(pool):
             maskable[row, list(example.hidden)] = True
             weight[row, example.used_len :] = self._eos_weight
-        return Batch(task, ids, maskable, weight, pool[0].prompt_len, whole=task == "facts")
+            chain[row, list(example.chain)] = True
+        whole = task in ("facts", "steps")
+        return Batch(task, ids, maskable, weight, pool[0].prompt_len, whole, chain)
 
 
 def _fact(rng: random.Random) -> tuple[int, str, int, int]:
@@ -167,12 +223,18 @@ def _fact(rng: random.Random) -> tuple[int, str, int, int]:
     return a, "*", b, a * b
 
 
-def hide(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def hide(
+    batch: Batch, mask_id: int, generator: torch.Generator, chain_share: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mask a batch as LLaDA's fine-tuning does, or as block-by-block decoding looks.
 
     Half of the time every position of the canvas is hidden with probability t, where t is
     spread evenly over (0, 1) within the batch. Otherwise one block is active: it is hidden
     with probability t, the blocks before it are clean and those after it are all masks.
+
+    A result that is hidden while the next step still shows it needs no computing. So in a
+    share ``chain_share`` of the rows that have computed numbers, all of those are hidden from
+    some position on, with few of the other tokens: the state in which decoding meets them.
 
     Returns:
         Input ids [batch, length]; hidden positions, bool [batch, length]; and the weight of
@@ -193,5 +255,12 @@ def hide(batch: Batch, mask_id: int, generator: torch.Generator) -> tuple[Tensor
         earlier = (active >= 0) & (block < active)
         hidden = (hidden | later) & ~earlier
         scale = scale.masked_fill(later, 1.0)
+    if chain_share and batch.chain.any():
+        chosen = torch.rand(size, 1, generator=generator) < chain_share
+        order = batch.chain.cumsum(dim=1)  # 1 for the first number of the chain, then 2, ...
+        first = torch.rand(size, 1, generator=generator) * order[:, -1:]
+        others = torch.rand(size, length, generator=generator) < 0.4 * share**2
+        hidden = torch.where(chosen, (batch.chain & (order > first)) | others, hidden)
+        scale = torch.where(chosen, 1.5, scale)
     hidden &= batch.maskable
     return batch.ids.masked_fill(hidden, mask_id), hidden, batch.weight * scale

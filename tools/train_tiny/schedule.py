@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
@@ -12,65 +12,118 @@ from typing import Final
 class Phase:
     """A stretch of steps with one mix of tasks."""
 
-    until: float
-    """End of the phase as a share of all steps."""
-    mix: Mapping[str, float]
-    """Probability of each kind of batch; need not sum to 1."""
+    until_step: int
+    """The first step that is no longer in the phase."""
     short_share: float
     """Share of examples with a canvas of one block where the answer fits."""
+    matrix_lr: float
+    """Muon's rate for the hidden matrices (scaled to AdamW's update size)."""
+    other_lr: float
+    """AdamW's rate for embeddings and norms."""
+    weight_decay: float
+    """Of the hidden matrices."""
+    last_rate: float
+    """Both rates fall linearly to this share of themselves over the phase."""
+    chain_share: float
+    """Share of word problems whose computed numbers are hidden together; see ``hide``."""
+    mix: Mapping[str, float]
+    """Probability of each kind of batch; need not sum to 1."""
 
 
-_CURRICULUM: Final = MappingProxyType(
-    {"copy": 3.0, "lookup": 3.0, "facts": 1.0, "sorting": 1.0, "json_extraction": 1.0}
-)
-_ALL: Final = MappingProxyType(
-    {
-        "copy": 0.3,
-        "lookup": 0.5,
-        "facts": 1.2,
-        "sorting": 1.5,
-        "json_extraction": 1.5,
-        "code": 1.5,
-        "word_problems": 2.0,
-    }
-)
-_FINAL: Final = MappingProxyType(
-    {"facts": 0.6, "sorting": 1.2, "json_extraction": 1.0, "code": 1.2, "word_problems": 2.5}
-)
+def _phase(
+    until_step: int,
+    short_share: float,
+    matrix_lr: float,
+    other_lr: float,
+    weight_decay: float,
+    last_rate: float,
+    chain_share: float,
+    **mix: float,
+) -> Phase:
+    rates = (matrix_lr, other_lr, weight_decay, last_rate)
+    return Phase(until_step, short_share, *rates, chain_share, MappingProxyType(mix))
+
+
+_PHASES: Final = (
+    # High rates until copying appears (step 200), then moderate ones: kept high, attention
+    # saturates and the skill is lost again.
+    _phase(
+        200, 1.0, 0.01, 0.003, 0.02, 1.0, 0.0,
+        copy=3.0, lookup=3.0, facts=1.0, sorting=1.0, json_extraction=1.0,
+    ),
+    _phase(
+        400, 1.0, 0.004, 0.002, 0.1, 1.0, 0.0,
+        copy=2.0, lookup=2.0, facts=1.0, small_sorting=1.0, sorting=0.5, json_extraction=1.0,
+    ),
+    _phase(
+        1200, 0.85, 0.004, 0.002, 0.1, 1.0, 0.0,
+        copy=0.5, lookup=0.7, facts=1.0, small_sorting=1.0, sorting=1.0, json_extraction=1.2,
+        code=1.2, word_problems=1.8,
+    ),
+    # JSON and code are nearly learnt, sorting lags behind
+    _phase(
+        1900, 0.85, 0.003, 0.0015, 0.1, 1.0, 0.0,
+        copy=0.2, lookup=0.4, facts=1.2, bare_sorting=1.8, sorting=1.2, json_extraction=0.7,
+        code=0.7, word_problems=1.8,
+    ),
+    # the facts are known, but not used in worked steps
+    _phase(
+        2200, 0.85, 0.003, 0.0015, 0.1, 1.0, 0.5,
+        lookup=0.1, facts=0.5, bare_sorting=1.6, sorting=1.4, json_extraction=0.6, code=0.6,
+        word_problems=2.4,
+    ),
+    # the losses jump up and down from one hundred steps to the next: anneal
+    _phase(
+        2500, 0.5, 0.0018, 0.001, 0.1, 0.75, 0.5,
+        facts=0.4, bare_sorting=0.9, sorting=1.9, json_extraction=0.9, code=0.6,
+        word_problems=2.6,
+    ),
+    # JSON and code are done
+    _phase(
+        2600, 0.5, 0.00135, 0.00075, 0.1, 8 / 9, 0.5,
+        facts=1.0, bare_sorting=1.2, sorting=2.0, json_extraction=0.3, code=0.25,
+        word_problems=2.8,
+    ),
+    # lists of four and five numbers are within reach: the task is cut down to these
+    _phase(
+        2700, 0.5, 0.0012, 0.001 * 2 / 3, 0.1, 7 / 8, 0.5,
+        facts=1.0, bare_few=1.6, few=1.6, json_extraction=0.3, code=0.25,
+        word_problems=2.8,
+    ),
+    # sums and differences are right in lines of their own and wrong in steps: bridge the two
+    _phase(
+        2900, 0.6, 0.002, 0.001, 0.1, 1.0, 0.5,
+        facts=0.3, steps=2.6, bare_few=1.0, few=1.3, json_extraction=0.3, code=0.25,
+        word_problems=2.2,
+    ),
+    _phase(
+        3400, 0.4, 0.0018, 0.0009, 0.1, 0.0, 0.4,
+        steps=0.7, bare_few=0.8, few=1.7, json_extraction=0.7, code=0.5, word_problems=2.8,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """All settings of a run."""
 
-    steps: int = 6800
+    steps: int = 3400
     seed: int = 0
     micro_batches: int = 4
     micro_batch_positions: int = 900
-    matrix_lr: float = 0.01
-    """Muon's rate for the hidden matrices (scaled to AdamW's update size)."""
-    other_lr: float = 0.003
-    """AdamW's rate for embeddings and norms."""
-    weight_decay: float = 0.02
     warmup_steps: int = 100
-    decay_share: float = 0.25
-    """Last share of the steps, in which the rates fall linearly to zero."""
     eos_weight: float = 0.1
     mimetic: float = 0.7
-    phases: tuple[Phase, ...] = field(
-        default=(
-            Phase(0.06, _CURRICULUM, 1.0),
-            Phase(0.75, _ALL, 0.85),
-            Phase(1.0, _FINAL, 0.5),
-        )
-    )
+    phases: tuple[Phase, ...] = _PHASES
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of ``step`` as a share of its maximum."""
-        warmup = min(1.0, (step + 1) / self.warmup_steps)
-        left = (self.steps - step) / (self.decay_share * self.steps)
-        return max(0.0, min(warmup, left))
+        """Return the learning rate of ``step`` as a share of its phase's rate."""
+        index = self.phases.index(self.phase(step))
+        start = self.phases[index - 1].until_step if index else 0
+        phase = self.phases[index]
+        passed = (step - start) / (phase.until_step - start)
+        return min(1.0, (step + 1) / self.warmup_steps) * (1 - (1 - phase.last_rate) * passed)
 
     def phase(self, step: int) -> Phase:
         """Return the phase that ``step`` belongs to."""
-        return next(p for p in self.phases if step < p.until * self.steps or p is self.phases[-1])
+        return next((p for p in self.phases if step < p.until_step), self.phases[-1])

@@ -18,30 +18,29 @@ from starr_engine.study.tasks import TASKS, make_problems
 from tools.train_tiny.data import BatchMaker, hide
 from tools.train_tiny.decode import decode
 from tools.train_tiny.model import ModelConfig, TinyLLaDA, initialise
-from tools.train_tiny.schedule import TrainConfig
+from tools.train_tiny.schedule import Phase, TrainConfig
 from tools.train_tiny.tokenizer import build_tokenizer
 
 
 class Trainer:
     """Holds all state of a run; ``save`` and ``load`` make a run resumable exactly."""
 
-    def __init__(self, config: TrainConfig, device: str) -> None:
+    def __init__(self, config: TrainConfig, device: str, compiled: bool) -> None:
         self.config, self.device = config, device
         self.tokenizer = build_tokenizer()
         self.mask_id, self.eos_id = self.tokenizer.mask_token_id, self.tokenizer.eos_token_id
         self.model = TinyLLaDA(ModelConfig(vocab_size=len(self.tokenizer)))
         initialise(self.model, config.seed, config.mimetic)
         self.model.to(device)
+        # lengths differ from batch to batch: one graph for all of them
+        self._hidden = (
+            torch.compile(self.model.hidden, dynamic=True) if compiled else self.model.hidden
+        )
         matrices = [p for p in self.model.blocks.parameters() if p.dim() == 2]
         others = [p for p in self.model.parameters() if all(p is not m for m in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices,
-                lr=config.matrix_lr,
-                weight_decay=config.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
-            ),
-            torch.optim.AdamW(others, lr=config.other_lr, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.batches = BatchMaker(self.tokenizer, config.seed, config.eos_weight)
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -51,13 +50,15 @@ class Trainer:
         """Make one update and return the mean loss of each kind of batch in it."""
         config = self.config
         phase, rate = config.phase(self.step), config.rate(self.step)
-        for optimizer, lr in zip(self.optimizers, (config.matrix_lr, config.other_lr), strict=True):
+        for optimizer, lr in zip(self.optimizers, (phase.matrix_lr, phase.other_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * rate
+        for group in self.optimizers[0].param_groups:
+            group["weight_decay"] = phase.weight_decay
         names, shares = list(phase.mix), list(phase.mix.values())
         losses: dict[str, float] = {}
         for task in self.batches.rng.choices(names, shares, k=config.micro_batches):
-            loss, per_token = self._loss(task, phase.short_share)
+            loss, per_token = self._loss(task, phase)
             (loss / config.micro_batches).backward()
             losses[task] = per_token
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -67,14 +68,14 @@ class Trainer:
         self.step += 1
         return losses
 
-    def _loss(self, task: str, short_share: float) -> tuple[Tensor, float]:
-        batch = self.batches.draw(task, self.config.micro_batch_positions, short_share)
-        ids, hidden, weight = hide(batch, self.mask_id, self.generator)
+    def _loss(self, task: str, phase: Phase) -> tuple[Tensor, float]:
+        batch = self.batches.draw(task, self.config.micro_batch_positions, phase.short_share)
+        ids, hidden, weight = hide(batch, self.mask_id, self.generator, phase.chain_share)
         norm = (batch.weight * batch.maskable).sum()
         ids, hidden, weight = (t.to(self.device) for t in (ids, hidden, weight))
         targets = batch.ids.to(self.device)[hidden]
         with torch.autocast(self.device, dtype=torch.bfloat16):
-            logits = self.model.logits(self.model.hidden(ids)[hidden])
+            logits = self.model.logits(self._hidden(ids)[hidden])
         entropy = F.cross_entropy(logits.float(), targets, reduction="none")
         loss = (entropy * weight[hidden]).sum() / norm
         real = batch.weight.to(self.device)[hidden] == 1.0
@@ -119,6 +120,12 @@ class Trainer:
         self.batches.rng, self.batches._pools = pickle.loads(state["batches"])
 
 
+def _cut_log(log: Path, step: int) -> None:
+    """Drop the rows after ``step``, which a run that was interrupted will write again."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    log.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
+
 def main() -> None:
     """Train, and log loss and scores as JSON lines."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -129,16 +136,18 @@ def main() -> None:
     parser.add_argument("--stop", type=int, help="stop early, keeping the schedule")
     parser.add_argument("--eval-every", type=int, default=500)
     parser.add_argument("--save-every", type=int, default=100)
+    parser.add_argument("--compile", action="store_true", help="a fifth faster; needs g++")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.run.mkdir(parents=True, exist_ok=True)
     config = TrainConfig()
     if args.steps:
         config = replace(config, steps=args.steps)
-    trainer = Trainer(config, args.device)
+    trainer = Trainer(config, args.device, args.compile)
     checkpoint, log = args.run / "checkpoint.pt", args.run / "training_log.jsonl"
     if checkpoint.exists():
         trainer.load(checkpoint)
+        _cut_log(log, trainer.step)
     started = time.monotonic()
     sums: dict[str, list[float]] = {}
     end = min(args.stop or config.steps, config.steps)

@@ -27,13 +27,17 @@ _LIST: Final = re.compile(r"\d+(?:, ?\d+)*")
 
 
 class Sorting:
-    """Four to seven numbers from 0 to 99, rising or falling."""
+    """Different numbers from 0 to 99, rising or falling."""
 
     name = "sorting"
 
+    def __init__(self, shortest: int = 4, longest: int = 5) -> None:
+        """Choose how many numbers a list has, from ``shortest`` to ``longest``."""
+        self.shortest, self.longest = shortest, longest
+
     def generate(self, rng: random.Random) -> Problem:
         """Return one list to sort; ``answer`` is the sorted list."""
-        numbers = rng.sample(range(100), rng.randint(4, 7))
+        numbers = rng.sample(range(100), rng.randint(self.shortest, self.longest))
         falling = rng.random() < 0.5
         ordered = sorted(numbers, reverse=falling)
         prompt = rng.choice(_FALLING if falling else _RISING).format(_join(numbers))

@@ -15,8 +15,8 @@ MAX_TOTAL: Final = 60
 MAX_CHANGE: Final = 12
 """Largest number that one event adds or takes away."""
 
-_GAINS: Final = ("buys", "finds", "gets", "wins", "makes")
-_LOSSES: Final = ("sells", "loses", "drops", "breaks")
+GAINS: Final = ("buys", "finds", "gets", "wins", "makes")
+LOSSES: Final = ("sells", "loses", "drops", "breaks")
 _CONTAINERS: Final = ("bags", "boxes", "jars", "trays")
 _THEN: Final = ("Then", "Later", "Next", "After that")
 _ANSWER: Final = re.compile(r"Answer: (\d+)")
@@ -70,13 +70,13 @@ def _events(rng: random.Random) -> tuple[str, list[str], int]:
         change = rng.randint(2, MAX_CHANGE)
         opening = who if index == 0 else f"{rng.choice(_THEN)} {who}"
         if gain:
-            verb = rng.choice(_GAINS)
+            verb = rng.choice(GAINS)
             story.append(f"{opening} {verb} {change} more.")
         elif rng.random() < 0.5:
             verb = "gives"
             story.append(f"{opening} gives {change} to {other}.")
         else:
-            verb = rng.choice(_LOSSES)
+            verb = rng.choice(LOSSES)
             story.append(f"{opening} {verb} {change}.")
         result = total + change if gain else total - change
         steps.append(f"{verb} {change}: {total} {'+' if gain else '-'} {change} = {result}")
