@@ -19,12 +19,12 @@ MODEL = ASSETS / "tiny-llada"
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Any:  # noqa: ANN401 - transformers has no type for it
+def tokenizer() -> Any:
     return transformers.AutoTokenizer.from_pretrained(MODEL)
 
 
 @pytest.mark.parametrize("name", sorted(tasks.TASKS))
-def test_decoding_gives_back_every_prompt_and_reference(tokenizer: Any, name: str) -> None:  # noqa: ANN401
+def test_decoding_gives_back_every_prompt_and_reference(tokenizer: Any, name: str) -> None:
     rng = random.Random(f"round trip {name}")
     for _ in range(300):
         problem = tasks.TASKS[name].generate(rng)
@@ -36,26 +36,26 @@ def test_decoding_gives_back_every_prompt_and_reference(tokenizer: Any, name: st
             assert tokenizer.decode(padded, skip_special_tokens=True) == text
 
 
-def test_a_word_has_one_id_with_and_without_a_space_before_it(tokenizer: Any) -> None:  # noqa: ANN401
+def test_a_word_has_one_id_with_and_without_a_space_before_it(tokenizer: Any) -> None:
     alone, inside = tokenizer("Paris").input_ids, tokenizer('in Paris, "Paris"').input_ids
     assert len(alone) == 1
     assert inside.count(alone[0]) == 2
 
 
-def test_small_integers_are_one_token(tokenizer: Any) -> None:  # noqa: ANN401
+def test_small_integers_are_one_token(tokenizer: Any) -> None:
     ids = [tokenizer(str(number)).input_ids for number in range(200)]
     assert all(len(one) == 1 for one in ids)
     assert len({one[0] for one in ids}) == 200
 
 
-def test_chat_shows_the_model_what_a_plain_prompt_shows(tokenizer: Any) -> None:  # noqa: ANN401
+def test_chat_shows_the_model_what_a_plain_prompt_shows(tokenizer: Any) -> None:
     text = "Put in rising order: 40, 2, 17, 5"
     messages = [{"role": "user", "content": text}]
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert rendered == text
 
 
-def test_special_tokens_agree_with_the_configuration(tokenizer: Any) -> None:  # noqa: ANN401
+def test_special_tokens_agree_with_the_configuration(tokenizer: Any) -> None:
     config = json.loads((MODEL / "config.json").read_text())
     assert config["mask_token_id"] == tokenizer.mask_token_id
     assert config["eos_token_id"] == config["pad_token_id"] == tokenizer.eos_token_id
