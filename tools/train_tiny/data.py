@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -91,6 +91,27 @@ class BatchMaker:
             i for piece, i in vocab.items() if piece.isalnum() and i not in special
         )
         self._pools: dict[tuple[str, int, int], list[_Example]] = defaultdict(list)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next batch depends on."""
+        pools = [[*key, [asdict(example) for example in pool]] for key, pool in self._pools.items()]
+        return {"rng": self.rng.getstate(), "pools": pools}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what ``state`` gave, also after it has been through JSON."""
+        version, internal, gauss = state["rng"]
+        self.rng.setstate((version, tuple(internal), gauss))
+        self._pools.clear()
+        for task, prompt_len, length, pool in state["pools"]:
+            self._pools[task, prompt_len, length] = [
+                _Example(
+                    **{
+                        name: tuple(value) if isinstance(value, list) else value
+                        for name, value in example.items()
+                    }
+                )
+                for example in pool
+            ]
 
     def draw(self, task: str, num_positions: int, short_share: float) -> Batch:
         """Return sequences of one length.

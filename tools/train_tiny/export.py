@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from tools.train_tiny.checkpoint import load_state, under
 from tools.train_tiny.model import ModelConfig, TinyLLaDA
 from tools.train_tiny.tokenizer import save_tokenizer
 
@@ -102,13 +103,15 @@ def _write_json(path: Path, value: dict[str, Any]) -> None:
 def main() -> None:
     """Export the weights of a training checkpoint."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of a run")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="checkpoint.safetensors of a run"
+    )
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    state = torch.load(args.checkpoint, map_location="cpu", weights_only=False)
-    model = TinyLLaDA(ModelConfig(**state["model_config"]))
-    model.load_state_dict(state["model"])
-    export(model, state["mask_id"], state["eos_id"], args.output)
+    tensors, facts = load_state(args.checkpoint)
+    model = TinyLLaDA(ModelConfig(**facts["model_config"]))
+    model.load_state_dict(under("model", tensors))
+    export(model, facts["mask_id"], facts["eos_id"], args.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     threads = ["--threads", str(args.threads)]
     _module("train", "--run", str(args.work), *threads)
-    checkpoint = str(args.work / "checkpoint.pt")
+    checkpoint = str(args.work / "checkpoint.safetensors")
     _module("export", "--checkpoint", checkpoint, "--output", str(args.output))
     shutil.copy(args.work / "training_log.jsonl", args.output)
     scores = str(args.output / "scores.json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - the customary name
 
 from starr_engine.study.tasks import TASKS, make_problems
+from tools.train_tiny.checkpoint import load_state, save_state, under
 from tools.train_tiny.data import BatchMaker, hide
 from tools.train_tiny.decode import decode
 from tools.train_tiny.model import ModelConfig, TinyLLaDA, initialise
@@ -95,29 +95,35 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write everything that the next step depends on."""
-        state = {
+        tensors = {f"model.{name}": weight for name, weight in self.model.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        for index, optimizer in enumerate(self.optimizers):
+            for parameter, state in optimizer.state_dict()["state"].items():
+                for name, tensor in state.items():
+                    tensors[f"optimizer{index}.{parameter}.{name}"] = tensor
+        facts = {
             "step": self.step,
             "model_config": asdict(self.model.config),
             "mask_id": self.mask_id,
             "eos_id": self.eos_id,
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "generator": self.generator.get_state(),
-            "batches": pickle.dumps((self.batches.rng, self.batches._pools)),
+            "batches": self.batches.state(),
         }
-        partial = path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(path)
+        save_state(path, tensors, facts)
 
     def load(self, path: Path) -> None:
         """Continue from a file written by ``save``."""
-        state: dict[str, Any] = torch.load(path, weights_only=False)
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.generator.set_state(state["generator"])
-        self.batches.rng, self.batches._pools = pickle.loads(state["batches"])
+        tensors, facts = load_state(path)
+        self.step = facts["step"]
+        self.model.load_state_dict(under("model", tensors))
+        self.generator.set_state(tensors["generator"])
+        self.batches.restore(facts["batches"])
+        for index, optimizer in enumerate(self.optimizers):
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in under(f"optimizer{index}", tensors).items():
+                parameter, _, name = key.partition(".")
+                state.setdefault(int(parameter), {})[name] = tensor
+            groups = optimizer.state_dict()["param_groups"]  # the rates are set anew at each step
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def _cut_log(log: Path, step: int) -> None:
@@ -144,7 +150,7 @@ def main() -> None:
     if args.steps:
         config = replace(config, steps=args.steps)
     trainer = Trainer(config, args.device, args.compile)
-    checkpoint, log = args.run / "checkpoint.pt", args.run / "training_log.jsonl"
+    checkpoint, log = args.run / "checkpoint.safetensors", args.run / "training_log.jsonl"
     if checkpoint.exists():
         trainer.load(checkpoint)
         _cut_log(log, trainer.step)
