@@ -79,7 +79,8 @@ sanitize: .venv/.packages
 	@$(BIN)/ctest --test-dir build/sanitize --no-tests=error --output-on-failure
 
 bench: build
-	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; \
+	  $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)"; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,6 +1,6 @@
 """Nanoseconds per call of the C++ bookkeeping, as Python sees it.
 
-    python benchmarks/bench_core.py [--repeats 15]
+    python -m benchmarks.bench_core [--repeats 15]
 
 Prints a line per measurement (median and quartiles over the repeats, after one warm-up) and, as
 the last line of stdout, one JSON object with the same numbers and the machine they come from.
@@ -8,12 +8,12 @@ the last line of stdout, one JSON object with the same numbers and the machine t
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.harness import environment
 from starr_engine._core import BatchBuilder, PagePool, PageTable
 
 PAGE_SIZE = 32
@@ -91,8 +91,7 @@ def main() -> None:
         low, median, high = (samples[len(samples) * q // 4] for q in (1, 2, 3))
         results[name] = {"median_ns": median, "quartiles_ns": [low, high], "samples_ns": samples}
         print(f"{name:44} {median:12,.0f} ns/call  [{low:,.0f}, {high:,.0f}]")
-    machine = {"python": platform.python_version(), "machine": platform.machine()}
-    print(json.dumps({"benchmark": "core", **machine, "results": results}))
+    print(json.dumps({"benchmark": "core", "environment": environment(), "results": results}))
 
 
 if __name__ == "__main__":

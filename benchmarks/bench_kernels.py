@@ -1,6 +1,6 @@
 """Times logits_statistics against the PyTorch calls it replaces.
 
-    python benchmarks/bench_kernels.py [--device cuda] [--repeats 15] [--memory-gb 4]
+    python -m benchmarks.bench_kernels [--device cuda] [--repeats 15] [--memory-gb 4]
 
 The baseline is softmax and top-2 (candidate and probabilities); a second one adds the entropy,
 which together is what the op gives. The last line of standard output is one JSON object with
@@ -10,19 +10,16 @@ the raw samples.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.harness import environment
 from starr_engine import ops
 
 LLADA_VOCABULARY = 126_464
@@ -87,26 +84,6 @@ def measure(name: str, inputs: list[Tensor], repeats: int) -> Result:
     return Result(name=name, rows=rows, vocabulary=vocabulary, dtype=dtype, seconds=seconds)
 
 
-def _environment(device: torch.device) -> dict[str, object]:
-    git = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
-    processor = platform.processor() or platform.machine()
-    return {
-        "commit": git.stdout.strip() or None,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 def main() -> None:
     """Measure every shape, dtype and implementation; print a table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -139,7 +116,12 @@ def main() -> None:
                 )
     if skipped:
         print(f"left out for lack of memory (--memory-gb): {', '.join(skipped)}")
-    record = {"environment": _environment(arguments.device), "skipped": skipped}
+    record = {
+        "benchmark": "kernels",
+        "device": str(arguments.device),
+        "environment": environment(),
+        "skipped": skipped,
+    }
     print(json.dumps(record | {"results": [asdict(result) for result in results]}))
 
 
