@@ -18,4 +18,4 @@ class CapacityError(StarrError, RuntimeError):
 
 
 class KernelError(StarrError, RuntimeError):
-    """The compiled extension is missing or refused its arguments."""
+    """The compiled extension is missing or does not load."""
