@@ -18,6 +18,10 @@ class FinishReason(StrEnum):
     ABORT = "abort"
     """The caller aborted it; the output holds the blocks committed until then."""
 
+    ERROR = "error"
+    """It failed while it ran; ``error`` says why, the output holds the blocks committed until
+    then."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockOutput:
@@ -68,6 +72,9 @@ class RequestOutput:
 
     latency_s: float
     """Seconds from arrival to finish."""
+
+    error: str | None = None
+    """Why the request failed, with finish reason ``error``."""
 
     @property
     def tpf(self) -> float:

@@ -131,6 +131,7 @@ class Request:
         self.num_unmasked = 0
         self.computed_rows = 0
         self.steps_in_block = 0
+        self.num_revoked_in_block = 0
         self.steps_since_refresh = 0
         self.arrival_s = time.perf_counter()
 
@@ -145,3 +146,4 @@ class Request:
         """Commit the active block and start counting steps anew."""
         self.canvas.commit_block()
         self.steps_in_block = 0
+        self.num_revoked_in_block = 0

@@ -51,20 +51,27 @@ def run(args: argparse.Namespace) -> None:
         _talk(llm, messages, params)
     else:
         messages.append({"role": "user", "content": message})
-        print(llm.chat(messages, params)[0].text)
+        print(_answer(llm, messages, params))
 
 
 def _talk(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> None:
     while message := _ask():
         messages.append({"role": "user", "content": message})
         try:
-            answer = llm.chat(messages, params)[0].text
+            answer = _answer(llm, messages, params)
         except RequestError as error:  # too long, say: the conversation before it still stands
             print(f"error: {error}", file=sys.stderr)
             messages.pop()
             continue
         print(answer)
         messages.append({"role": "assistant", "content": answer})
+
+
+def _answer(llm: LLM, messages: list[dict[str, str]], params: SamplingParams) -> str:
+    output = llm.chat(messages, params)[0]
+    if output.error is not None:
+        raise RequestError(output.error)
+    return output.text
 
 
 def _ask() -> str:

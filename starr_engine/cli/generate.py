@@ -13,6 +13,7 @@ from starr_engine.cli.options import (
     engine_options,
     sampling_params,
 )
+from starr_engine.errors import RequestError
 from starr_engine.outputs import BlockOutput, RequestOutput
 
 
@@ -44,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
 
     llm = LLM(**engine_options(args))
     for output in llm.stream(prompt, params):
+        if isinstance(output, RequestOutput) and output.error is not None:
+            raise RequestError(output.error)
         if args.json:
             if args.stream or isinstance(output, RequestOutput):
                 print(json.dumps(as_json(output), ensure_ascii=False), flush=True)

@@ -1,12 +1,13 @@
 """Remasking policies: which candidates of a step to keep, which positions stay masked.
 
-Letters: n rows (one running request each), L block length.
+Letters: n rows (one running request each), L block length, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -50,16 +51,37 @@ class BlockView:
     num_left: Tensor
     """int64 [n]: tokens in front of the block, prompt and committed blocks; none is a mask."""
 
+    progress: Tensor
+    """float32 [n]: share of the generated positions, of all blocks, that are unmasked."""
+
+    seed: Tensor
+    """int64 [n]: the request's seed, for policies that draw; see ``decoding.draws``."""
+
+    logits: Tensor | None = None
+    """float32 [n, L, V], 0 where not scored; given to policies with ``needs_logits``. The mask
+    token's is -inf."""
+
+    sampling_logits: Tensor | None = None
+    """As ``logits``, with what sampling added: its arg-max is the candidate. float64 if any row
+    has a temperature, else the same tensor as ``logits``."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What changes in the active blocks; both bool [n, L].
-
-    ``unmask`` lies within the masked positions, ``revoke`` within the unmasked ones.
-    """
+    """What changes in the active blocks."""
 
     unmask: Tensor
+    """bool [n, L], within the masked positions."""
+
     revoke: Tensor | None = None
+    """bool [n, L], within the unmasked positions."""
+
+    tokens: Tensor | None = None
+    """int64 [n, L]: tokens to put where ``unmask`` says so; None puts the view's candidates."""
+
+    signals: Mapping[str, Tensor] | None = None
+    """Numbers behind the decision, [n, L] or [n, 1] by name ("threshold", "variance" ...); shown
+    in traces, never acted on. "confidence" stands for the view's where a policy changed it."""
 
 
 class RemaskingPolicy(Protocol):
@@ -74,6 +96,11 @@ class RemaskingPolicy(Protocol):
         """Whether tokens of the active block are scored again after they were unmasked."""
         ...
 
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the view must hold the logits, which takes n * L * V numbers."""
+        ...
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """The state of ``rows`` blocks that have just been opened; empty if stateless."""
         ...
@@ -81,6 +108,19 @@ class RemaskingPolicy(Protocol):
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """The decision of this step and the state after it; neither argument is changed."""
         ...
+
+
+class StatelessPolicy:
+    """What most policies answer: nothing to remember, only masks scored, no logits needed."""
+
+    __slots__ = ()
+
+    scores_unmasked: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
+
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        """Stateless."""
+        return {}
 
 
 REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)

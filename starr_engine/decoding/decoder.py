@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
-from starr_engine.decoding.guarantee import guarantee_progress
-from starr_engine.decoding.scores import Scores
+from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
+from starr_engine.decoding.scores import Noise, Scores, add_gumbel
 
 Offsets = NDArray[np.int64]
 
@@ -38,8 +38,19 @@ class DecodingRow:
     num_left: int
     """Tokens in front of the block."""
 
+    num_revoked: int
+    """Revocations in this block so far."""
+
+    progress: float
+    """Share of the generated positions that are unmasked."""
+
+    seed: int
+
     score_offsets: Offsets
     """[m] offsets within the block that were scored, ascending; rows lie in order in ``Scores``."""
+
+    noise: Noise | None = None
+    """What sampling added to the row's logits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,40 +63,92 @@ class RowDecision:
     state: State
 
 
-def decide_rows(rows: Sequence[DecodingRow], scores: Scores) -> list[RowDecision]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFailure:
+    """Why a row could not be decided; its request ends, the others go on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A row of a group, and where its scores begin."""
+
+    index: int
+    row: DecodingRow
+    first_score: int
+
+
+def decide_rows(
+    rows: Sequence[DecodingRow], scores: Scores, logits: Tensor
+) -> list[RowDecision | RowFailure]:
     """Decide every row by its policy, and see to it that each makes progress.
 
     Args:
         rows: In the order in which their scores lie in ``scores``.
         scores: Of all scored positions of all rows.
+        logits: [M, V] what the scores were computed from.
 
     Returns:
-        One decision per row, in order, on the host.
+        One decision per row, in order, on the host; or why there is none.
     """
-    groups: dict[tuple[RemaskingPolicy, int], list[int]] = defaultdict(list)
+    has_numbers = scores.top1.isfinite().cpu().numpy()
+    groups: dict[tuple[RemaskingPolicy, int], list[_Member]] = defaultdict(list)
+    results: dict[int, RowDecision | RowFailure] = {}
+    first = 0
     for index, row in enumerate(rows):
-        groups[row.policy, len(row.block_ids)].append(index)
-    first_score = np.cumsum([0, *(len(row.score_offsets) for row in rows)])
-    decisions: dict[int, RowDecision] = {}
+        count = len(row.score_offsets)
+        if has_numbers[first : first + count].all():
+            groups[row.policy, len(row.block_ids)].append(_Member(index, row, first))
+        else:
+            results[index] = RowFailure(
+                reason="the model's logits are not finite numbers; check the weights, or use a "
+                "wider dtype"
+            )
+        first += count
     for (policy, _), members in groups.items():
-        group = [rows[index] for index in members]
-        view = _view(group, scores, [int(first_score[index]) for index in members])
+        results.update(_decide_group(policy, members, scores, logits))
+    return [results[index] for index in range(len(rows))]
+
+
+def _decide_group(
+    policy: RemaskingPolicy, members: list[_Member], scores: Scores, logits: Tensor
+) -> dict[int, RowDecision | RowFailure]:
+    """Results by index; if the group as a whole fails, each row has its own chance."""
+    group = [member.row for member in members]
+    try:
+        view = _view(policy, members, scores, logits)
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
-        decision = guarantee_progress(view, decision)
         _check(view, decision)
-        decisions.update(zip(members, _split(view, decision, state), strict=True))
-    return [decisions[index] for index in range(len(rows))]
+        decision = bound_revocation(decision, [row.num_revoked for row in group])
+        decision = guarantee_progress(view, decision)
+        split = _split(view, decision, state)
+    except Exception as error:  # whatever a user's policy may raise
+        if len(members) > 1:
+            results: dict[int, RowDecision | RowFailure] = {}
+            for member in members:
+                results |= _decide_group(policy, [member], scores, logits)
+            return results
+        reason = f"{type(policy).__name__} failed: {type(error).__name__}: {error}"
+        return {members[0].index: RowFailure(reason=reason)}
+    return {member.index: result for member, result in zip(members, split, strict=True)}
 
 
-def _view(group: list[DecodingRow], scores: Scores, first_score: list[int]) -> BlockView:
+def _view(
+    policy: RemaskingPolicy, members: list[_Member], scores: Scores, logits: Tensor
+) -> BlockView:
+    group = [member.row for member in members]
     device = scores.confidence.device
     length = len(group[0].block_ids)
     ids = np.stack([row.block_ids for row in group]).astype(np.int64)
     masks = ids == np.array([[row.mask_token_id] for row in group])
     counts = [len(row.score_offsets) for row in group]
     source = np.concatenate(
-        [np.arange(start, start + count) for start, count in zip(first_score, counts, strict=True)]
+        [
+            np.arange(member.first_score, member.first_score + count)
+            for member, count in zip(members, counts, strict=True)
+        ]
     )
     target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
     taken = torch.from_numpy(source).to(device)
@@ -96,6 +159,17 @@ def _view(group: list[DecodingRow], scores: Scores, first_score: list[int]) -> B
         grid[placed] = values[taken]
         return grid.view(len(group), length)
 
+    def spread_rows(values: Tensor) -> Tensor:
+        grid = values.new_zeros((len(group) * length, values.shape[1]))
+        grid[placed] = values
+        return grid.view(len(group), length, -1)
+
+    given = drawn = None
+    if policy.needs_logits:
+        taken_logits = _allowed_logits(group, logits[taken])
+        given = spread_rows(taken_logits)
+        noisy = _with_noise(group, taken_logits)
+        drawn = given if noisy is taken_logits else spread_rows(noisy)
     candidates = torch.from_numpy(ids).to(device).view(-1)
     candidates[placed] = scores.candidates[taken]
     return BlockView(
@@ -107,18 +181,51 @@ def _view(group: list[DecodingRow], scores: Scores, first_score: list[int]) -> B
         masked=torch.from_numpy(masks).to(device),
         step=torch.tensor([row.step for row in group], device=device),
         num_left=torch.tensor([row.num_left for row in group], device=device),
+        progress=torch.tensor([row.progress for row in group], device=device),
+        seed=torch.tensor([row.seed for row in group], device=device),
+        logits=given,
+        sampling_logits=drawn,
     )
 
 
+def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:
+    """A float32 copy in which no row can take its mask token."""
+    counts = torch.tensor([len(row.score_offsets) for row in group], device=logits.device)
+    masks = torch.tensor([row.mask_token_id for row in group], device=logits.device)
+    column = masks.repeat_interleave(counts)[:, None]
+    return logits.to(torch.float32, copy=True).scatter_(1, column, -torch.inf)
+
+
+def _with_noise(group: list[DecodingRow], logits: Tensor) -> Tensor:
+    """``logits`` itself if no row of the group samples, else a float64 copy with the noise."""
+    if all(row.noise is None for row in group):
+        return logits
+    noisy = logits.double()
+    first = 0
+    for row in group:
+        rows = slice(first, first + len(row.score_offsets))
+        first = rows.stop
+        if row.noise is not None:
+            noisy[rows] = add_gumbel(noisy[rows], row.noise)
+    return noisy
+
+
 def _check(view: BlockView, decision: Decision) -> None:
-    assert not (decision.unmask & ~view.masked).any(), "a policy unmasked what is no mask"
-    if decision.revoke is not None:
-        assert not (decision.revoke & view.masked).any(), "a policy revoked a mask"
+    shape = view.masked.shape
+    for name in ("unmask", "revoke"):
+        chosen = getattr(decision, name)
+        if chosen is not None and (chosen.dtype is not torch.bool or chosen.shape != shape):
+            raise ValueError(f"{name} must be a bool tensor {tuple(shape)}")
+    if (decision.unmask & ~view.masked).any():
+        raise ValueError("it unmasked a position that is no mask")
+    if decision.revoke is not None and (decision.revoke & view.masked).any():
+        raise ValueError("it revoked a position that is a mask")
 
 
 def _split(view: BlockView, decision: Decision, state: State) -> list[RowDecision]:
     unmask = decision.unmask.cpu().numpy()
-    ids = view.candidates.cpu().numpy().astype(np.int32)
+    tokens = view.candidates if decision.tokens is None else decision.tokens
+    ids = tokens.cpu().numpy().astype(np.int32)
     revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
     return [
         RowDecision(

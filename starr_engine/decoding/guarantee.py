@@ -1,11 +1,35 @@
-"""The progress guarantee: the only place that unmasks what no policy asked for."""
+"""The progress guarantee: the only place that overrules what a policy asked for."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision
+
+MAX_REVOCATIONS_PER_POSITION: Final = 4
+"""On average over a block: beyond it the block's tokens stay, so that every block ends."""
+
+
+def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision:
+    """Drop the revocations of rows that have had their share of them.
+
+    With it a block of L positions ends after at most (1 + MAX_REVOCATIONS_PER_POSITION) * L steps
+    and the L that one last decision may revoke.
+
+    Args:
+        decision: Of n rows.
+        num_revoked: [n] revocations in each row's block before this decision.
+    """
+    if decision.revoke is None:
+        return decision
+    limit = MAX_REVOCATIONS_PER_POSITION * decision.revoke.shape[1]
+    may = torch.tensor([count < limit for count in num_revoked], device=decision.revoke.device)
+    return replace(decision, revoke=decision.revoke & may[:, None])
 
 
 def guarantee_progress(view: BlockView, decision: Decision) -> Decision:
@@ -18,7 +42,7 @@ def guarantee_progress(view: BlockView, decision: Decision) -> Decision:
     score = view.confidence.nan_to_num(nan=-1.0).masked_fill(~view.masked, -2.0)
     best = first_argmax(score)
     forced = torch.zeros_like(view.masked).scatter_(1, best[:, None], stuck[:, None])
-    return Decision(unmask=decision.unmask | forced, revoke=decision.revoke)
+    return replace(decision, unmask=decision.unmask | forced)
 
 
 def first_argmax(values: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ def score_rows(
     given = present != mask_token_id
     chosen = torch.where(given, present, candidates)
     for draw in noise:
-        noisy = _add_gumbel(logits[draw.rows], draw)
+        noisy = add_gumbel(logits[draw.rows], draw)
         noisy[:, mask_token_id] = -torch.inf
         chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
     logit = logits.gather(1, chosen[:, None])[:, 0].float()
@@ -67,7 +67,8 @@ def score_rows(
     return Scores(candidates=chosen, confidence=confidence, top1=top1, top2=top2, entropy=entropy)
 
 
-def _add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
+def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
+    """``logits`` [m, V] of one request in float64, with the noise of its step and temperature."""
     gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
     return logits.double() + draw.temperature * gumbel.to(logits.device)
 

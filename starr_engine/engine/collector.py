@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from starr_engine.engine.progress import CommittedBlock
+from starr_engine.engine.progress import Change, CommittedBlock, FailedRequest
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.stopping import Visible
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
@@ -18,10 +18,22 @@ class OutputCollector:
         self._sent_chars: dict[str, int] = {}
         self._sent_ids: dict[str, int] = {}
 
-    def collect(self, committed: Sequence[CommittedBlock]) -> list[BlockOutput | RequestOutput]:
-        """A ``BlockOutput`` per committed block, and a ``RequestOutput`` after the last one."""
+    def collect(self, changes: Sequence[Change]) -> list[BlockOutput | RequestOutput]:
+        """A ``BlockOutput`` per committed block, and a ``RequestOutput`` for what ended."""
         outputs: list[BlockOutput | RequestOutput] = []
-        for block in committed:
+        for block in changes:
+            if isinstance(block, FailedRequest):
+                self.forget(block.running.request.request_id)
+                outputs.append(
+                    request_output(
+                        block.running,
+                        block.visible,
+                        FinishReason.ERROR,
+                        block.time_s,
+                        error=block.reason,
+                    )
+                )
+                continue
             outputs.append(self._block(block))
             if block.visible.finish_reason is not None:
                 self.forget(block.running.request.request_id)
@@ -57,6 +69,8 @@ def request_output(
     visible: Visible,
     reason: FinishReason,
     time_s: float | None = None,
+    *,
+    error: str | None = None,
 ) -> RequestOutput:
     """The result of a request that ends now, or ended at ``time_s``."""
     request = running.request
@@ -71,4 +85,5 @@ def request_output(
         computed_rows=request.computed_rows,
         cache_label=running.cache.label,
         latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
+        error=error,
     )

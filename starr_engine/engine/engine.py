@@ -65,14 +65,15 @@ class Engine:
         """Advance every scheduled request by one denoising step.
 
         Returns:
-            The blocks committed by it and the requests finished by it, in order.
+            The blocks committed by it and the requests finished by it, in order; a request that
+            failed is among these, with its reason, and takes no other with it.
         """
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
         decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
-        committed = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
-        return self.outputs.collect(committed)
+        changes = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
+        return self.outputs.collect(changes)
 
     def add_request(
         self,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from starr_engine.cache.base import StepKind
-from starr_engine.decoding.decoder import RowDecision
+from starr_engine.decoding.decoder import RowDecision, RowFailure
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
@@ -27,6 +27,20 @@ class CommittedBlock:
     """Of ``time.perf_counter``."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailedRequest:
+    """A request that this step could not decide, and what it shows."""
+
+    running: RunningRequest
+    visible: Visible
+    reason: str
+    time_s: float
+    """Of ``time.perf_counter``."""
+
+
+Change = CommittedBlock | FailedRequest
+
+
 class ProgressKeeper:
     """The only writer of canvases; tells the pages which rows were written and which changed.
 
@@ -39,14 +53,19 @@ class ProgressKeeper:
         self._scheduler = scheduler
         self._stop_rule = stop_rule
 
-    def apply(self, batch: StepBatch, decisions: Sequence[RowDecision]) -> list[CommittedBlock]:
-        """Carry out a step's decisions; returns the blocks that it finished."""
-        committed = []
+    def apply(
+        self, batch: StepBatch, decisions: Sequence[RowDecision | RowFailure]
+    ) -> list[Change]:
+        """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
+        changes: list[Change] = []
         for entry, decision in zip(batch.schedule, decisions, strict=True):
+            if isinstance(decision, RowFailure):
+                changes.append(self._fail(entry, decision.reason))
+                continue
             self._change(entry, decision)
             if entry.running.request.canvas.is_block_done:
-                committed.append(self._commit(entry.running))
-        return committed
+                changes.append(self._commit(entry.running))
+        return changes
 
     def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
         running, plan = entry.running, entry.plan
@@ -61,7 +80,25 @@ class ProgressKeeper:
         canvas.unmask(unmasked, decision.unmask_ids)
         running.state = decision.state
         request.num_unmasked += len(unmasked) - len(revoked)
-        request.count_forward(plan.num_query_rows, is_refresh=plan.kind is StepKind.REFRESH)
+        request.num_revoked_in_block += len(revoked)
+        self._count(entry)
+
+    def _count(self, entry: ScheduledRequest) -> None:
+        plan = entry.plan
+        entry.running.request.count_forward(
+            plan.num_query_rows, is_refresh=plan.kind is StepKind.REFRESH
+        )
+
+    def _fail(self, entry: ScheduledRequest, reason: str) -> FailedRequest:
+        running = entry.running
+        self._count(entry)
+        self._scheduler.remove(running.request.request_id)
+        return FailedRequest(
+            running=running,
+            visible=self._stop_rule.visible(running.request),
+            reason=reason,
+            time_s=time.perf_counter(),
+        )
 
     def _commit(self, running: RunningRequest) -> CommittedBlock:
         request = running.request

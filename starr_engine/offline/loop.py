@@ -131,8 +131,8 @@ class RowLoop:
         for output in outputs:
             if isinstance(output, RequestOutput) and output.request_id in self._running:
                 aborted = output.finish_reason is FinishReason.ABORT
-                result = "the engine aborted the request" if aborted else output
-                self._finish(self._running.pop(output.request_id), result)
+                reason = "the engine aborted the request" if aborted else output.error
+                self._finish(self._running.pop(output.request_id), reason or output)
 
     def _finish(self, row: Row, result: RequestOutput | str) -> None:
         self._finished[row.index] = output_row(row, result)

@@ -21,7 +21,12 @@ from starr_engine.decoding.base import (
     RemaskingPolicy,
     State,
 )
-from starr_engine.decoding.guarantee import guarantee_progress
+from starr_engine.decoding.guarantee import (
+    MAX_REVOCATIONS_PER_POSITION,
+    bound_revocation,
+    first_argmax,
+    guarantee_progress,
+)
 
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "low_confidence": [{}, {"tokens_per_step": 3}, {"num_steps_per_block": 4}],
@@ -37,7 +42,9 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
 NAMES = tuple(BlockView.__slots__)
-ROWS, LENGTH = 7, 9
+ROWS, LENGTH, VOCAB = 7, 9, 6
+# See bound_revocation: the bound, and the one decision that may go beyond it.
+MAX_STEPS = (2 + MAX_REVOCATIONS_PER_POSITION) * LENGTH
 
 every_policy = pytest.mark.parametrize(
     "policy", [pytest.param(REMASKING_POLICIES.create(n, a), id=f"{n}-{a}") for n, a in CASES]
@@ -54,10 +61,12 @@ def shot(
 ) -> BlockView:
     """A random step over blocks whose ``tokens`` [ROWS, LENGTH] are -1 at masks.
 
-    Confidences come in tenths, so that they tie; nothing but masks is scored unless asked for.
+    Confidences come in tenths, so that they tie, or from logits of few values where the policy
+    asks for these; nothing but masks is scored unless asked for.
     """
     masked = tokens < 0
     scored = masked | torch.tensor(policy.scores_unmasked)
+    logits = None
 
     def tenths(shape: tuple[int, ...]) -> Tensor:
         return torch.randint(0, 11, shape, generator=generator) / 10
@@ -65,15 +74,35 @@ def shot(
     shape = (ROWS, LENGTH)
     confidence = torch.where(scored, tenths(shape), 1.0)
     proposed = torch.randint(0, 3, shape, generator=generator)
+    top1 = confidence
+    top2 = torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0)
+    entropy = torch.where(scored, 2 * tenths(shape), 0.0)
+    if policy.needs_logits:
+        levels = torch.randint(0, 8, (*shape, VOCAB), generator=generator).float()
+        logits = torch.where(scored[..., None], levels, 0.0)
+        logits[..., -1] = -torch.inf  # the mask token
+        probabilities = logits.softmax(-1)
+        top = probabilities.topk(2).values
+        proposed = first_argmax(logits.flatten(0, 1)).view(shape)
+        present = torch.where(masked, proposed, tokens)
+        taken = probabilities.gather(2, present[..., None])[..., 0]
+        confidence = torch.where(scored, taken, 1.0)
+        top1 = torch.where(scored, top[..., 0], 1.0)
+        top2 = torch.where(scored, top[..., 1], 0.0)
+        entropy = torch.where(scored, -torch.xlogy(probabilities, probabilities).sum(-1), 0.0)
     return BlockView(
         candidates=torch.where(masked, proposed, tokens),
         confidence=confidence,
-        top1=confidence,
-        top2=torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0),
-        entropy=torch.where(scored, 2 * tenths(shape), 0.0),
+        top1=top1,
+        top2=top2,
+        entropy=entropy,
         masked=masked,
         step=torch.full((ROWS,), step),
         num_left=torch.arange(ROWS) * 2 + 1,
+        progress=(~masked).float().mean(1) / 2,
+        seed=torch.arange(ROWS) * 2**61,
+        logits=logits,
+        sampling_logits=logits,
     )
 
 
@@ -82,22 +111,30 @@ def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[BlockView, State,
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.full((ROWS, LENGTH), -1)
     state = init(policy)
-    for step in range(2 * LENGTH):
+    num_revoked = torch.zeros(ROWS, dtype=torch.int64)
+    for step in range(MAX_STEPS):
         view = shot(policy, tokens, step, generator)
         decision, after = policy.decide(view, state)
         yield view, state, decision, after
         state = after
-        full = guarantee_progress(view, decision)
-        tokens = torch.where(full.unmask, view.candidates, tokens)
+        full = guarantee_progress(view, bound_revocation(decision, num_revoked.tolist()))
+        put = view.candidates if full.tokens is None else full.tokens
+        tokens = torch.where(full.unmask, put, tokens)
         if full.revoke is not None:
             tokens = torch.where(full.revoke, -1, tokens)
+            num_revoked += full.revoke.sum(1)
         if not (tokens < 0).any():
             return
-    raise AssertionError(f"blocks of {LENGTH} positions are not done after {2 * LENGTH} steps")
+    raise AssertionError(f"blocks of {LENGTH} positions are not done after {MAX_STEPS} steps")
 
 
 def rows_of(view: BlockView, rows: Tensor) -> BlockView:
-    return BlockView(**{name: getattr(view, name)[rows] for name in NAMES})
+    return BlockView(
+        **{
+            name: None if (values := getattr(view, name)) is None else values[rows]
+            for name in NAMES
+        }
+    )
 
 
 def assert_rows_equal(
@@ -108,6 +145,9 @@ def assert_rows_equal(
     assert (got[0].revoke is None) == (expected[0].revoke is None)
     if got[0].revoke is not None and expected[0].revoke is not None:
         assert torch.equal(got[0].revoke, expected[0].revoke[rows])
+    assert (got[0].tokens is None) == (expected[0].tokens is None)
+    if got[0].tokens is not None and expected[0].tokens is not None:
+        assert torch.equal(got[0].tokens, expected[0].tokens[rows])
     assert got[1].keys() == expected[1].keys()
     for name, values in got[1].items():
         assert torch.equal(values, expected[1][name][rows]), name
@@ -147,7 +187,8 @@ def test_nothing_that_was_given_is_changed_and_asking_twice_gives_the_same(
 ) -> None:
     hash_before = hash(policy)
     for view, state, decision, after in play(policy, seed):
-        kept = {name: getattr(view, name).clone() for name in NAMES}
+        given = [name for name in NAMES if getattr(view, name) is not None]
+        kept = {name: getattr(view, name).clone() for name in given}
         kept_state = {name: values.clone() for name, values in state.items()}
         again = policy.decide(view, state)
         assert_rows_equal(again, (decision, after), torch.arange(ROWS))

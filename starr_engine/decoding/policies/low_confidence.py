@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
 from starr_engine.decoding.policies.checks import check_count
 from starr_engine.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LowConfidencePolicy:
+class LowConfidencePolicy(StatelessPolicy):
     """Unmask the k masks with the largest confidence, leftmost among equals.
 
     k is ``tokens_per_step``, or, with ``num_steps_per_block`` S, the published schedule: the L
@@ -25,8 +24,6 @@ class LowConfidencePolicy:
     Raises:
         RequestError: If an argument is no positive integer, or both are given.
     """
-
-    scores_unmasked: ClassVar[bool] = False
 
     tokens_per_step: int = 1
     num_steps_per_block: int | None = None
@@ -40,10 +37,6 @@ class LowConfidencePolicy:
                     "give tokens_per_step or num_steps_per_block, not both: "
                     f"got {self.tokens_per_step} and {self.num_steps_per_block}"
                 )
-
-    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
-        """Stateless."""
-        return {}
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""

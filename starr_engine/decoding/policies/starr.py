@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -53,6 +53,8 @@ class StarrPolicy:
     Raises:
         RequestError: If an argument is out of range; names all of a kind at once.
     """
+
+    needs_logits: ClassVar[bool] = False
 
     temporal_window: int = 3
     """W_t, steps; 1 switches the temporal term off."""

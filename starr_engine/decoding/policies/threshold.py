@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-import torch
-
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
 from starr_engine.decoding.policies.checks import check_unit_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ThresholdPolicy:
+class ThresholdPolicy(StatelessPolicy):
     """Unmask ``{i : c_i >= threshold}``.
 
     Differs from the authors' code, which always unmasks the best position and compares the others
@@ -25,17 +22,11 @@ class ThresholdPolicy:
         RequestError: If ``threshold`` is no probability.
     """
 
-    scores_unmasked: ClassVar[bool] = False
-
     threshold: float = 0.9
     """Least confidence; above 1 gives one token per step."""
 
     def __post_init__(self) -> None:
         check_unit_interval(self, "threshold", upper=2.0)
-
-    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
-        """Stateless."""
-        return {}
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
