@@ -16,7 +16,11 @@ from starr_engine.errors import RequestError
 from starr_engine.registry import Registry
 
 State = dict[str, Tensor]
-"""What a policy remembers of a block: tensors whose first dimension is the row."""
+"""What a policy remembers of a block: tensors whose first dimension is the row.
+
+Other dimensions may change from step to step (V is known at the first): rows whose states differ in
+shape are decided apart.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +129,14 @@ class StatelessPolicy:
 
 REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
 for _name, _target in {
+    "credit": "credit:CreditPolicy",
+    "dynamic_dllm": "dynamic_dllm:DynamicDllmPolicy",
+    "klass": "klass:KlassPolicy",
     "low_confidence": "low_confidence:LowConfidencePolicy",
+    "saber": "saber:SaberPolicy",
+    "stdec": "stdec:StdecPolicy",
+    "t2m": "t2m:T2mPolicy",
+    "tacg": "tacg:TacgPolicy",
     "threshold": "threshold:ThresholdPolicy",
     "starr": "starr:StarrPolicy",
 }.items():

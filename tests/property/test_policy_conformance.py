@@ -39,6 +39,29 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"revoke_below": 0.5, "tau_min": 0.3, "c_slow": 0.2},
         {"revoke_below": 1.0, "tau_min": 0.0, "c_slow": 0.0, "neighbour_window": 40},
     ],
+    "credit": [{}, {"threshold": 0.5}, {"threshold": 0.3, "decay": 1.0, "alpha": 3.0, "gamma": 0}],
+    "dynamic_dllm": [
+        {},
+        {"mode": "token", "theta_0": 0.9},
+        {"mode": "token", "alpha": 0.3, "theta_min": 0.3, "theta_max": 1.0},
+        {"mode": "mean", "alpha": 0.2, "beta": 0.5, "theta_0": 0.6},
+    ],
+    "klass": [{}, {"epsilon": 5.0, "tau": 0.2}, {"history": 1, "epsilon": 1, "tokens_per_step": 2}],
+    "saber": [{}, {"n": 1}, {"n": 4}, {"n": 40}],
+    "stdec": [{}, {"tau": 0.6, "sigma": 0.2}, {"sigma": 30, "spatial": 0.8, "patience": 1}],
+    "t2m": [
+        {},
+        {"strategy": "low_prob", "remask_threshold": 1.0, "max_share": 1.0, "threshold": 0.0},
+        {"strategy": "t2t_remask", "remask_threshold": 0.2, "threshold": 0.3},
+        {"strategy": "logit_diff", "remask_threshold": 0.1, "max_resets": 1, "threshold": 0.4},
+        {"max_resets": 0},
+    ],
+    "tacg": [
+        {},
+        {"tau": 0.4, "floor": 0.1, "escape": 0.5, "min_streak": 2, "extra_ratio": 1.0},
+        {"tau": 0.4, "floor": 0.1, "allow_empty_base": False, "guidance": 2, "decay": 0.5},
+        {"min_streak": 1, "bonus": 2, "tokens_per_step": 3},
+    ],
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
 NAMES = tuple(BlockView.__slots__)
@@ -229,6 +252,9 @@ def test_of_equal_masks_the_leftmost_goes_first(policy: RemaskingPolicy) -> None
     # Only their places tell the masks apart, and what is settled lies to their left.
     level = torch.full((ROWS, LENGTH), 0.25)
     view = replace(view, confidence=level, top1=level, top2=level, entropy=level)
+    if view.logits is not None:
+        flat = torch.zeros_like(view.logits)
+        view = replace(view, logits=flat, sampling_logits=flat)
     decision, _ = policy.decide(view, init(policy))
     chosen = guarantee_progress(view, decision).unmask.int()
     count = chosen.sum(1)
