@@ -126,7 +126,18 @@ class StatelessPolicy:
 REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
 for _name, _target in {
     "low_confidence": "low_confidence:LowConfidencePolicy",
+    "random": "random:RandomPolicy",
+    "entropy": "entropy:EntropyPolicy",
+    "margin": "margin:MarginPolicy",
+    "maskgit_plus": "maskgit_plus:MaskgitPlusPolicy",
     "threshold": "threshold:ThresholdPolicy",
+    "progress_threshold": "progress_threshold:ProgressThresholdPolicy",
+    "age_threshold": "age_threshold:AgeThresholdPolicy",
+    "factor": "factor:FactorPolicy",
+    "frechet": "frechet:FrechetPolicy",
+    "eb_sampler": "eb_sampler:EbSamplerPolicy",
+    "local_leap": "local_leap:LocalLeapPolicy",
+    "hierarchy": "hierarchy:HierarchyPolicy",
     "starr": "starr:StarrPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")
