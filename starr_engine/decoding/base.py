@@ -18,9 +18,14 @@ from starr_engine.registry import Registry
 State = dict[str, Tensor]
 """What a policy remembers of a block: tensors whose first dimension is the row.
 
-Other dimensions may change from step to step (V is known at the first): rows whose states differ in
-shape are decided apart.
+Shapes stay as ``init_state`` gave them, except that a dimension of 0 may take its size at the first
+step, which is the first to show V. Rows whose states differ in shape are decided apart.
 """
+
+
+def state_shapes(state: State) -> tuple[object, ...]:
+    """What the states of rows that are decided together have in common."""
+    return tuple((name, tuple(values.shape[1:])) for name, values in state.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,15 +134,26 @@ class StatelessPolicy:
 
 REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
 for _name, _target in {
-    "credit": "credit:CreditPolicy",
-    "dynamic_dllm": "dynamic_dllm:DynamicDllmPolicy",
-    "klass": "klass:KlassPolicy",
     "low_confidence": "low_confidence:LowConfidencePolicy",
-    "saber": "saber:SaberPolicy",
-    "stdec": "stdec:StdecPolicy",
-    "t2m": "t2m:T2mPolicy",
-    "tacg": "tacg:TacgPolicy",
+    "random": "random:RandomPolicy",
+    "entropy": "entropy:EntropyPolicy",
+    "margin": "margin:MarginPolicy",
+    "maskgit_plus": "maskgit_plus:MaskgitPlusPolicy",
     "threshold": "threshold:ThresholdPolicy",
+    "progress_threshold": "progress_threshold:ProgressThresholdPolicy",
+    "age_threshold": "age_threshold:AgeThresholdPolicy",
+    "factor": "factor:FactorPolicy",
+    "frechet": "frechet:FrechetPolicy",
+    "eb_sampler": "eb_sampler:EbSamplerPolicy",
+    "local_leap": "local_leap:LocalLeapPolicy",
+    "hierarchy": "hierarchy:HierarchyPolicy",
     "starr": "starr:StarrPolicy",
+    "stdec": "stdec:StdecPolicy",
+    "klass": "klass:KlassPolicy",
+    "dynamic_dllm": "dynamic_dllm:DynamicDllmPolicy",
+    "tacg": "tacg:TacgPolicy",
+    "credit": "credit:CreditPolicy",
+    "saber": "saber:SaberPolicy",
+    "t2m": "t2m:T2mPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
+from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
 
@@ -115,8 +115,7 @@ def decide_rows(
 
 def _group_key(row: DecodingRow) -> _GroupKey:
     # A state of vocabulary size is empty before the block's first step: such rows go together.
-    shapes = tuple((name, tuple(values.shape[1:])) for name, values in row.state.items())
-    return row.policy, len(row.block_ids), shapes
+    return row.policy, len(row.block_ids), state_shapes(row.state)
 
 
 def _decide_group(

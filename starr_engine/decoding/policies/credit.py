@@ -9,7 +9,7 @@ import torch
 
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.policies.checks import check_not_negative, check_unit_interval
-from starr_engine.decoding.policies.ranking import top
+from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.decoding.policies.vocabulary import empty_vocabulary, is_empty, logits_of
 
 
@@ -83,7 +83,7 @@ class CreditPolicy:
         confidence = fused.softmax(-1).gather(2, tokens[..., None])[..., 0]
         confidence = torch.where(view.masked, confidence, view.confidence)
         sure = view.masked & (confidence >= self.threshold)
-        best = top(confidence, view.masked, 1)
+        best = take_best(confidence, view.masked, 1)
         return (
             Decision(
                 unmask=torch.where(sure.any(1, keepdim=True), sure, best),

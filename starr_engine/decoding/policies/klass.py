@@ -13,7 +13,7 @@ from starr_engine.decoding.policies.checks import (
     check_not_negative,
     check_unit_interval,
 )
-from starr_engine.decoding.policies.ranking import top
+from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.decoding.policies.vocabulary import empty_vocabulary, is_empty, logits_of
 
 MAX_HISTORY: Final = 256
@@ -82,7 +82,7 @@ class KlassPolicy:
         ring = torch.cat([state["divergences"][..., 1:], divergence[..., None]], dim=-1)
         stable = (ring < self.epsilon).all(-1)
         ready = view.masked & stable & (view.confidence > self.tau)
-        best = top(view.confidence, view.masked, self.tokens_per_step)
+        best = take_best(view.confidence, view.masked, self.tokens_per_step)
         unmask = torch.where(ready.any(1, keepdim=True), ready, best)
         return (
             Decision(

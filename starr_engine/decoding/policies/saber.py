@@ -9,7 +9,7 @@ import torch
 
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.policies.checks import check_count
-from starr_engine.decoding.policies.ranking import top
+from starr_engine.decoding.policies.ranking import take_best
 
 _NEVER: Final = -1.0
 """In place of the confidence of a position that was not unmasked yet."""
@@ -71,14 +71,14 @@ class SaberPolicy:
         theta = torch.where(known.any(1, keepdim=True), total / known.sum(1, keepdim=True), 1.0)
         above = view.masked & (now > theta)
         enough = above.sum(1, keepdim=True) >= self.n
-        chosen = torch.where(enough, above, top(now, view.masked, self.n))
+        chosen = torch.where(enough, above, take_best(now, view.masked, self.n))
 
         tokens = chosen | ~view.masked
         size = above.sum(1).clamp_min(self.n)
         count = torch.ceil(size / 8).long().clamp_min(self.n // 2)
         count = torch.minimum(count, size - 1) * ~tokens.all(1)
         loss = state["last"] - now
-        back = top(loss.flip(1), tokens.flip(1), count).flip(1)
+        back = take_best(loss.flip(1), tokens.flip(1), count).flip(1)
         return (
             Decision(
                 unmask=chosen & ~back,

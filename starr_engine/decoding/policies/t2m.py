@@ -12,7 +12,7 @@ from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.policies.checks import check_count, check_unit_interval
-from starr_engine.decoding.policies.ranking import top
+from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.errors import RequestError
 
 PUBLISHED_THRESHOLDS: Final[Mapping[str, float]] = MappingProxyType(
@@ -94,7 +94,7 @@ class T2mPolicy:
         doubted, doubt = self._doubt(view, state["last"])
         may = doubted & ~view.masked & (state["resets"] < self.max_resets)
         quota = ((~view.masked).sum(1) * self.max_share).long().clamp_min(1)
-        revoke = top(doubt, may, quota)
+        revoke = take_best(doubt, may, quota)
         return (
             Decision(
                 unmask=view.masked & (view.confidence >= self.threshold),

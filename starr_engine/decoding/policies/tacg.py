@@ -15,7 +15,7 @@ from starr_engine.decoding.policies.checks import (
     check_switch,
     check_unit_interval,
 )
-from starr_engine.decoding.policies.ranking import top
+from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.decoding.policies.vocabulary import empty_vocabulary, is_empty, logits_of
 
 _LEAST_LOGIT: Final = -1e4
@@ -118,7 +118,7 @@ class TacgPolicy:
 
         chosen = self._chosen(view, score)
         lasting = chosen & ((streak >= self.min_streak) | (view.confidence >= self.escape))
-        unmask = torch.where(lasting.any(1, keepdim=True), lasting, top(score, chosen, 1))
+        unmask = torch.where(lasting.any(1, keepdim=True), lasting, take_best(score, chosen, 1))
         after = torch.lerp(logits, average, self.decay)
         return (
             Decision(unmask=unmask, signals={"score": score, "streak": streak}),
@@ -138,6 +138,6 @@ class TacgPolicy:
         quota = torch.ceil(self.extra_ratio * size.clamp_min(1)).clamp_max(self.extra_max)
         if not self.allow_empty_base:
             quota = quota * (size > 0)
-        ready = base | top(score, near, quota)
-        best = top(score, view.masked, self.tokens_per_step)
+        ready = base | take_best(score, near, quota)
+        best = take_best(score, view.masked, self.tokens_per_step)
         return torch.where(ready.any(1, keepdim=True), ready, best)
