@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
+from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
 
 Offsets = NDArray[np.int64]
-_GroupKey = tuple[RemaskingPolicy, int, tuple[object, ...]]
-"""Policy, block length, and the shapes of the state; rows of one key are decided together."""
+_GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
+"""Policy, exit rule, block length, shapes of the state: rows of one key are decided together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,9 @@ class DecodingRow:
 
     noise: Noise | None = None
     """What sampling added to the row's logits."""
+
+    exit_rule: ExitRule | None = None
+    """When to fill the block at once; None never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,7 @@ def decide_rows(
 
 def _group_key(row: DecodingRow) -> _GroupKey:
     # A state of vocabulary size is empty before the block's first step: such rows go together.
-    return row.policy, len(row.block_ids), state_shapes(row.state)
+    return row.policy, row.exit_rule, len(row.block_ids), state_shapes(row.state)
 
 
 def _decide_group(
@@ -129,6 +133,7 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        decision = exit_early(group[0].exit_rule, view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
         decision = guarantee_progress(view, decision)
         split = _split(view, decision, state)
@@ -138,7 +143,9 @@ def _decide_group(
             for member in members:
                 results |= _decide_group([member], scores, logits)
             return results
-        reason = f"{type(policy).__name__} failed: {type(error).__name__}: {error}"
+        rule = group[0].exit_rule
+        names = type(policy).__name__ + ("" if rule is None else f" with {type(rule).__name__}")
+        reason = f"{names} failed: {type(error).__name__}: {error}"
         return {members[0].index: RowFailure(reason=reason)}
     return {member.index: result for member, result in zip(members, split, strict=True)}
 
