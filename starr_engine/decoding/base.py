@@ -132,7 +132,12 @@ class StatelessPolicy:
         return {}
 
 
-REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
+REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry(
+    "remasking policy",
+    RequestError,
+    group="starr_engine.remasking_policies",
+    members=("scores_unmasked", "needs_logits", "init_state", "decide"),
+)
 for _name, _target in {
     "low_confidence": "low_confidence:LowConfidencePolicy",
     "random": "random:RandomPolicy",
