@@ -44,7 +44,9 @@ def exit_early(rule: ExitRule | None, view: BlockView, decision: Decision) -> De
     return replace(decision, unmask=unmask, revoke=revoke)
 
 
-EXIT_RULES: Registry[ExitRule] = Registry("early exit rule", RequestError)
+EXIT_RULES: Registry[ExitRule] = Registry(
+    "early exit rule", RequestError, group="starr_engine.early_exit_rules", members=("decide",)
+)
 for _name, _target in {
     "prophet": "prophet:ProphetRule",
     "sched": "sched:SchedRule",
