@@ -56,6 +56,13 @@ class SamplingParams:
     cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
 
+    early_exit: str | None = None
+    """Rule that fills the rest of a block at once when the model is far ahead; None never does.
+    Costs accuracy: see docs/policies.md."""
+
+    early_exit_args: Args = field(default_factory=dict)
+    """Arguments of the early exit rule, by name."""
+
     def __post_init__(self) -> None:
         for name, value in self._plain().items():
             object.__setattr__(self, name, value)
@@ -81,7 +88,7 @@ class SamplingParams:
                 int(token) if isinstance(token, Integral) and not isinstance(token, bool) else token
                 for token in self.stop_token_ids
             )
-        for name in ("remasking_args", "cache_args"):
+        for name in ("remasking_args", "cache_args", "early_exit_args"):
             if isinstance(args := getattr(self, name), Mapping):
                 plain[name] = dict(args)
         return plain
@@ -112,6 +119,16 @@ class SamplingParams:
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")
             problems += _args_problems(f"{name}_args", getattr(self, f"{name}_args"))
+        problems += self._early_exit_problems()
+        return problems
+
+    def _early_exit_problems(self) -> list[str]:
+        problems = _args_problems("early_exit_args", self.early_exit_args)
+        if self.early_exit is None:
+            if self.early_exit_args and not problems:
+                problems.append("early_exit_args are given, but no early_exit names the rule")
+        elif not isinstance(self.early_exit, str):
+            problems.append(f"early_exit must be a rule name or None, got {self.early_exit!r}")
         return problems
 
     @property

@@ -88,6 +88,11 @@ class CachePolicy(Protocol):
         ...
 
 
-CACHE_POLICIES: Registry[CachePolicy] = Registry("cache policy", RequestError)
+CACHE_POLICIES: Registry[CachePolicy] = Registry(
+    "cache policy",
+    RequestError,
+    group="starr_engine.cache_policies",
+    members=("label", "uses_pages", "plan"),
+)
 CACHE_POLICIES.add("none", "starr_engine.cache.policies.none:NoCache")
 CACHE_POLICIES.add("dual", "starr_engine.cache.policies.dual:DualCache")

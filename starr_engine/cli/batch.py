@@ -24,8 +24,9 @@ rows:
     messages          [{"role": ..., "content": ...}, ...], through the model's chat template
     prompt_token_ids  [int, ...]
   and may have an id and any of the sampling fields (max_tokens, block_length, temperature, seed,
-  stop, stop_token_ids, ignore_eos, remasking, remasking_args, cache, cache_args), which override
-  the flags for that row. null counts as absent. All other columns are carried through.
+  stop, stop_token_ids, ignore_eos, remasking, remasking_args, cache, cache_args, early_exit,
+  early_exit_args), which override the flags for that row. null counts as absent. All other columns
+  are carried through.
 
   The output has, in the order of the input: id, the carried columns, and
     text, token_ids   the output, without EOS and padding

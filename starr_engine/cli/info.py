@@ -47,6 +47,7 @@ def machine_report() -> Report:
     from starr_engine.attention.base import ATTENTION_BACKENDS
     from starr_engine.cache.base import CACHE_POLICIES
     from starr_engine.decoding.base import REMASKING_POLICIES
+    from starr_engine.decoding.exit.base import EXIT_RULES
     from starr_engine.models.base import MODELS
     from starr_engine.models.locate import shipped_models
 
@@ -64,6 +65,7 @@ def machine_report() -> Report:
         "shipped models": shipped_models(),
         "architectures": MODELS.names(),
         "remasking policies": REMASKING_POLICIES.names(),
+        "early exit rules": EXIT_RULES.names(),
         "cache policies": CACHE_POLICIES.names(),
         "attention backends": ATTENTION_BACKENDS.names(),
     }

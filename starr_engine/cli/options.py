@@ -131,6 +131,21 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="argument of the remasking policy, e.g. threshold=0.9; repeatable",
     )
     group.add_argument(
+        "--early-exit",
+        metavar="RULE",
+        default=_SAMPLING.early_exit,
+        help="fill a block at once when the model is far ahead, which costs accuracy: prophet or "
+        "sched (default: never)",
+    )
+    group.add_argument(
+        "--early-exit-arg",
+        dest="early_exit_args",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="argument of the early exit rule; repeatable",
+    )
+    group.add_argument(
         "--cache",
         metavar="POLICY",
         default=_SAMPLING.cache,
@@ -186,13 +201,17 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         remasking_args=parse_args_list("--remasking-arg", args.remasking_args),
         cache=args.cache,
         cache_args=parse_args_list("--cache-arg", args.cache_args),
+        early_exit=args.early_exit,
+        early_exit_args=parse_args_list("--early-exit-arg", args.early_exit_args),
     )
     # A wrong flag is one error now, not one error in every row later.
     from starr_engine.cache.base import CACHE_POLICIES
     from starr_engine.decoding.base import REMASKING_POLICIES
+    from starr_engine.decoding.exit.base import create_exit_rule
 
     REMASKING_POLICIES.create(params.remasking, params.remasking_args)
     CACHE_POLICIES.create(params.cache, params.cache_args)
+    create_exit_rule(params)
     return params
 
 

@@ -16,7 +16,16 @@ from starr_engine.errors import RequestError
 from starr_engine.registry import Registry
 
 State = dict[str, Tensor]
-"""What a policy remembers of a block: tensors whose first dimension is the row."""
+"""What a policy remembers of a block: tensors whose first dimension is the row.
+
+Shapes stay as ``init_state`` gave them, except that a dimension of 0 may take its size at the first
+step, which is the first to show V. Rows whose states differ in shape are decided apart.
+"""
+
+
+def state_shapes(state: State) -> tuple[object, ...]:
+    """What the states of rows that are decided together have in common."""
+    return tuple((name, tuple(values.shape[1:])) for name, values in state.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +132,33 @@ class StatelessPolicy:
         return {}
 
 
-REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry("remasking policy", RequestError)
+REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry(
+    "remasking policy",
+    RequestError,
+    group="starr_engine.remasking_policies",
+    members=("scores_unmasked", "needs_logits", "init_state", "decide"),
+)
 for _name, _target in {
     "low_confidence": "low_confidence:LowConfidencePolicy",
+    "random": "random:RandomPolicy",
+    "entropy": "entropy:EntropyPolicy",
+    "margin": "margin:MarginPolicy",
+    "maskgit_plus": "maskgit_plus:MaskgitPlusPolicy",
     "threshold": "threshold:ThresholdPolicy",
+    "progress_threshold": "progress_threshold:ProgressThresholdPolicy",
+    "age_threshold": "age_threshold:AgeThresholdPolicy",
+    "factor": "factor:FactorPolicy",
+    "frechet": "frechet:FrechetPolicy",
+    "eb_sampler": "eb_sampler:EbSamplerPolicy",
+    "local_leap": "local_leap:LocalLeapPolicy",
+    "hierarchy": "hierarchy:HierarchyPolicy",
     "starr": "starr:StarrPolicy",
+    "stdec": "stdec:StdecPolicy",
+    "klass": "klass:KlassPolicy",
+    "dynamic_dllm": "dynamic_dllm:DynamicDllmPolicy",
+    "tacg": "tacg:TacgPolicy",
+    "credit": "credit:CreditPolicy",
+    "saber": "saber:SaberPolicy",
+    "t2m": "t2m:T2mPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

@@ -11,11 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
+from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
+from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
 
 Offsets = NDArray[np.int64]
+_GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
+"""Policy, exit rule, block length, shapes of the state: rows of one key are decided together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +54,9 @@ class DecodingRow:
 
     noise: Noise | None = None
     """What sampling added to the row's logits."""
+
+    exit_rule: ExitRule | None = None
+    """When to fill the block at once; None never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,34 +99,41 @@ def decide_rows(
         One decision per row, in order, on the host; or why there is none.
     """
     has_numbers = scores.top1.isfinite().cpu().numpy()
-    groups: dict[tuple[RemaskingPolicy, int], list[_Member]] = defaultdict(list)
+    groups: dict[_GroupKey, list[_Member]] = defaultdict(list)
     results: dict[int, RowDecision | RowFailure] = {}
     first = 0
     for index, row in enumerate(rows):
         count = len(row.score_offsets)
         if has_numbers[first : first + count].all():
-            groups[row.policy, len(row.block_ids)].append(_Member(index, row, first))
+            groups[_group_key(row)].append(_Member(index, row, first))
         else:
             results[index] = RowFailure(
                 reason="the model's logits are not finite numbers; check the weights, or use a "
                 "wider dtype"
             )
         first += count
-    for (policy, _), members in groups.items():
-        results.update(_decide_group(policy, members, scores, logits))
+    for members in groups.values():
+        results.update(_decide_group(members, scores, logits))
     return [results[index] for index in range(len(rows))]
 
 
+def _group_key(row: DecodingRow) -> _GroupKey:
+    # A state of vocabulary size is empty before the block's first step: such rows go together.
+    return row.policy, row.exit_rule, len(row.block_ids), state_shapes(row.state)
+
+
 def _decide_group(
-    policy: RemaskingPolicy, members: list[_Member], scores: Scores, logits: Tensor
+    members: list[_Member], scores: Scores, logits: Tensor
 ) -> dict[int, RowDecision | RowFailure]:
     """Results by index; if the group as a whole fails, each row has its own chance."""
     group = [member.row for member in members]
+    policy = group[0].policy
     try:
         view = _view(policy, members, scores, logits)
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        decision = exit_early(group[0].exit_rule, view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
         decision = guarantee_progress(view, decision)
         split = _split(view, decision, state)
@@ -128,9 +141,11 @@ def _decide_group(
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
             for member in members:
-                results |= _decide_group(policy, [member], scores, logits)
+                results |= _decide_group([member], scores, logits)
             return results
-        reason = f"{type(policy).__name__} failed: {type(error).__name__}: {error}"
+        rule = group[0].exit_rule
+        names = type(policy).__name__ + ("" if rule is None else f" with {type(rule).__name__}")
+        reason = f"{names} failed: {type(error).__name__}: {error}"
         return {members[0].index: RowFailure(reason=reason)}
     return {member.index: result for member, result in zip(members, split, strict=True)}
 

@@ -46,6 +46,7 @@ class Decoder:
                     seed=request.params.seed,
                     score_offsets=positions.astype(np.int64) - start,
                     noise=draw,
+                    exit_rule=running.exit_rule,
                 )
             )
         return decide_rows(rows, scores, logits)

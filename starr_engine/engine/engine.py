@@ -11,6 +11,7 @@ import numpy as np
 from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.engine.batching import Batcher
 from starr_engine.engine.collector import OutputCollector, request_output
 from starr_engine.engine.decoder import Decoder
@@ -96,6 +97,7 @@ class Engine:
         """
         remasking = REMASKING_POLICIES.create(params.remasking, params.remasking_args)
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
+        exit_rule = create_exit_rule(params)
         ids = _plain_ids(prompt_token_ids)
         self._check(ids, params, cache)
         if request_id is None:
@@ -106,7 +108,7 @@ class Engine:
         if request_id in self.scheduler:
             raise RequestError(f"request id {request_id!r} is in use; choose another")
         request = Request(request_id, np.array(ids, np.int32), params, self.spec.mask_token_id)
-        self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
+        self.scheduler.add(RunningRequest(request, remasking, cache, self.device, exit_rule))
         return request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:

@@ -8,6 +8,7 @@ import torch
 from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, CacheView, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
+from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.request import Positions, Request
 
 
@@ -19,6 +20,7 @@ class RunningRequest:
         remasking: Built from the request's arguments.
         cache: Built from the request's arguments.
         device: Of the remasking policy's state.
+        exit_rule: Built from the request's arguments; None never exits early.
     """
 
     def __init__(
@@ -27,10 +29,12 @@ class RunningRequest:
         remasking: RemaskingPolicy,
         cache: CachePolicy,
         device: torch.device,
+        exit_rule: ExitRule | None = None,
     ) -> None:
         self.request = request
         self.remasking = remasking
         self.cache = cache
+        self.exit_rule = exit_rule
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 

@@ -68,8 +68,8 @@ def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[],
     range the engine checks.
 
     A column that is null counts as absent, because a Parquet file has every column in every row.
-    A row that names another remasking or cache policy than ``defaults`` and gives no arguments for
-    it runs that policy with its own defaults, not with the arguments of the other one.
+    A row that names another remasking or cache policy or exit rule than ``defaults`` and gives no
+    arguments for it runs that one with its own defaults, not with the arguments of the other one.
     """
     carried = {name: value for name, value in raw.columns.items() if is_carried(name)}
     row_id = raw.columns.get("id")
@@ -159,7 +159,7 @@ def _params(given: Columns, defaults: SamplingParams) -> SamplingParams:
     overrides = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     for name, value in overrides.items():
         _check_kind(name, value)
-    for policy in ("remasking", "cache"):
+    for policy in ("remasking", "cache", "early_exit"):
         args = f"{policy}_args"
         if isinstance(value := overrides.get(args), dict):
             overrides[args] = {name: arg for name, arg in value.items() if arg is not None}

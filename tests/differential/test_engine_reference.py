@@ -25,6 +25,11 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("low_confidence", {"num_steps_per_block": 5}),
     ("threshold", {}),
     ("threshold", {"threshold": 0.5}),
+    ("factor", {}),
+    ("frechet", {"delta": 0.1}),
+    ("eb_sampler", {"gamma": 0.5}),
+    ("eb_sampler", {"gamma": 1.0, "order_by": "confidence"}),
+    ("local_leap", {"threshold": 0.6, "relaxed": 0.3, "radius": 2}),
     ("starr", {}),
     ("starr", {"temporal_window": 1, "neighbour_window": 0}),
     ("starr", {"patience": 2, "relax": 0.1, "restart_on_flip": False}),
@@ -66,7 +71,8 @@ def test_one_request_without_cache_equals_the_reference(
 
 
 def test_mixed_batches_in_random_order_equal_the_reference(llm: LLM, reference: Reference) -> None:
-    # Every policy, several block lengths, temperatures and stop rules, sixteen at once.
+    # Every policy, several block lengths, temperatures and stop rules, at least sixteen at once.
+    count = max(16, len(POLICIES))
     params = [
         SamplingParams(
             max_tokens=blocks * length,
@@ -81,11 +87,11 @@ def test_mixed_batches_in_random_order_equal_the_reference(llm: LLM, reference: 
         )
         for seed, (name, args) in enumerate(POLICIES * 2)
         for blocks, length, temperature in [((1, 4, 0.0), (3, 8, 0.0), (2, 5, 1.0))[seed % 3]]
-    ][:16]
-    prompts = random_prompts(16, seed=9)
+    ][:count]
+    prompts = random_prompts(count, seed=9)
     expected = [reference.generate(p, q) for p, q in zip(prompts, params, strict=True)]
     for order_seed in range(3):
-        order = np.random.default_rng(order_seed).permutation(16)
+        order = np.random.default_rng(order_seed).permutation(count)
         outputs = llm.generate(as_prompts([prompts[i] for i in order]), [params[i] for i in order])
         for output, index in zip(outputs, order, strict=True):
             assert_same(output, expected[index])

@@ -1,4 +1,4 @@
-"""The demo runs from end to end on a few problems."""
+"""The examples run from end to end on a few problems."""
 
 from __future__ import annotations
 
@@ -22,3 +22,15 @@ def test_the_demo_runs_the_three_settings_and_prints_one_table(tmp_path: Path) -
     assert 32 <= rows[0]["nfe_per_request"] <= 64
     assert rows[0]["tpf"] == 1.0
     assert all(row["nfe_per_request"] < rows[0]["nfe_per_request"] for row in rows[1:])
+
+
+def test_the_own_policy_is_registered_measured_and_checked() -> None:
+    words = ["examples/own_policy.py", "--limit", "6"]
+    run = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    _, threshold, own, verdict = run.stdout.splitlines()
+    assert (threshold.split()[0], own.split()[0]) == ("threshold", "left_run")
+    # One or two blocks of 32, and at least one forward each.
+    assert all(1 <= float(row.split()[2]) <= 64 for row in (threshold, own))
+    assert verdict == "left_run keeps every rule of the conformance suite"

@@ -50,7 +50,8 @@ def reference_generate(
                 c if m else canvas[i] for c, m, i in zip(candidates, masked, block, strict=True)
             ]
             confidence = [float(np.float32(probabilities[i, c])) for i, c in enumerate(candidates)]
-            unmask, revoke = rule.decide(Look(candidates, confidence, masked, start))
+            entropy = [float(-np.sum(p * np.log(np.maximum(p, 1e-300)))) for p in probabilities]
+            unmask, revoke = rule.decide(Look(candidates, confidence, masked, start, entropy))
             if not unmask:
                 best = max(confidence[i] for i in range(length) if masked[i])
                 unmask = {next(i for i in range(length) if masked[i] and confidence[i] == best)}

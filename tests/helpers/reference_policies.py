@@ -7,7 +7,7 @@ it is made anew for every block. Only the defaults of the arguments come from th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ class Look:
     confidence: Sequence[float]
     masked: Sequence[bool]
     num_left: int
+    entropy: Sequence[float] = ()
 
 
 class Rule(Protocol):
@@ -57,6 +58,63 @@ class Threshold:
 
     def decide(self, look: Look) -> tuple[Positions, Positions]:
         return {i for i in masks_of(look) if look.confidence[i] >= self.threshold}, set()
+
+
+@dataclass
+class Factor:
+    block_length: int
+    factor: float = 1.0
+
+    def decide(self, look: Look) -> tuple[Positions, Positions]:
+        best = by_confidence(look)
+        return leading(
+            best, lambda n: (n + 1) * (1 - look.confidence[best[n - 1]]) <= self.factor
+        ), set()
+
+
+@dataclass
+class Frechet:
+    block_length: int
+    delta: float = 0.25
+
+    def decide(self, look: Look) -> tuple[Positions, Positions]:
+        best = by_confidence(look)
+        sure = [look.confidence[i] for i in best]
+        return leading(
+            best, lambda n: sum(sure[:n]) - (n - 1) - (1 - sure[n - 1]) > self.delta
+        ), set()
+
+
+@dataclass
+class EbSampler:
+    block_length: int
+    gamma: float = 0.1
+    order_by: str = "entropy"
+
+    def decide(self, look: Look) -> tuple[Positions, Positions]:
+        best = sorted(masks_of(look), key=lambda i: (look.entropy[i], i))
+        if self.order_by == "confidence":
+            best = by_confidence(look)
+        spread = [look.entropy[i] for i in best]
+        return leading(best, lambda n: sum(spread[:n]) - max(spread[:n]) <= self.gamma), set()
+
+
+@dataclass
+class LocalLeap:
+    block_length: int
+    threshold: float = 0.9
+    relaxed: float = 0.75
+    radius: int = 4
+
+    def decide(self, look: Look) -> tuple[Positions, Positions]:
+        anchors = [i for i in masks_of(look) if look.confidence[i] >= self.threshold]
+        unmask = {
+            i
+            for i in masks_of(look)
+            if look.confidence[i] >= self.relaxed
+            and any(abs(i - anchor) <= self.radius for anchor in anchors)
+        }
+        return unmask, set()
 
 
 @dataclass
@@ -116,11 +174,31 @@ def masks_of(look: Look) -> list[int]:
     return [i for i, masked in enumerate(look.masked) if masked]
 
 
+def by_confidence(look: Look) -> list[int]:
+    return sorted(masks_of(look), key=lambda i: (-look.confidence[i], i))
+
+
+def leading(best: list[int], holds: Callable[[int], bool]) -> Positions:
+    """The first n of ``best`` for the largest n up to which the rule holds throughout."""
+    count = 0
+    while count < len(best) and holds(count + 1):
+        count += 1
+    return set(best[:count])
+
+
 def make_rule(name: str, block_length: int, args: dict[str, Any]) -> Rule:
     if name == "low_confidence":
         return LowConfidence(block_length, **args)
     if name == "threshold":
         return Threshold(block_length, **args)
+    if name == "factor":
+        return Factor(block_length, **args)
+    if name == "frechet":
+        return Frechet(block_length, **args)
+    if name == "eb_sampler":
+        return EbSampler(block_length, **args)
+    if name == "local_leap":
+        return LocalLeap(block_length, **args)
     defaults: dict[str, Any] = {
         entry.name: entry.default for entry in fields(StarrPolicy) if entry.init
     }

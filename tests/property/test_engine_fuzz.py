@@ -18,6 +18,18 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("starr", {}),
     ("starr", {"patience": 1}),
     ("starr", {"revoke_below": 0.2}),
+    ("klass", {"epsilon": 1.0}),
+    ("dynamic_dllm", {"mode": "token", "theta_0": 0.6}),
+    ("tacg", {"tau": 0.6, "floor": 0.3}),
+    ("credit", {"threshold": 0.6}),
+    ("saber", {}),
+    ("t2m", {"threshold": 0.4, "max_resets": 1}),
+]
+EXITS: list[dict[str, Any]] = [
+    {},
+    {},
+    {"early_exit": "prophet", "early_exit_args": {"early": 2, "middle": 1, "late": 0.5}},
+    {"early_exit": "sched", "early_exit_args": {"high": 1, "low": 0.5}},
 ]
 CACHES: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
@@ -58,6 +70,7 @@ def random_request(rng: np.random.Generator) -> tuple[list[int], SamplingParams]
         remasking_args=remasking_args,
         cache=cache,
         cache_args=cache_args,
+        **EXITS[rng.integers(len(EXITS))],
     )
     return rng.integers(4, 101, rng.integers(1, 13)).tolist(), params
 
@@ -132,7 +145,8 @@ def test_random_use_leaks_no_page_and_every_output_is_that_of_the_request_alone(
         [alone] = roomy.generate(as_prompts([prompt]), params)
         assert (output.token_ids, output.finish_reason) == (alone.token_ids, alone.finish_reason)
         assert (output.nfe, output.computed_rows) == (alone.nfe, alone.computed_rows)
-        if "revoke_below" not in params.remasking_args:
+        # Saber revokes, too, but fewer than it unmasks.
+        if not {"revoke_below", "max_resets"} & params.remasking_args.keys():
             assert output.nfe <= params.max_tokens
         assert output.nfe <= 2 * params.max_tokens
         assert output.num_unmasked % params.block_length == 0

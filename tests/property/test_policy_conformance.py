@@ -1,18 +1,12 @@
-"""What every remasking policy must keep, whoever wrote it.
-
-To hold a policy of your own to it, register it with ``REMASKING_POLICIES.add`` and add a line with
-its arguments to ``ARGUMENTS``.
-"""
+"""Every policy keeps the rules of ``starr_engine.testing``, and every rule can be broken."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from starr_engine.decoding.base import (
     REMASKING_POLICIES,
@@ -20,17 +14,30 @@ from starr_engine.decoding.base import (
     Decision,
     RemaskingPolicy,
     State,
+    StatelessPolicy,
 )
-from starr_engine.decoding.guarantee import (
-    MAX_REVOCATIONS_PER_POSITION,
-    bound_revocation,
-    first_argmax,
-    guarantee_progress,
-)
+from starr_engine.testing import check_policy, policy_views
 
+# One entry per policy: the arguments of its variants.
 ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "low_confidence": [{}, {"tokens_per_step": 3}, {"num_steps_per_block": 4}],
+    "random": [{}, {"tokens_per_step": 2}],
+    "entropy": [{}, {"tokens_per_step": 3}],
+    "margin": [{}, {"num_steps_per_block": 4}],
+    "maskgit_plus": [
+        {},
+        {"num_steps_per_block": 4, "score": "entropy"},
+        {"num_steps_per_block": 1},
+        {"num_steps_per_block": 4, "score": "margin", "alg_temp": 0.4},
+    ],
     "threshold": [{}, {"threshold": 0.0}, {"threshold": 0.5}, {"threshold": 2.0}],
+    "progress_threshold": [{}, {"threshold": 0.7, "slope": 1.0}],
+    "age_threshold": [{}, {"threshold": 0.8, "end": 0.0, "num_steps": 3}],
+    "factor": [{}, {"factor": 0.0}, {"factor": 3.0}],
+    "frechet": [{}, {"delta": 0.0}, {"delta": 1.0}],
+    "eb_sampler": [{}, {"gamma": 0.0}, {"gamma": 2.0, "order_by": "margin"}],
+    "local_leap": [{}, {"threshold": 0.8, "relaxed": 0.3, "radius": 1}, {"radius": 0}],
+    "hierarchy": [{}, {"threshold": 0.7, "low": 0.2}, {"revoke_below": 0.4}, {"revoke_below": 1.0}],
     "starr": [
         {},
         {"tau_min": 2, "tau_max": 2, "c_fast": 2, "c_slow": 2},
@@ -39,199 +46,226 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"revoke_below": 0.5, "tau_min": 0.3, "c_slow": 0.2},
         {"revoke_below": 1.0, "tau_min": 0.0, "c_slow": 0.0, "neighbour_window": 40},
     ],
+    "credit": [{}, {"threshold": 0.5}, {"threshold": 0.3, "decay": 1.0, "alpha": 3.0, "gamma": 0}],
+    "dynamic_dllm": [
+        {},
+        {"mode": "token", "theta_0": 0.9},
+        {"mode": "token", "alpha": 0.3, "theta_min": 0.3, "theta_max": 1.0},
+        {"mode": "mean", "alpha": 0.2, "beta": 0.5, "theta_0": 0.6},
+    ],
+    "klass": [{}, {"epsilon": 5.0, "tau": 0.2}, {"history": 1, "epsilon": 1, "tokens_per_step": 2}],
+    "saber": [{}, {"n": 1}, {"n": 4}, {"n": 40}],
+    "stdec": [{}, {"tau": 0.6, "sigma": 0.2}, {"sigma": 30, "spatial": 0.8, "patience": 1}],
+    "t2m": [
+        {},
+        {"strategy": "low_prob", "remask_threshold": 1.0, "max_share": 1.0, "threshold": 0.0},
+        {"strategy": "t2t_remask", "remask_threshold": 0.2, "threshold": 0.3},
+        {"strategy": "logit_diff", "remask_threshold": 0.1, "max_resets": 1, "threshold": 0.4},
+        {"max_resets": 0},
+    ],
+    "tacg": [
+        {},
+        {"tau": 0.4, "floor": 0.1, "escape": 0.5, "min_streak": 2, "extra_ratio": 1.0},
+        {"tau": 0.4, "floor": 0.1, "allow_empty_base": False, "guidance": 2, "decay": 0.5},
+        {"min_streak": 1, "bonus": 2, "tokens_per_step": 3},
+    ],
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
-NAMES = tuple(BlockView.__slots__)
-ROWS, LENGTH, VOCAB = 7, 9, 6
-# See bound_revocation: the bound, and the one decision that may go beyond it.
-MAX_STEPS = (2 + MAX_REVOCATIONS_PER_POSITION) * LENGTH
-
-every_policy = pytest.mark.parametrize(
-    "policy", [pytest.param(REMASKING_POLICIES.create(n, a), id=f"{n}-{a}") for n, a in CASES]
-)
-any_seed = pytest.mark.parametrize("seed", range(3))
 
 
-def init(policy: RemaskingPolicy, rows: int = ROWS) -> State:
-    return policy.init_state(rows, LENGTH, torch.device("cpu"))
+def draws_positions(name: str, args: dict[str, Any]) -> bool:
+    return name == "random" or bool(args.get("alg_temp"))
 
 
-def shot(
-    policy: RemaskingPolicy, tokens: Tensor, step: int, generator: torch.Generator
-) -> BlockView:
-    """A random step over blocks whose ``tokens`` [ROWS, LENGTH] are -1 at masks.
-
-    Confidences come in tenths, so that they tie, or from logits of few values where the policy
-    asks for these; nothing but masks is scored unless asked for.
-    """
-    masked = tokens < 0
-    scored = masked | torch.tensor(policy.scores_unmasked)
-    logits = None
-
-    def tenths(shape: tuple[int, ...]) -> Tensor:
-        return torch.randint(0, 11, shape, generator=generator) / 10
-
-    shape = (ROWS, LENGTH)
-    confidence = torch.where(scored, tenths(shape), 1.0)
-    proposed = torch.randint(0, 3, shape, generator=generator)
-    top1 = confidence
-    top2 = torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0)
-    entropy = torch.where(scored, 2 * tenths(shape), 0.0)
-    if policy.needs_logits:
-        levels = torch.randint(0, 8, (*shape, VOCAB), generator=generator).float()
-        logits = torch.where(scored[..., None], levels, 0.0)
-        logits[..., -1] = -torch.inf  # the mask token
-        probabilities = logits.softmax(-1)
-        top = probabilities.topk(2).values
-        proposed = first_argmax(logits.flatten(0, 1)).view(shape)
-        present = torch.where(masked, proposed, tokens)
-        taken = probabilities.gather(2, present[..., None])[..., 0]
-        confidence = torch.where(scored, taken, 1.0)
-        top1 = torch.where(scored, top[..., 0], 1.0)
-        top2 = torch.where(scored, top[..., 1], 0.0)
-        entropy = torch.where(scored, -torch.xlogy(probabilities, probabilities).sum(-1), 0.0)
-    return BlockView(
-        candidates=torch.where(masked, proposed, tokens),
-        confidence=confidence,
-        top1=top1,
-        top2=top2,
-        entropy=entropy,
-        masked=masked,
-        step=torch.full((ROWS,), step),
-        num_left=torch.arange(ROWS) * 2 + 1,
-        progress=(~masked).float().mean(1) / 2,
-        seed=torch.arange(ROWS) * 2**61,
-        logits=logits,
-        sampling_logits=logits,
-    )
-
-
-def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[BlockView, State, Decision, State]]:
-    """Decode random blocks to their end: each step's view and state, and what they gave."""
-    generator = torch.Generator().manual_seed(seed)
-    tokens = torch.full((ROWS, LENGTH), -1)
-    state = init(policy)
-    num_revoked = torch.zeros(ROWS, dtype=torch.int64)
-    for step in range(MAX_STEPS):
-        view = shot(policy, tokens, step, generator)
-        decision, after = policy.decide(view, state)
-        yield view, state, decision, after
-        state = after
-        full = guarantee_progress(view, bound_revocation(decision, num_revoked.tolist()))
-        put = view.candidates if full.tokens is None else full.tokens
-        tokens = torch.where(full.unmask, put, tokens)
-        if full.revoke is not None:
-            tokens = torch.where(full.revoke, -1, tokens)
-            num_revoked += full.revoke.sum(1)
-        if not (tokens < 0).any():
-            return
-    raise AssertionError(f"blocks of {LENGTH} positions are not done after {MAX_STEPS} steps")
-
-
-def rows_of(view: BlockView, rows: Tensor) -> BlockView:
-    return BlockView(
-        **{
-            name: None if (values := getattr(view, name)) is None else values[rows]
-            for name in NAMES
-        }
-    )
-
-
-def assert_rows_equal(
-    got: tuple[Decision, State], expected: tuple[Decision, State], rows: Tensor
-) -> None:
-    """``got`` is what ``expected`` says for ``rows``."""
-    assert torch.equal(got[0].unmask, expected[0].unmask[rows])
-    assert (got[0].revoke is None) == (expected[0].revoke is None)
-    if got[0].revoke is not None and expected[0].revoke is not None:
-        assert torch.equal(got[0].revoke, expected[0].revoke[rows])
-    assert (got[0].tokens is None) == (expected[0].tokens is None)
-    if got[0].tokens is not None and expected[0].tokens is not None:
-        assert torch.equal(got[0].tokens, expected[0].tokens[rows])
-    assert got[1].keys() == expected[1].keys()
-    for name, values in got[1].items():
-        assert torch.equal(values, expected[1][name][rows]), name
-
-
-def test_every_registered_policy_is_held_to_this() -> None:
+def test_every_registered_policy_is_held_to_the_rules() -> None:
     assert set(ARGUMENTS) == set(REMASKING_POLICIES)
 
 
-@every_policy
-@any_seed
-def test_every_block_ends_through_the_progress_guarantee(
-    policy: RemaskingPolicy, seed: int
-) -> None:
-    steps = sum(1 for _ in play(policy, seed))
-    if not policy.scores_unmasked:
-        assert steps <= LENGTH
+@pytest.mark.parametrize(("name", "args"), CASES)
+def test_the_policy_keeps_the_rules(name: str, args: dict[str, Any]) -> None:
+    policy = REMASKING_POLICIES.create(name, args)
+    check_policy(policy, leftmost_first=not draws_positions(name, args))
 
 
-@every_policy
-@any_seed
-def test_masks_alone_are_unmasked_and_tokens_alone_revoked(
-    policy: RemaskingPolicy, seed: int
-) -> None:
-    for view, _, decision, _ in play(policy, seed):
-        assert decision.unmask.dtype is torch.bool
-        assert not (decision.unmask & ~view.masked).any()
-        if decision.revoke is not None:
-            assert decision.revoke.dtype is torch.bool
-            assert not (decision.revoke & view.masked).any()
+@dataclass(frozen=True)
+class Kept(StatelessPolicy):
+    """Keeps every rule: one mask per step, the leftmost; the broken ones change one thing."""
+
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.masked & (view.masked.cumsum(1) == 1)
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view)), state
 
 
-@every_policy
-@any_seed
-def test_nothing_that_was_given_is_changed_and_asking_twice_gives_the_same(
-    policy: RemaskingPolicy, seed: int
-) -> None:
-    hash_before = hash(policy)
-    for view, state, decision, after in play(policy, seed):
-        given = [name for name in NAMES if getattr(view, name) is not None]
-        kept = {name: getattr(view, name).clone() for name in given}
-        kept_state = {name: values.clone() for name, values in state.items()}
-        again = policy.decide(view, state)
-        assert_rows_equal(again, (decision, after), torch.arange(ROWS))
-        assert all(torch.equal(getattr(view, name), values) for name, values in kept.items())
-        assert all(torch.equal(state[name], values) for name, values in kept_state.items())
-    assert hash(policy) == hash_before
+class NoDataClass(StatelessPolicy):
+    decide = Kept.decide
+    unmask = Kept.unmask
 
 
-@every_policy
-@any_seed
-def test_rows_do_not_see_each_other(policy: RemaskingPolicy, seed: int) -> None:
-    for view, state, decision, after in play(policy, seed):
-        for row in range(ROWS):
-            only = torch.tensor([row])
-            alone = policy.decide(rows_of(view, only), {n: v[only] for n, v in state.items()})
-            assert_rows_equal(alone, (decision, after), only)
+@dataclass(frozen=True)
+class WithoutHash(Kept):
+    values: list[int] = field(default_factory=list)
 
 
-@every_policy
-@any_seed
-def test_the_order_of_the_rows_does_not_matter(policy: RemaskingPolicy, seed: int) -> None:
-    order = torch.randperm(ROWS, generator=torch.Generator().manual_seed(seed))
-    for view, state, decision, after in play(policy, seed):
-        shuffled = policy.decide(rows_of(view, order), {n: v[order] for n, v in state.items()})
-        assert_rows_equal(shuffled, (decision, after), order)
+@dataclass(frozen=True, eq=False)
+class UnequalTwin(Kept):
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
 
 
-@every_policy
-def test_the_state_has_one_row_per_block(policy: RemaskingPolicy) -> None:
-    for rows in (1, 4):
-        assert all(len(values) == rows for values in init(policy, rows).values())
+@dataclass(frozen=True)
+class StateOfNoRow(Kept):
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        return {"seen": torch.zeros(block_length)}
 
 
-@every_policy
-def test_of_equal_masks_the_leftmost_goes_first(policy: RemaskingPolicy) -> None:
-    generator = torch.Generator().manual_seed(0)
-    view = shot(policy, torch.full((ROWS, LENGTH), -1), 0, generator)
-    # Only their places tell the masks apart, and what is settled lies to their left.
-    level = torch.full((ROWS, LENGTH), 0.25)
-    view = replace(view, confidence=level, top1=level, top2=level, entropy=level)
-    decision, _ = policy.decide(view, init(policy))
-    chosen = guarantee_progress(view, decision).unmask.int()
-    count = chosen.sum(1)
-    assert (count >= 1).all()
-    expected = torch.arange(LENGTH) < count[:, None]
-    assert torch.equal(chosen.bool(), expected)
+@dataclass(frozen=True)
+class StateThatGrows(Kept):
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        return {"seen": torch.zeros(rows, 0)}
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        decision, _ = super().decide(view, state)
+        return decision, {"seen": torch.cat([state["seen"], view.confidence[:, :1]], 1)}
+
+
+@dataclass(frozen=True)
+class Numbers(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view).long()), state
+
+
+@dataclass(frozen=True)
+class UnmasksTokens(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.confidence >= 0.9
+
+
+@dataclass(frozen=True)
+class RevokesMasks(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), revoke=view.confidence < 0.2), state
+
+
+@dataclass(frozen=True)
+class PutsTheMaskToken(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        tokens = torch.full_like(view.candidates, policy_views.MASK_TOKEN_ID)
+        return Decision(unmask=self.unmask(view), tokens=tokens), state
+
+
+@dataclass(frozen=True)
+class SignalOfNoShape(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), signals={"line": torch.zeros(3)}), state
+
+
+@dataclass(frozen=True)
+class ChangesTheView(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        view.confidence.clamp_(max=0.5)
+        return super().decide(view, state)
+
+
+@dataclass(frozen=True)
+class ChangesTheState(Kept):
+    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+        return {"seen": torch.zeros(rows, 1)}
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        state["seen"].fill_(1)
+        return super().decide(view, state)
+
+
+@dataclass(frozen=True)
+class DrawsFromTorch(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.masked & (torch.rand(view.masked.shape) < 0.5)
+
+
+@dataclass(frozen=True)
+class MeanOfTheBatch(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.masked & (view.confidence >= view.confidence.mean())
+
+
+@dataclass(frozen=True)
+class FirstRowOnly(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return super().unmask(view) & (torch.arange(len(view.masked)) == 0)[:, None]
+
+
+@dataclass(frozen=True)
+class StepOfTheFirstRow(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.masked & (view.masked.cumsum(1) <= view.step[0] + 1)
+
+
+@dataclass(frozen=True)
+class RightmostFirst(Kept):
+    def unmask(self, view: BlockView) -> torch.Tensor:
+        return view.masked & (view.masked.flip(1).cumsum(1).flip(1) == 1)
+
+
+@pytest.mark.parametrize(
+    ("policy", "rule"),
+    [
+        (NoDataClass(), "value: NoDataClass must be a frozen data class"),
+        (WithoutHash(), "value: it must have a hash: unhashable type: 'list'"),
+        (UnequalTwin(), "value: made again from the same arguments it must be equal"),
+        (
+            StateOfNoRow(),
+            "state: the first dimension of 'seen' must be the row: 1 rows, shape (9,)",
+        ),
+        (StateThatGrows(), "state: 'seen' must keep its shape and dtype (step 1, seed 0)"),
+        (Numbers(), "decision: unmask must be a bool tensor (7, 9), got torch.int64 (7, 9)"),
+        (UnmasksTokens(), "decision: it unmasked a position that is no mask (row 0, step 1"),
+        (RevokesMasks(), "decision: it revoked a position that is a mask"),
+        (
+            PutsTheMaskToken(),
+            "decision: it put a token that is none of the vocabulary, or the mask",
+        ),
+        (SignalOfNoShape(), "decision: signal 'line' must be [n, L] or [n, 1]"),
+        (ChangesTheView(), "purity: decide changed the view's confidence"),
+        (ChangesTheState(), "purity: decide changed the state's 'seen'"),
+        (DrawsFromTorch(), "purity: asked twice it gave two answers (row 0, step 0, seed 0)"),
+        (MeanOfTheBatch(), "rows: a row was decided differently alone"),
+        (FirstRowOnly(), "rows: the order of the rows changed the answer"),
+        (StepOfTheFirstRow(), "rows: a row was decided differently beside rows at other steps"),
+        (RightmostFirst(), "leftmost: of equal masks the leftmost must go first"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_a_broken_policy_is_told_which_rule_it_breaks(policy: RemaskingPolicy, rule: str) -> None:
+    check_policy(Kept())
+    with pytest.raises(AssertionError) as caught:
+        check_policy(policy)
+    assert str(caught.value).startswith(rule)
+
+
+def test_a_block_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The engine's guarantee keeps every policy from it; without the guarantee one can see it.
+    @dataclass(frozen=True)
+    class Never(Kept):
+        def unmask(self, view: BlockView) -> torch.Tensor:
+            return torch.zeros_like(view.masked)
+
+    check_policy(Never())
+    monkeypatch.setattr(policy_views, "guarantee_progress", lambda view, decision: decision)
+    with pytest.raises(AssertionError, match="progress: row 0 still has masks after 54 steps"):
+        check_policy(Never())
+
+
+def test_a_policy_that_draws_is_checked_without_the_last_rule() -> None:
+    check_policy(RightmostFirst(), leftmost_first=False)
+
+
+def test_a_state_may_hold_nan() -> None:
+    @dataclass(frozen=True)
+    class Unknown(Kept):
+        def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
+            return {"last": torch.full((rows, block_length), torch.nan)}
+
+    check_policy(Unknown())
+    check_policy(replace(Unknown()))

@@ -19,7 +19,7 @@ LEVELS = (
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm"},
-    {"offline", "study", "distributed", "serving"},
+    {"offline", "study", "distributed", "serving", "testing"},
     {"cli"},
     {"__main__"},
 )

@@ -8,45 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
+from starr_engine.decoding.base import Decision
 from starr_engine.decoding.guarantee import first_argmax, guarantee_progress
 from starr_engine.decoding.policies.low_confidence import LowConfidencePolicy
 from starr_engine.decoding.policies.starr import StarrPolicy, neighbourhood
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.errors import RequestError
+from tests.helpers.policy_views import unmasked, view
 
 NAN = math.nan
-
-
-def view(
-    confidence: list[float],
-    *,
-    masked: list[bool] | None = None,
-    candidates: list[int] | None = None,
-    step: int = 0,
-    num_left: int = 0,
-) -> BlockView:
-    row = torch.tensor([confidence])
-    length = len(confidence)
-    return BlockView(
-        candidates=torch.tensor([candidates or list(range(length))]),
-        confidence=row,
-        top1=row,
-        top2=torch.zeros_like(row),
-        entropy=torch.zeros_like(row),
-        masked=torch.tensor([masked or [True] * length]),
-        step=torch.tensor([step]),
-        num_left=torch.tensor([num_left]),
-        progress=torch.zeros(1),
-        seed=torch.zeros(1, dtype=torch.int64),
-    )
-
-
-def unmasked(policy: RemaskingPolicy, look: BlockView, state: State | None = None) -> list[int]:
-    length = look.masked.shape[1]
-    start = policy.init_state(1, length, torch.device("cpu")) if state is None else state
-    decision, _ = policy.decide(look, start)
-    return decision.unmask[0].nonzero()[:, 0].tolist()
 
 
 def test_threshold_takes_everything_at_or_above_the_line() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from starr_engine.errors import RequestError
@@ -58,6 +58,16 @@ def check_switch(policy: object, *names: str) -> None:
         RequestError: Names every such field.
     """
     _check(policy, names, "True or False", lambda value: isinstance(value, bool))
+
+
+def check_choice(policy: object, name: str, choices: Iterable[str]) -> None:
+    """Refuse a field that is none of ``choices``.
+
+    Raises:
+        RequestError: Names the field and the choices.
+    """
+    known = list(choices)
+    _check(policy, (name,), f"one of {', '.join(known)}", lambda value: value in known)
 
 
 def _check(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
 from starr_engine.decoding.policies.checks import check_unit_interval
 
@@ -30,4 +32,6 @@ class ThresholdPolicy(StatelessPolicy):
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
-        return Decision(unmask=view.masked & (view.confidence >= self.threshold)), state
+        unmask = view.masked & (view.confidence >= self.threshold)
+        line = torch.full_like(view.confidence[:, :1], self.threshold)
+        return Decision(unmask=unmask, signals={"threshold": line}), state
