@@ -60,6 +60,15 @@ def check_switch(policy: object, *names: str) -> None:
     _check(policy, names, "True or False", lambda value: isinstance(value, bool))
 
 
+def check_choice(policy: object, name: str, choices: tuple[str, ...]) -> None:
+    """Refuse a field that is none of ``choices``.
+
+    Raises:
+        RequestError: Names the field and the choices.
+    """
+    _check(policy, (name,), " or ".join(map(repr, choices)), lambda value: value in choices)
+
+
 def _check(
     policy: object, names: tuple[str, ...], wanted: str, accepts: Callable[[Any], bool]
 ) -> None:
