@@ -64,7 +64,10 @@ struct StarrGrid {
   void check_rest(const char* name, const Tensor& tensor, ScalarType dtype) const {
     check(tensor.size(0) == num_rows, op, ": ", name, " must have ", num_rows, " rows, got ",
           tensor.size(0));
-    check(tensor.scalar_type() == dtype, op, ": ", name, " must be ", dtype, ", got ",
+    const char* wanted = dtype == ScalarType::Long    ? "int64"
+                         : dtype == ScalarType::Float ? "float32"
+                                                      : "bool";
+    check(tensor.scalar_type() == dtype, op, ": ", name, " must be ", wanted, ", got ",
           tensor.scalar_type());
     check(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
     check_same_device(op, first, tensor, name);

@@ -61,7 +61,8 @@ struct QuantilePlace {
   float weight;
 };
 
-// As torch.nanquantile, "linear": in float32, from the first of the two or back from the second.
+// As torch.nanquantile, "linear": in float32, from the first of the two or back from the second;
+// exact where the quantile is one of the numbers, else equal but for the rounding of one product.
 STARR_HOST_DEVICE inline QuantilePlace quantile_place(float quantile, std::int64_t count) {
   const float place = quantile * static_cast<float>(count - 1);
   const auto low = static_cast<std::int64_t>(place);
