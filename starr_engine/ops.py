@@ -5,22 +5,24 @@ loops in ``csrc/ops/cpu`` and kernels in ``csrc/ops/cuda``. What they compute, i
 ``starr_engine.ops_reference``.
 
 Letters: ``T`` tokens, ``S`` slots asked for, ``P`` pages, ``G`` page size, ``K`` KV heads,
-``D`` head size, ``M`` rows of logits, ``V`` vocabulary.
+``D`` head size, ``M`` rows of logits, ``V`` vocabulary, ``n`` running requests, ``L`` block length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from starr_engine.errors import KernelError
+from starr_engine.starr_types import StarrDecision, StarrRule, StarrScores, StarrState
 
 _LIBRARY: Final = Path(__file__).with_name("_ops.so")
 _NUM_STATISTICS: Final = 4  # float32 vectors beside the candidate
+_NUM_SIGNALS: Final = 4  # threshold, variance, deviance, stability
 
 
 def _load(library: Path) -> None:
@@ -154,6 +156,100 @@ def logits_statistics(logits: Tensor, forbidden_token: int = -1) -> LogitsStatis
     return LogitsStatistics(*_OPS.logits_statistics.default(logits, forbidden_token))
 
 
+def starr_decide(
+    candidates: Tensor,
+    confidence: Tensor,
+    masked: Tensor,
+    num_left: Tensor,
+    state: StarrState,
+    rule: StarrRule,
+    *,
+    signal: Tensor | None = None,
+    deviance: Tensor | None = None,
+) -> StarrDecision:
+    """The STaRR decision for blocks whose scores are there: history, thresholds, what to unmask.
+
+    What is computed is in ``decoding.policies.starr``. The quantile is that of
+    ``torch.nanquantile`` with linear interpolation. Nothing that is given is changed.
+
+    Args:
+        candidates: [n, L] int64: proposed token at a mask, present token elsewhere.
+        confidence: [n, L] float32: their probabilities. What has none (NaN) is not unmasked.
+        masked: [n, L] bool.
+        num_left: [n] int64: settled tokens in front of each block.
+        state: After the last step, or of new blocks.
+        rule: The policy's arguments.
+        signal: [n, L] float32: what enters the windows; ``confidence`` if None.
+        deviance: [n, L] float32: how far each position is at odds with its neighbours, 0 for not
+            at all; if None it follows from the confidences.
+
+    Raises:
+        RuntimeError: Shapes, dtypes or devices do not agree, a tensor is not contiguous, or the
+            quantile or sigma is out of range.
+    """
+    unmask, revoke, *rest = _OPS.starr_decide.default(
+        candidates, confidence, signal, deviance, masked, num_left, *state, _numbers(rule)
+    )
+    return _starr_decision(candidates, unmask, revoke, rest)
+
+
+def starr_step(
+    logits: Tensor,
+    forbidden_token: int,
+    row_of: Tensor,
+    present: Tensor,
+    masked: Tensor,
+    num_left: Tensor,
+    state: StarrState,
+    rule: StarrRule,
+    *,
+    logit_signal: bool = False,
+) -> tuple[StarrScores, StarrDecision]:
+    """A whole STaRR step at temperature 0: logits to scores to decision.
+
+    ``logits_statistics`` and ``starr_decide`` in one op: every scored row is read once, and
+    nothing of the size of the logits is made. Positions without a row of logits get the scores of
+    a token that nobody doubts (``decoding.base.BlockView``). On the CPU one loop over the scored
+    positions and one over the requests; on CUDA two kernels, since the decision for a position
+    needs the scores of its whole block: the launch between them costs microseconds, against the
+    milliseconds in which the first one reads the logits.
+
+    Args:
+        logits: [M, V] float32 or bfloat16; each row is contiguous, rows may lie apart.
+        forbidden_token: The model's mask token, which is never a candidate; -1 for none.
+        row_of: [n, L] int64: row of the logits, -1 where not scored; every mask is scored.
+        present: [n, L] int64: the token that stands there, anything at a mask.
+        masked: [n, L] bool.
+        num_left: [n] int64: settled tokens in front of each block.
+        state: After the last step, or of new blocks.
+        rule: The policy's arguments.
+        logit_signal: Whether the candidate's logit enters the windows, not its probability.
+
+    Raises:
+        RuntimeError: As ``starr_decide``, or the logits are not as above or, on the CPU, ``row_of``
+            or ``present`` points outside them. On CUDA their values are not checked.
+    """
+    results = _OPS.starr_step.default(
+        logits, forbidden_token, row_of, present, masked, num_left, *state, _numbers(rule),
+        logit_signal,
+    )  # fmt: skip
+    scores = StarrScores(*results[: len(StarrScores._fields)])
+    unmask, revoke, *rest = results[len(scores) :]
+    return scores, _starr_decision(scores.candidates, unmask, revoke, rest)
+
+
+def _numbers(rule: StarrRule) -> list[float]:
+    return [float(number) for number in rule]
+
+
+def _starr_decision(
+    candidates: Tensor, unmask: Tensor, revoke: Tensor, rest: list[Tensor]
+) -> StarrDecision:
+    ring, seen, run, revoked, *signals = rest
+    state = StarrState(ring=ring, seen=seen, run=run, candidate=candidates, revoked=revoked)
+    return StarrDecision(unmask, revoke, state, *signals)
+
+
 def _store_kv_fake(
     key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
 ) -> None:
@@ -175,6 +271,40 @@ def _logits_statistics_fake(
     return logits.new_empty(rows, dtype=torch.int64), top1, top2, entropy, log_normalizer
 
 
+def _starr_decide_fake(
+    candidates: Tensor,
+    confidence: Tensor,
+    signal: Tensor | None,
+    deviance: Tensor | None,
+    masked: Tensor,
+    num_left: Tensor,
+    ring: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    dtypes = (torch.bool, torch.bool, None, torch.int64, torch.int64, torch.bool)
+    return (
+        *(torch.empty_like(ring if d is None else candidates, dtype=d) for d in dtypes),
+        *(torch.empty_like(candidates, dtype=torch.float32) for _ in range(_NUM_SIGNALS)),
+    )
+
+
+def _starr_step_fake(
+    logits: Tensor,
+    forbidden_token: int,
+    row_of: Tensor,
+    present: Tensor,
+    masked: Tensor,
+    num_left: Tensor,
+    ring: Tensor,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    scores = [torch.empty_like(row_of, dtype=torch.float32) for _ in StarrScores._fields[1:]]
+    decision = _starr_decide_fake(row_of, row_of, None, None, masked, num_left, ring)
+    return (torch.empty_like(row_of), *scores, *decision)
+
+
 torch.library.register_fake("starr_engine::store_kv", _store_kv_fake)
 torch.library.register_fake("starr_engine::gather_kv", _gather_kv_fake)
 torch.library.register_fake("starr_engine::logits_statistics", _logits_statistics_fake)
+torch.library.register_fake("starr_engine::starr_decide", _starr_decide_fake)
+torch.library.register_fake("starr_engine::starr_step", _starr_step_fake)

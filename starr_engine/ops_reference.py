@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starr_engine.starr_types import StarrDecision, StarrRule, StarrScores, StarrState
+
 
 def store_kv(
     key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
@@ -58,3 +60,144 @@ def logits_statistics(
     top = probabilities.topk(min(2, x.shape[-1]), dim=-1).values
     top2 = top[:, 1] if x.shape[-1] > 1 else top[:, 0] * 0
     return candidate, top[:, 0], top2, entropy, log_normalizer
+
+
+def starr_step(
+    logits: Tensor,
+    forbidden_token: int,
+    row_of: Tensor,
+    present: Tensor,
+    masked: Tensor,
+    num_left: Tensor,
+    state: StarrState,
+    rule: StarrRule,
+    *,
+    logit_signal: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[StarrScores, StarrDecision]:
+    """Scores of the blocks [n, L] from ``logits`` [M, V], computed in ``dtype``, and the decision.
+
+    As ``ops.starr_step``, with the ``dtype`` of ``logits_statistics``.
+    """
+    best, top1, top2, entropy, log_normalizer = logits_statistics(
+        logits, forbidden_token, dtype=dtype
+    )
+    scored = row_of >= 0
+    rows = row_of[scored]
+    chosen = torch.where(masked[scored], best[rows], present[scored])
+    logit = logits[rows, chosen]
+    confidence = torch.exp(logit.to(dtype) - log_normalizer[rows])
+    confidence = torch.where(chosen == best[rows], top1[rows], confidence)
+
+    def spread(values: Tensor, fill: float) -> Tensor:
+        grid = torch.full(row_of.shape, fill, device=row_of.device)
+        grid[scored] = values.float()
+        return grid
+
+    candidates = present.clone()
+    candidates[scored] = chosen
+    scores = StarrScores(
+        candidates=candidates,
+        confidence=spread(confidence, 1.0),
+        logit=spread(logit, 0.0),
+        top1=spread(top1[rows], 1.0),
+        top2=spread(top2[rows], 0.0),
+        entropy=spread(entropy[rows], 0.0),
+    )
+    signal = scores.logit if logit_signal else None
+    return scores, starr_decide(
+        candidates, scores.confidence, masked, num_left, state, rule, signal=signal
+    )
+
+
+def starr_decide(
+    candidates: Tensor,
+    confidence: Tensor,
+    masked: Tensor,
+    num_left: Tensor,
+    state: StarrState,
+    rule: StarrRule,
+    *,
+    signal: Tensor | None = None,
+    deviance: Tensor | None = None,
+) -> StarrDecision:
+    """The rule of ``decoding.policies.starr`` for blocks [n, L]."""
+    state = _observe(candidates, confidence if signal is None else signal, state, rule)
+    variance, stability = _stability(state, rule.sigma)
+    settled = torch.where(masked, confidence, 1.0)
+    support = neighbourhood(settled, num_left, rule.neighbour_window)
+    if deviance is None:
+        deviance = torch.where(support.isnan(), 0.0, confidence - support)
+        odds = -deviance
+    else:
+        odds = deviance
+    support = support.nan_to_num(nan=0.0)
+
+    ranked = confidence.masked_fill(~masked, torch.nan)
+    quantile = torch.nanquantile(ranked, rule.quantile, dim=1)
+    quantile = quantile.nan_to_num(nan=rule.tau_max).clamp(rule.tau_min, rule.tau_max)
+    threshold = quantile[:, None] - rule.alpha * stability
+    threshold = threshold - rule.beta * (support - rule.support).clamp_min(0.0)
+    threshold = threshold + rule.gamma * odds.clamp_min(0.0) * (1.0 - stability)
+    threshold = threshold.clamp(rule.c_slow, rule.c_fast)
+    if rule.patience >= 0:
+        overdue = (state.run - rule.patience).clamp_min(0)
+        threshold = (threshold - rule.relax * overdue).clamp_min(rule.c_slow)
+
+    revoke = ~masked & ~state.revoked & (confidence < rule.revoke_below)
+    state = state._replace(
+        revoked=state.revoked | revoke,
+        seen=state.seen.masked_fill(revoke, 0),
+        run=state.run.masked_fill(revoke, 0),
+    )
+    unmask = masked & (confidence >= threshold)
+    return StarrDecision(unmask, revoke, state, threshold, variance, deviance, stability)
+
+
+def neighbourhood(settled: Tensor, num_left: Tensor, window: int) -> Tensor:
+    """Mean of ``settled`` [n, L] within ``window`` positions on each side, without the position.
+
+    The ``num_left`` [n] tokens in front of a block count as 1, what lies behind it not at all.
+
+    Returns:
+        [n, L] float32; NaN where a position has no neighbour.
+    """
+    length = settled.shape[1]
+    index = torch.arange(length, device=settled.device)
+    total = torch.zeros_like(settled)
+    count = torch.zeros_like(settled)
+    for distance in range(1, window + 1):
+        inside = min(distance, length)
+        total[:, inside:] += settled[:, : length - inside]
+        total[:, : length - inside] += settled[:, inside:]
+        before = (index < distance) & (distance - index <= num_left[:, None])
+        total += before
+        count += before
+        count[:, inside:] += 1
+        count[:, : length - inside] += 1
+    return total / count
+
+
+def _observe(candidates: Tensor, signal: Tensor, state: StarrState, rule: StarrRule) -> StarrState:
+    same = candidates == state.candidate
+    seen = torch.where(same, state.seen, 0) if rule.restart_on_flip else state.seen
+    slot = (seen % state.ring.shape[2])[..., None]
+    return StarrState(
+        ring=state.ring.scatter(2, slot, signal[..., None]),
+        seen=seen + 1,
+        run=torch.where(same, state.run, 0) + 1,
+        candidate=candidates,
+        revoked=state.revoked,
+    )
+
+
+def _stability(state: StarrState, sigma: float) -> tuple[Tensor, Tensor]:
+    # The window is filled from its start after each restart, so its first entries count.
+    window = state.ring.shape[2]
+    length = state.seen.clamp_max(window)
+    counts = torch.arange(window, device=length.device) < length[..., None]
+    mean = torch.where(counts, state.ring, 0.0).sum(-1) / length
+    square = torch.where(counts, state.ring - mean[..., None], 0.0).square().sum(-1) / length
+    variance = square.sqrt()
+    stability = torch.exp(-variance / sigma) * (length / window)
+    return variance, torch.where(length >= 2, stability, 0.0)

@@ -102,13 +102,13 @@ struct StoreKvArguments {
   }
 };
 
-// logits_statistics: one row of logits for each position, rows possibly strided.
+// One row of logits for each position, rows possibly strided.
 struct LogitsRows {
   std::int64_t num_rows, vocab_size;  // M, V
   std::int64_t row_stride;            // elements
 
-  static LogitsRows check_arguments(const Tensor& logits, std::int64_t forbidden_token) {
-    constexpr const char* op = "logits_statistics";
+  static LogitsRows check_arguments(const char* op, const Tensor& logits,
+                                    std::int64_t forbidden_token) {
     check(logits.dim() == 2, op, ": logits must be [M, V], got ", logits.dim(), " dimensions");
     const auto dtype = logits.scalar_type();
     check(dtype == ScalarType::Float || dtype == ScalarType::BFloat16, op,

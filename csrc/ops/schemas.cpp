@@ -13,4 +13,20 @@ STABLE_TORCH_LIBRARY(starr_engine, ops) {
   ops.def(
       "logits_statistics(Tensor logits, int forbidden_token) -> (Tensor candidate, Tensor top1, "
       "Tensor top2, Tensor entropy, Tensor log_normalizer)");
+  // Blocks of n requests, [n, L] but for num_left [n] and ring [n, L, window]; 15 numbers of rule
+  ops.def(
+      "starr_decide(Tensor candidates, Tensor confidence, Tensor? signal, Tensor? deviance, "
+      "Tensor masked, Tensor num_left, Tensor ring, Tensor seen, Tensor run, "
+      "Tensor last_candidate, Tensor revoked, float[] rule) -> (Tensor unmask, Tensor revoke, "
+      "Tensor new_ring, Tensor new_seen, Tensor new_run, Tensor new_revoked, Tensor threshold, "
+      "Tensor variance, Tensor new_deviance, Tensor stability)");
+  // logits [M, V], the rest as in starr_decide
+  ops.def(
+      "starr_step(Tensor logits, int forbidden_token, Tensor row_of, Tensor present, "
+      "Tensor masked, Tensor num_left, Tensor ring, Tensor seen, Tensor run, "
+      "Tensor last_candidate, Tensor revoked, float[] rule, bool logit_signal) -> "
+      "(Tensor candidates, Tensor confidence, Tensor logit, Tensor top1, Tensor top2, "
+      "Tensor entropy, Tensor unmask, Tensor revoke, Tensor new_ring, Tensor new_seen, "
+      "Tensor new_run, Tensor new_revoked, Tensor threshold, Tensor variance, "
+      "Tensor new_deviance, Tensor stability)");
 }

@@ -66,6 +66,10 @@ class BlockView:
     seed: Tensor
     """int64 [n]: the request's seed, for policies that draw; see ``decoding.draws``."""
 
+    logit: Tensor | None = None
+    """float32: the model's logit of ``candidates``, without noise, 0 where not scored. The engine
+    always gives it; a view written by hand need not."""
+
     logits: Tensor | None = None
     """float32 [n, L, V], 0 where not scored; given to policies with ``needs_logits``. The mask
     token's is -inf."""

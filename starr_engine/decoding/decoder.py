@@ -198,6 +198,7 @@ def _view(
         num_left=torch.tensor([row.num_left for row in group], device=device),
         progress=torch.tensor([row.progress for row in group], device=device),
         seed=torch.tensor([row.seed for row in group], device=device),
+        logit=spread(scores.logit, 0.0),
         logits=given,
         sampling_logits=drawn,
     )

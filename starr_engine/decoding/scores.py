@@ -21,6 +21,8 @@ class Scores:
 
     candidates: Tensor
     confidence: Tensor
+    logit: Tensor
+    """The model's logit of the candidate."""
     top1: Tensor
     top2: Tensor
     entropy: Tensor
@@ -64,7 +66,14 @@ def score_rows(
         chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
     logit = logits.gather(1, chosen[:, None])[:, 0].float()
     confidence = torch.where(chosen == candidates, top1, torch.exp(logit - log_normalizer))
-    return Scores(candidates=chosen, confidence=confidence, top1=top1, top2=top2, entropy=entropy)
+    return Scores(
+        candidates=chosen,
+        confidence=confidence,
+        logit=logit,
+        top1=top1,
+        top2=top2,
+        entropy=entropy,
+    )
 
 
 def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from starr_engine.decoding.base import Decision
 from starr_engine.decoding.guarantee import first_argmax, guarantee_progress
 from starr_engine.decoding.policies.low_confidence import LowConfidencePolicy
-from starr_engine.decoding.policies.starr import StarrPolicy, neighbourhood
+from starr_engine.decoding.policies.starr import StarrPolicy
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.errors import RequestError
 from tests.helpers.policy_views import unmasked, view
@@ -126,16 +126,6 @@ def test_starr_revokes_a_token_at_most_once() -> None:
     decision, state = policy.decide(look, state)
     assert decision.revoke is not None
     assert not decision.revoke.any()
-
-
-def test_neighbourhood_counts_tokens_before_the_block_and_not_masks_behind_it() -> None:
-    # Window 2, one prompt token. Position 0: {prompt 1, .4, .6}; 1: {1, .2, .6}; 2: {.2, .4}.
-    got = neighbourhood(view([0.2, 0.4, 0.6], num_left=1), 2)
-    torch.testing.assert_close(got, torch.tensor([[2.0 / 3, 1.8 / 3, 0.3]]))
-    assert neighbourhood(view([0.2], num_left=0), 2).isnan().all()
-    # A window wider than block and prompt together.
-    got = neighbourhood(view([0.2, 0.4], num_left=1), 9)
-    torch.testing.assert_close(got, torch.tensor([[0.7, 0.6]]))
 
 
 def test_progress_is_guaranteed_by_the_most_confident_mask_leftmost_first() -> None:

@@ -19,14 +19,11 @@ struct Outputs {
   float *top1, *top2, *entropy, *log_normalizer;
 
   void write(std::int64_t row, const RowStatistics& s) const {
-    const double log_sum = std::log(s.sum);
     candidate[row] = s.argmax;
-    top1[row] = static_cast<float>(1.0 / s.sum);
-    top2[row] = static_cast<float>(std::exp(s.second - s.max) / s.sum);
-    // The entropy of a sharp row can round to a tiny negative number; NaN stays.
-    const double entropy_nats = log_sum - s.weighted_sum / s.sum;
-    entropy[row] = static_cast<float>(entropy_nats < 0 ? 0.0 : entropy_nats);
-    log_normalizer[row] = static_cast<float>(s.max + log_sum);
+    top1[row] = s.top1();
+    top2[row] = s.top2();
+    entropy[row] = s.entropy();
+    log_normalizer[row] = static_cast<float>(s.max + std::log(s.sum));
   }
 };
 
@@ -46,7 +43,7 @@ void run(const Tensor& logits, const LogitsRows& shape, std::int64_t forbidden_t
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tensor& logits,
                                                                      std::int64_t forbidden_token) {
-  const auto shape = LogitsRows::check_arguments(logits, forbidden_token);
+  const auto shape = LogitsRows::check_arguments("logits_statistics", logits, forbidden_token);
   const auto vector = [&](ScalarType dtype) {
     return torch::stable::new_empty(logits, {shape.num_rows}, dtype);
   };

@@ -60,14 +60,6 @@ STARR_INLINE Floats exp_not_positive(Floats x) {
   return p * power_of_two;
 }
 
-STARR_INLINE float widen(float value) { return value; }
-STARR_INLINE float widen(std::uint16_t bfloat16_bits) {
-  const std::uint32_t bits = static_cast<std::uint32_t>(bfloat16_bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
 // The chunk as float32, padded to whole vectors with -inf and without the forbidden token: in
 // `buffer`, or where it already stands.
 template <typename Logit>

@@ -14,10 +14,6 @@ namespace {
 
 using torch::stable::accelerator::DeviceGuard;
 
-void check_launch(const char* op, cudaError_t status) {
-  check(status == cudaSuccess, op, ": ", cudaGetErrorString(status));
-}
-
 void store_kv(const Tensor& key, const Tensor& value, Tensor& k_cache, Tensor& v_cache,
               const Tensor& slot_mapping) {
   const auto args = StoreKvArguments::check_arguments(key, value, k_cache, v_cache, slot_mapping);
@@ -54,7 +50,7 @@ std::tuple<Tensor, Tensor> gather_kv(const Tensor& k_cache, const Tensor& v_cach
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tensor& logits,
                                                                      std::int64_t forbidden_token) {
-  const auto shape = LogitsRows::check_arguments(logits, forbidden_token);
+  const auto shape = LogitsRows::check_arguments("logits_statistics", logits, forbidden_token);
   const DeviceGuard guard(logits.get_device_index());
   const auto vector = [&](ScalarType dtype) {
     return torch::stable::new_empty(logits, {shape.num_rows}, dtype);

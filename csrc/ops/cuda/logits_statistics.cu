@@ -1,158 +1,23 @@
-#include <cuda_bf16.h>
-
-#include <climits>
-
 #include "ops/cuda/logits_statistics.cuh"
+#include "ops/cuda/softmax_row.cuh"
 
 namespace starr::cuda {
 namespace {
 
-// 512 threads keep a row of 126,464 logits at 31 loads of 16 bytes a thread (bfloat16), with four
-// such blocks on one multiprocessor.
-constexpr int kThreads = 512;
-constexpr int kWarp = 32;
-constexpr float kInfinity = __builtin_huge_valf();
-
-// Online softmax of the logits one thread, then one warp, then the block has seen.
-struct Partial {
-  float max;
-  float second;        // equal to max on a tie
-  float sum;           // of exp(logit - max)
-  float weighted_sum;  // of (logit - max) * exp(logit - max)
-  int argmax;          // lowest index of max
-  int first_nan;       // lowest index of a NaN, INT_MAX if there is none
-
-  // Not default member values: shared memory takes no constructor.
-  __device__ static Partial of_nothing() {
-    return {-kInfinity, -kInfinity, 0.0f, 0.0f, INT_MAX, INT_MAX};
-  }
-
-  __device__ void add(float logit, int index) {
-    if (logit != logit) {
-      first_nan = min(first_nan, index);
-      return;
-    }
-    if (logit > max) {
-      rescale(logit);
-      second = max;
-      max = logit;
-      argmax = index;
-      sum += 1.0f;
-      return;
-    }
-    second = fmaxf(second, logit);
-    if (max == -kInfinity) {  // the row so far is -inf: nothing to add
-      argmax = min(argmax, index);
-      return;
-    }
-    accumulate(logit - max);
-  }
-
-  __device__ void merge(const Partial& other) {
-    first_nan = min(first_nan, other.first_nan);
-    const float top = fmaxf(max, other.max);
-    second = fmaxf(fminf(max, other.max), fmaxf(second, other.second));
-    if (max == other.max) {
-      argmax = min(argmax, other.argmax);
-    } else if (other.max > max) {
-      argmax = other.argmax;
-    }
-    Partial scaled = other;
-    scaled.rescale(top);
-    rescale(top);
-    max = top;
-    sum += scaled.sum;
-    weighted_sum += scaled.weighted_sum;
-  }
-
-  // Brings the sums to another maximum, at least as large.
-  __device__ void rescale(float new_max) {
-    if (sum == 0.0f || new_max == max) return;
-    const float shift = max - new_max;
-    const float scale = expf(shift);
-    // scale == 0 where shift may be -inf, and 0 * inf is no number.
-    weighted_sum = scale == 0.0f ? 0.0f : (weighted_sum + shift * sum) * scale;
-    sum *= scale;
-  }
-
-  __device__ void accumulate(float shift) {
-    const float e = expf(shift);
-    sum += e;
-    weighted_sum += e == 0.0f ? 0.0f : shift * e;
-  }
-
-  __device__ Partial from_lane(int distance) const {
-    constexpr unsigned kAll = 0xffffffffu;
-    Partial other;
-    other.max = __shfl_down_sync(kAll, max, distance);
-    other.second = __shfl_down_sync(kAll, second, distance);
-    other.sum = __shfl_down_sync(kAll, sum, distance);
-    other.weighted_sum = __shfl_down_sync(kAll, weighted_sum, distance);
-    other.argmax = __shfl_down_sync(kAll, argmax, distance);
-    other.first_nan = __shfl_down_sync(kAll, first_nan, distance);
-    return other;
-  }
-
-  __device__ void merge_warp() {
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) merge(from_lane(distance));
-  }
-
-  __device__ void write(const LogitsStatisticsParams& p, std::int64_t row) const {
-    // NaN, +inf (inf - inf) or nothing but -inf: no probabilities.
-    const bool undefined = first_nan != INT_MAX || isinf(max);
-    const float nan = __int_as_float(0x7fc00000);
-    const float log_sum = logf(sum);
-    const int index = first_nan != INT_MAX ? first_nan : argmax;
-    p.candidate[row] = index == INT_MAX ? 0 : index;
-    p.top1[row] = undefined ? nan : 1.0f / sum;
-    p.top2[row] = undefined ? nan : expf(second - max) / sum;
-    p.entropy[row] = undefined ? nan : fmaxf(log_sum - weighted_sum / sum, 0.0f);
-    p.log_normalizer[row] = undefined ? nan : max + log_sum;
-  }
-};
-
-__device__ float widen(float value) { return value; }
-__device__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
-
-// Grid: one thread block per row. Bound by memory: each logit is read once, nothing is stored.
+// Grid: one thread block per row.
 template <typename Logit>
 __global__ __launch_bounds__(kThreads) void logits_statistics_kernel(
     const LogitsStatisticsParams p) {
-  constexpr int kWidth = sizeof(uint4) / sizeof(Logit);
   const std::int64_t row = blockIdx.x;
-  const Logit* logits = static_cast<const Logit*>(p.logits) + row * p.row_stride;
-  const int size = static_cast<int>(p.vocab_size);
-  const int forbidden = static_cast<int>(p.forbidden_token);
-  Partial partial = Partial::of_nothing();
-  const auto add = [&](Logit logit, int index) {
-    if (index != forbidden) partial.add(widen(logit), index);
-  };
-
-  // Single logits up to the first 16-byte boundary, then vectors, then the rest.
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(logits) % sizeof(uint4) / sizeof(Logit);
-  const int head = min(size, static_cast<int>((kWidth - misaligned) % kWidth));
-  const int num_vectors = (size - head) / kWidth;
-  const int tail = head + num_vectors * kWidth;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread < head) add(logits[thread], thread);
-  for (int vector = thread; vector < num_vectors; vector += kThreads) {
-    const int begin = head + vector * kWidth;
-    const uint4 packed = *reinterpret_cast<const uint4*>(logits + begin);
-    Logit lanes[kWidth];
-    memcpy(lanes, &packed, sizeof packed);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) add(lanes[i], begin + i);
-  }
-  if (thread < size - tail) add(logits[tail + thread], tail + thread);
-
-  __shared__ Partial warps[kThreads / kWarp];
-  partial.merge_warp();
-  if (thread % kWarp == 0) warps[thread / kWarp] = partial;
-  __syncthreads();
-  if (thread >= kWarp) return;
-  partial = thread < kThreads / kWarp ? warps[thread] : Partial::of_nothing();
-  partial.merge_warp();
-  if (thread == 0) partial.write(p, row);
+  const Partial partial =
+      block_statistics(static_cast<const Logit*>(p.logits) + row * p.row_stride,
+                       static_cast<int>(p.vocab_size), static_cast<int>(p.forbidden_token));
+  if (threadIdx.x != 0) return;
+  p.candidate[row] = partial.candidate();
+  p.top1[row] = partial.top1();
+  p.top2[row] = partial.top2();
+  p.entropy[row] = partial.entropy();
+  p.log_normalizer[row] = partial.log_normalizer();
 }
 
 }  // namespace

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
+from starr_engine import ops
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.policies.checks import (
+    check_choice,
     check_count,
     check_not_negative,
     check_switch,
     check_unit_interval,
 )
+from starr_engine.decoding.policies.starr_cosine import cosine_deviance
 from starr_engine.errors import RequestError
+from starr_engine.starr_types import StarrDecision, StarrRule, StarrState
 
 MAX_WINDOW: Final = 256
 """Steps or positions; beyond any block that is denoised together in practice."""
+MAX_TOP_K: Final = 256
+"""Tokens; every position of a block is compared on those of all others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,34 +34,49 @@ class StarrPolicy:
 
     With c_i the confidence of mask i, M the masks of the block, and all over the current step:
 
-        TV_i   = population std of c_i over its last n = min(steps seen, temporal_window) steps
+        TV_i   = population std of the signal, c_i or the candidate's logit, over its last
+                 n = min(steps seen, temporal_window) steps
         s_i    = exp(-TV_i / sigma) * n / temporal_window          for n >= 2, else 0
         u_i    = mean of c_j over 0 < |i-j| <= neighbour_window     (1 where j is no mask)
-        SD_i   = c_i - u_i
+        SD_i   = c_i - u_i, or, with the cosine deviance, as in ``starr_cosine``
         tau    = clip(quantile({c_j : j in M}), tau_min, tau_max)
         tau_i  = clip(tau - alpha*s_i - beta*max(0, u_i - support)
                           + gamma*max(0, -SD_i)*(1 - s_i), c_slow, c_fast)
         tau_i  = max(c_slow, tau_i - relax*max(0, run_i - patience))
 
-    and i is unmasked if c_i >= tau_i. ``run_i`` counts the steps for which the candidate of i has
+    and i is unmasked if c_i >= tau_i. With the cosine deviance +SD_i stands for -SD_i: there more
+    means more at odds. ``run_i`` counts the steps for which the candidate of i has
     stayed the same; a change starts its window anew. Neighbours behind the block are masks that
     were not scored and do not count. ``revoke_below`` masks a token of the block again, once, when
     its recomputed probability falls below the value.
+
+    Everything but the cosine deviance is computed by the compiled ``ops.starr_decide``; the cosine
+    deviance is computed in PyTorch from the logits and given to it. ``signals`` of a decision:
+    "threshold" (tau_i), "variance" (TV_i), "deviance" (SD_i) and "stability" (s_i).
 
     With alpha = beta = gamma = 0, patience off and tau_min = tau_max = c_fast this is the static
     threshold, decision for decision.
 
     Source:
         STaRR, arXiv 2601.04205 (v1 "STDD"). Known from it: per-token, per-step thresholds from
-        temporal variance and spatial deviance, windows, a percentile, fast and slow tokens, and
-        the directions in which they act. The combination above, its constants, the restart on a
-        changed candidate, patience and revocation are a reconstruction of this project.
+        temporal variance (of the confidence or the logit) and spatial deviance (a cosine on
+        distributions cut to their top k), windows, a percentile, fast and slow tokens, and the
+        directions in which they act. The combination above, its constants, the deviance of
+        confidences, the restart on a changed candidate, patience and revocation are a
+        reconstruction of this project.
 
     Raises:
         RequestError: If an argument is out of range; names all of a kind at once.
     """
 
-    needs_logits: ClassVar[bool] = False
+    signal: Literal["confidence", "logit"] = "confidence"
+    """What is watched over time."""
+
+    deviance: Literal["confidence", "cosine"] = "confidence"
+    """How a position is compared with its neighbours; "cosine" needs the logits of the step."""
+
+    top_k: int = 10
+    """Tokens left of each distribution for the cosine deviance; without it unused."""
 
     temporal_window: int = 3
     """W_t, steps; 1 switches the temporal term off."""
@@ -70,7 +92,9 @@ class StarrPolicy:
     """Bounds of the step's threshold."""
 
     sigma: float = 0.1
-    """Standard deviation of the confidence at which stability falls to 1/e."""
+    """Standard deviation of the signal at which stability falls to 1/e, in the signal's own unit:
+    probability, or logit (nats). Since dc = c (1 - c) dlogit, 0.1 of probability is about 1 of
+    logit near c = 0.9 and 0.4 near 0.5: with ``signal="logit"`` start from 1."""
 
     alpha: float = 0.3
     """How far stability lowers the threshold."""
@@ -104,6 +128,9 @@ class StarrPolicy:
 
     def __post_init__(self) -> None:
         # Memory grows with the one window and time with the other, for all requests of a batch.
+        check_choice(self, "signal", ("confidence", "logit"))
+        check_choice(self, "deviance", ("confidence", "cosine"))
+        check_count(self, "top_k", most=MAX_TOP_K)
         check_count(self, "temporal_window", most=MAX_WINDOW)
         check_count(self, "neighbour_window", least=0, most=MAX_WINDOW)
         check_switch(self, "restart_on_flip")
@@ -128,94 +155,87 @@ class StarrPolicy:
         """Only revocation looks at unmasked tokens again."""
         return self.revoke_below is not None
 
+    @property
+    def needs_logits(self) -> bool:
+        """Only the cosine deviance looks at whole distributions."""
+        return self.deviance == "cosine"
+
+    @property
+    def rule(self) -> StarrRule:
+        """The arguments as the ops take them."""
+        return StarrRule(
+            neighbour_window=self.neighbour_window,
+            quantile=self.quantile,
+            tau_min=self.tau_min,
+            tau_max=self.tau_max,
+            sigma=self.sigma,
+            alpha=self.alpha,
+            beta=self.beta,
+            support=self.support,
+            gamma=self.gamma,
+            c_fast=self.c_fast,
+            c_slow=self.c_slow,
+            patience=-1 if self.patience is None else self.patience,
+            relax=self.relax,
+            restart_on_flip=self.restart_on_flip,
+            revoke_below=-1.0 if self.revoke_below is None else self.revoke_below,
+        )
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
-        """Empty windows: [rows, block_length, ...]."""
+        """Empty windows: the fields of ``StarrState``."""
         shape = (rows, block_length)
-        return {
-            "ring": torch.zeros((*shape, self.temporal_window), device=device),
-            "seen": torch.zeros(shape, dtype=torch.int64, device=device),
-            "run": torch.zeros(shape, dtype=torch.int64, device=device),
-            "candidate": torch.full(shape, -1, dtype=torch.int64, device=device),
-            "revoked": torch.zeros(shape, dtype=torch.bool, device=device),
-        }
+        state = StarrState(
+            ring=torch.zeros((*shape, self.temporal_window), device=device),
+            seen=torch.zeros(shape, dtype=torch.int64, device=device),
+            run=torch.zeros(shape, dtype=torch.int64, device=device),
+            candidate=torch.full(shape, -1, dtype=torch.int64, device=device),
+            revoked=torch.zeros(shape, dtype=torch.bool, device=device),
+        )
+        return state._asdict()
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
-        state = self._observe(view, state)
-        stability = self._stability(state)
-        support = neighbourhood(view, self.neighbour_window)
-        deviance = torch.where(support.isnan(), 0.0, view.confidence - support)
-        support = support.nan_to_num(nan=0.0)
+        return self.decide_with(ops.starr_decide, view, state)
 
-        threshold = self._step_threshold(view)[:, None]
-        threshold = threshold - self.alpha * stability
-        threshold = threshold - self.beta * (support - self.support).clamp_min(0.0)
-        threshold = threshold + self.gamma * (-deviance).clamp_min(0.0) * (1.0 - stability)
-        threshold = threshold.clamp(self.c_slow, self.c_fast)
-        if self.patience is not None:
-            overdue = (state["run"] - self.patience).clamp_min(0)
-            threshold = (threshold - self.relax * overdue).clamp_min(self.c_slow)
+    def decide_with(
+        self, starr_decide: Callable[..., StarrDecision], view: BlockView, state: State
+    ) -> tuple[Decision, State]:
+        """``decide`` by another implementation of the op, such as the one in ``ops_reference``."""
+        decided = starr_decide(
+            view.candidates.contiguous(),
+            view.confidence.contiguous(),
+            view.masked.contiguous(),
+            view.num_left,
+            StarrState(**state),
+            self.rule,
+            signal=self._signal(view),
+            deviance=self._deviance(view),
+        )
+        decision = Decision(
+            unmask=decided.unmask,
+            revoke=None if self.revoke_below is None else decided.revoke,
+            signals={
+                "threshold": decided.threshold,
+                "variance": decided.variance,
+                "deviance": decided.deviance,
+                "stability": decided.stability,
+            },
+        )
+        return decision, decided.state._asdict()
 
-        unmask = view.masked & (view.confidence >= threshold)
-        if self.revoke_below is None:
-            return Decision(unmask=unmask), state
-        revoke = ~view.masked & ~state["revoked"] & (view.confidence < self.revoke_below)
-        state["revoked"] = state["revoked"] | revoke
-        state["seen"] = state["seen"].masked_fill(revoke, 0)
-        state["run"] = state["run"].masked_fill(revoke, 0)
-        return Decision(unmask=unmask, revoke=revoke), state
+    def _signal(self, view: BlockView) -> Tensor | None:
+        if self.signal == "confidence":
+            return None
+        if view.logit is None:
+            raise ValueError('signal="logit" needs a view that has the logits of its candidates')
+        return view.logit.contiguous()
 
-    def _observe(self, view: BlockView, state: State) -> State:
-        same = view.candidates == state["candidate"]
-        kept = same if self.restart_on_flip else same | (state["seen"] > 0)
-        seen = torch.where(kept, state["seen"], 0)
-        slot = (seen % self.temporal_window)[..., None]
-        return {
-            "ring": state["ring"].scatter(2, slot, view.confidence[..., None]),
-            "seen": seen + 1,
-            "run": torch.where(same, state["run"], 0) + 1,
-            "candidate": view.candidates,
-            "revoked": state["revoked"],
-        }
-
-    def _stability(self, state: State) -> Tensor:
-        # The window is filled from its start after each restart, so its first n entries count.
-        ring = state["ring"]
-        length = state["seen"].clamp_max(self.temporal_window)
-        counts = torch.arange(self.temporal_window, device=ring.device) < length[..., None]
-        mean = (ring * counts).sum(-1) / length
-        square = ((ring - mean[..., None]).square() * counts).sum(-1) / length
-        stability = torch.exp(-square.sqrt() / self.sigma) * (length / self.temporal_window)
-        return torch.where(length >= 2, stability, 0.0)
-
-    def _step_threshold(self, view: BlockView) -> Tensor:
-        masked_only = view.confidence.masked_fill(~view.masked, torch.nan)
-        quantile = torch.nanquantile(masked_only, self.quantile, dim=1)
-        return quantile.nan_to_num(nan=self.tau_max).clamp(self.tau_min, self.tau_max)
-
-
-def neighbourhood(view: BlockView, window: int) -> Tensor:
-    """Mean confidence within ``window`` positions on each side, without the position itself.
-
-    Unmasked tokens of the block and tokens in front of it count as 1; masks behind the block do
-    not count.
-
-    Returns:
-        [n, L] float32; NaN where a position has no neighbour.
-    """
-    settled = torch.where(view.masked, view.confidence, 1.0)
-    length = settled.shape[1]
-    index = torch.arange(length, device=settled.device)
-    total = torch.zeros_like(settled)
-    count = torch.zeros_like(settled)
-    for distance in range(1, window + 1):
-        inside = min(distance, length)
-        total[:, inside:] += settled[:, : length - inside]
-        total[:, : length - inside] += settled[:, inside:]
-        # In front of the block lie num_left tokens, all of them settled.
-        before = (index < distance) & (distance - index <= view.num_left[:, None])
-        total += before
-        count += before
-        count[:, inside:] += 1
-        count[:, : length - inside] += 1
-    return total / count
+    def _deviance(self, view: BlockView) -> Tensor | None:
+        if self.deviance == "confidence":
+            return None
+        if view.logits is None:
+            raise ValueError('deviance="cosine" needs a view that has logits')
+        return cosine_deviance(
+            view.logits, view.candidates, view.masked, view.num_left,
+            window=self.neighbour_window, top_k=self.top_k,
+        )  # fmt: skip
