@@ -39,6 +39,11 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"revoke_below": 0.5, "tau_min": 0.3, "c_slow": 0.2},
         {"revoke_below": 1.0, "tau_min": 0.0, "c_slow": 0.0, "neighbour_window": 40},
     ],
+    "wino": [
+        {},
+        {"tau1": 0.3, "tau2": 0.5},
+        {"tau1": 0.0, "tau2": 1.0, "cap_min": 1, "cap_max": 3},
+    ],
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
 NAMES = tuple(BlockView.__slots__)
@@ -103,6 +108,7 @@ def shot(
         seed=torch.arange(ROWS) * 2**61,
         logits=logits,
         sampling_logits=logits,
+        shadow_confidence=torch.where(masked, 1.0, tenths(shape)) if policy.needs_shadow else None,
     )
 
 

@@ -55,6 +55,7 @@ class StarrPolicy:
     """
 
     needs_logits: ClassVar[bool] = False
+    needs_shadow: ClassVar[bool] = False
 
     temporal_window: int = 3
     """W_t, steps; 1 switches the temporal term off."""
