@@ -33,7 +33,7 @@ def reference_wino(
     nfe = unmasked = 0
     ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
     for start in range(len(prompt), len(canvas), length):
-        last = 30
+        last, num_revoked = 30, 0
         visible = shadow_matrix(len(canvas), start, length)
         positions = [*range(len(canvas)), *range(start, start + length)]
         while mask in canvas[start : start + length]:
@@ -58,6 +58,9 @@ def reference_wino(
             if len(revoke) >= last:
                 revoke = revoke[: last - 1]
             last = len(unmask)
+            if num_revoked >= 4 * length:  # the engine's bound for every policy
+                revoke = []
+            num_revoked += len(revoke)
             for i in unmask:
                 canvas[start + i] = candidates[i]
             for i in revoke:

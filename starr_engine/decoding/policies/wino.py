@@ -35,7 +35,8 @@ class WinoPolicy(PolicyDefaults):
 
     Differs from the authors' code: the mask token has no probability here; of equal candidates the
     leftmost goes first; shadow rows are left out while nothing is checked, which changes nothing
-    since no other row sees them; and a cache may be used, where theirs has none.
+    since no other row sees them; a cache may be used, where theirs has none; and the engine's bound
+    on revocations, four per position of the block on average, holds here too.
 
     Published settings, tau1 / tau2, 256 tokens in blocks of 128, LLaDA-8B-Instruct: GSM8K .6 / .9,
     MATH-500 .7 / .9, HumanEval .7 / .9, MBPP .8 / .9. The defaults are those of two of these.
@@ -70,9 +71,7 @@ class WinoPolicy(PolicyDefaults):
         check_unit_interval(self, "tau2", "cap_share")
         check_count(self, "cap_min", "cap_max")
         if self.cap_min > self.cap_max:
-            raise RequestError(
-                f"cap_min must not exceed cap_max: {self.cap_min} > {self.cap_max}"
-            )
+            raise RequestError(f"cap_min must not exceed cap_max: {self.cap_min} > {self.cap_max}")
 
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """``last``: int64 [rows] tokens unmasked by the step before."""
