@@ -66,6 +66,7 @@ def build_cases() -> dict[str, tuple[Callable[[], object], int]]:
         "page_table": np.empty((NUM_REQUESTS, builder.max_pages), np.int32),
         "logits_rows": np.empty(num_score, np.int64),
         **{name: np.empty(num_score, np.int32) for name in ("score_request", "score_positions")},
+        **{name: np.empty(NUM_REQUESTS, np.int32) for name in ("shadow_lens", "shadow_columns")},
     }
 
     def add_and_fill() -> None:

@@ -60,7 +60,7 @@ RowRanges to_ranges(const std::vector<Bounds>& bounds) {
   return RowRanges(ranges);
 }
 
-// What `make` returns, or the PlanError that says which of the four sets is no set of rows.
+// What `make` returns, or the PlanError that says which of the sets is no set of rows.
 template <typename Make>
 RowRanges named(const char* name, Make make) {
   try {
@@ -264,16 +264,19 @@ void bind_batch(nb::module_& m) {
       "validate_plan",
       [](const std::vector<Bounds>& query, const std::vector<Bounds>& write,
          const std::vector<Bounds>& read, const std::vector<Bounds>& score, const PageTable* table,
-         std::int32_t num_rows, const Bounds& active_block, bool dirty_allowed) {
-        const starr::PlanRows plan{named("query", query), named("write", write),
-                                   named("read", read), named("score", score)};
+         std::int32_t num_rows, const Bounds& active_block, bool dirty_allowed,
+         const std::vector<Bounds>& shadow, const std::vector<Bounds>& shadow_score) {
+        const starr::PlanRows plan{named("query", query),   named("write", write),
+                                   named("read", read),     named("score", score),
+                                   named("shadow", shadow), named("shadow_score", shadow_score)};
         const auto source =
             starr::validate_plan(plan, table, num_rows, to_range(active_block), dirty_allowed);
         return source == starr::ReadSource::kPages;
       },
       "query"_a, "write"_a, "read"_a, "score"_a, "table"_a.none(), "num_rows"_a, "active_block"_a,
-      "dirty_allowed"_a = false,
-      "Check one request's plan, four sequences of ascending (start, stop) rows. Returns True\n"
+      "dirty_allowed"_a = false, "shadow"_a = std::vector<Bounds>{},
+      "shadow_score"_a = std::vector<Bounds>{},
+      "Check one request's plan, sequences of ascending (start, stop) rows. Returns True\n"
       "when keys and values are read from pages, False when they are this step's own rows.\n"
       "Raises PlanError naming the rule, the first row that breaks it and the sets.");
   nb::class_<BatchBuilder>(m, "BatchBuilder",
@@ -285,17 +288,24 @@ void bind_batch(nb::module_& m) {
           [](BatchBuilder& builder, const PageTable* table, const Tokens& token_ids,
              const std::vector<Bounds>& query, const std::vector<Bounds>& write,
              const std::vector<Bounds>& read, const Tokens& score, const Bounds& active_block,
-             bool dirty_allowed) {
+             bool dirty_allowed, const std::vector<Bounds>& shadow,
+             const std::optional<Tokens>& shadow_score, std::int32_t mask_token_id) {
+            const auto set_of = [](const char* name, const Tokens& rows) {
+              return named(name, [&] { return RowRanges::of_rows(span_of(rows)); });
+            };
             builder.add(table, span_of(token_ids),
                         {named("query", query), named("write", write), named("read", read),
-                         named("score", [&] { return RowRanges::of_rows(span_of(score)); })},
-                        to_range(active_block), dirty_allowed);
+                         set_of("score", score), named("shadow", shadow),
+                         shadow_score ? set_of("shadow_score", *shadow_score) : RowRanges()},
+                        to_range(active_block), dirty_allowed, mask_token_id);
           },
           "table"_a.none(), "token_ids"_a.noconvert(), "query"_a, "write"_a, "read"_a,
           "score"_a.noconvert(), "active_block"_a, "dirty_allowed"_a = false,
+          "shadow"_a = std::vector<Bounds>{}, "shadow_score"_a.noconvert() = nb::none(),
+          "mask_token_id"_a = -1,
           "Append a request with live rows [0, len(token_ids)); token_ids int32, the sets as in\n"
-          "validate_plan but `score`, which is ascending rows (int32 [d]). PlanError leaves the\n"
-          "builder as it was.")
+          "validate_plan but the scores, which are ascending rows (int32 [d]). Shadow rows hold\n"
+          "`mask_token_id`. PlanError leaves the builder as it was.")
       .def(
           "fill",
           [](const BatchBuilder& builder, const Vector<std::int64_t>& input_ids,
@@ -303,7 +313,8 @@ void bind_batch(nb::module_& m) {
              const Vector<std::int32_t>& cu_query, const Vector<std::int32_t>& cu_read,
              const Vector<std::int64_t>& read_slots, const Matrix<std::int32_t>& page_table,
              const Vector<std::int64_t>& logits_rows, const Vector<std::int32_t>& score_request,
-             const Vector<std::int32_t>& score_positions) {
+             const Vector<std::int32_t>& score_positions, const Vector<std::int32_t>& shadow_lens,
+             const Vector<std::int32_t>& shadow_columns) {
             const auto rows = static_cast<std::size_t>(builder.num_requests());
             const auto columns = static_cast<std::size_t>(builder.max_pages());
             if (page_table.shape(0) != rows || page_table.shape(1) != columns) {
@@ -312,23 +323,27 @@ void bind_batch(nb::module_& m) {
                                           std::to_string(page_table.shape(0)) + ", " +
                                           std::to_string(page_table.shape(1)) + "]");
             }
-            const starr::BatchBuffers buffers{span_of(input_ids),     span_of(positions),
-                                              span_of(slot_mapping),  span_of(cu_query),
-                                              span_of(cu_read),       span_of(read_slots),
-                                              span_of(page_table),    span_of(logits_rows),
-                                              span_of(score_request), span_of(score_positions)};
+            const starr::BatchBuffers buffers{
+                span_of(input_ids),       span_of(positions),   span_of(slot_mapping),
+                span_of(cu_query),        span_of(cu_read),     span_of(read_slots),
+                span_of(page_table),      span_of(logits_rows), span_of(score_request),
+                span_of(score_positions), span_of(shadow_lens), span_of(shadow_columns)};
             const nb::gil_scoped_release unlocked;
             builder.fill(buffers);
           },
           "input_ids"_a.noconvert(), "positions"_a.noconvert(), "slot_mapping"_a.noconvert(),
           "cu_query"_a.noconvert(), "cu_read"_a.noconvert(), "read_slots"_a.noconvert(),
           "page_table"_a.noconvert(), "logits_rows"_a.noconvert(), "score_request"_a.noconvert(),
-          "score_positions"_a.noconvert(),
-          "Write the batch into numpy arrays, requests in add() order and rows ascending:\n"
+          "score_positions"_a.noconvert(), "shadow_lens"_a.noconvert(),
+          "shadow_columns"_a.noconvert(),
+          "Write the batch into numpy arrays, requests in add() order and rows ascending, the\n"
+          "shadow rows of a request behind its others:\n"
           "input_ids, positions, slot_mapping int64 [T] (slot -1: the row is not written);\n"
           "cu_query, cu_read int32 [R + 1]; read_slots int64 [num_read_rows];\n"
           "page_table int32 [R, max_pages], zeros where there is no page;\n"
-          "logits_rows int64 [M] into the T rows; score_request, score_positions int32 [M].\n"
+          "logits_rows int64 [M] into the T rows; score_request, score_positions int32 [M];\n"
+          "shadow_lens int32 [R]; shadow_columns int32 [R], where the active block begins among\n"
+          "the rows attended to.\n"
           "A request whose reads are all fresh has no read_slots and no pages.\n"
           "An array of wrong dtype, shape or layout is an error before anything is written.")
       .def("clear", &BatchBuilder::clear, "Forget all requests and keep the memory.")

@@ -1,6 +1,7 @@
 #include "core/batch_builder.hpp"
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <stdexcept>
 #include <string>
@@ -17,6 +18,15 @@ void make_room(std::vector<T>& values, std::size_t count) {
 
 std::int32_t size_of(const RowRanges& rows) noexcept {
   return static_cast<std::int32_t>(rows.ranges().size());
+}
+
+// Rows of `rows` in front of `row`.
+std::int32_t rows_before(const RowRanges& rows, std::int32_t row) noexcept {
+  std::int32_t count = 0;
+  for (const RowRange& range : rows.ranges()) {
+    count += std::max(0, std::min(range.stop, row) - range.start);
+  }
+  return count;
 }
 
 // Takes the next `count` entries off the front of `rest`.
@@ -55,7 +65,8 @@ BatchBuilder::BatchBuilder(std::int32_t page_size) : page_size_(page_size) {
 }
 
 void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> token_ids,
-                       const PlanRows& plan, const RowRange& active_block, bool dirty_allowed) {
+                       const PlanRows& plan, const RowRange& active_block, bool dirty_allowed,
+                       std::int32_t mask_token_id) {
   constexpr std::int64_t kMaxRows = std::numeric_limits<std::int32_t>::max();
   if (table != nullptr && table->page_size() != page_size_) {
     throw std::invalid_argument("the table's page_size is " + std::to_string(table->page_size()) +
@@ -64,25 +75,40 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
   if (static_cast<std::int64_t>(token_ids.size()) > kMaxRows) {
     throw std::invalid_argument("token_ids has more than 2**31 - 1 rows");
   }
+  if (!plan.shadow.empty() && mask_token_id < 0) {
+    throw std::invalid_argument("shadow rows need a mask_token_id, got " +
+                                std::to_string(mask_token_id));
+  }
   const ReadSource source = validate_plan(plan, table, static_cast<std::int32_t>(token_ids.size()),
                                           active_block, dirty_allowed);
   const bool paged = source == ReadSource::kPages;
   // cu_query and cu_read are int32.
-  if (num_query_rows() + plan.query.num_rows() > kMaxRows ||
+  const std::int64_t num_shadow = plan.shadow.num_rows();
+  if (num_query_rows() + plan.query.num_rows() + num_shadow > kMaxRows ||
       num_read_rows_ + (paged ? plan.read.num_rows() : 0) > kMaxRows) {
     throw std::invalid_argument("a batch holds at most 2**31 - 1 rows");
   }
-  const Request request{size_of(plan.query), size_of(plan.write), paged ? size_of(plan.read) : 0,
-                        size_of(plan.score),
-                        paged ? static_cast<std::int32_t>(table->pages().size()) : 0};
+  const RowRanges& attended = paged ? plan.read : plan.query;
+  const Request request{
+      .query_ranges = size_of(plan.query),
+      .write_ranges = size_of(plan.write),
+      .read_ranges = paged ? size_of(plan.read) : 0,
+      .score_ranges = size_of(plan.score),
+      .shadow_ranges = size_of(plan.shadow),
+      .shadow_score_ranges = size_of(plan.shadow_score),
+      .shadow_column = plan.shadow.empty() ? 0 : rows_before(attended, active_block.start),
+      .pages = paged ? static_cast<std::int32_t>(table->pages().size()) : 0};
+  const std::initializer_list<const RowRanges*> sets = {
+      &plan.query, &plan.write, &plan.read, &plan.score, &plan.shadow, &plan.shadow_score};
+  std::size_t num_ranges = 0;
+  for (const RowRanges* rows : sets) num_ranges += rows->ranges().size();
   make_room(requests_, 1);
-  make_room(ranges_, plan.query.ranges().size() + plan.write.ranges().size() +
-                         plan.read.ranges().size() + plan.score.ranges().size());
+  make_room(ranges_, num_ranges);
   make_room(pages_, static_cast<std::size_t>(request.pages));
-  make_room(query_tokens_, static_cast<std::size_t>(plan.query.num_rows()));
+  make_room(query_tokens_, static_cast<std::size_t>(plan.query.num_rows() + num_shadow));
   // Nothing below allocates, so nothing below can throw.
   requests_.push_back(request);
-  for (const RowRanges* rows : {&plan.query, &plan.write, &plan.read, &plan.score}) {
+  for (const RowRanges* rows : sets) {
     if (rows == &plan.read && !paged) continue;
     ranges_.insert(ranges_.end(), rows->ranges().begin(), rows->ranges().end());
   }
@@ -91,8 +117,9 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
     query_tokens_.insert(query_tokens_.end(), token_ids.begin() + range.start,
                          token_ids.begin() + range.stop);
   }
+  query_tokens_.insert(query_tokens_.end(), static_cast<std::size_t>(num_shadow), mask_token_id);
   num_read_rows_ += paged ? plan.read.num_rows() : 0;
-  num_score_rows_ += plan.score.num_rows();
+  num_score_rows_ += plan.score.num_rows() + plan.shadow_score.num_rows();
   max_pages_ = std::max(max_pages_, request.pages);
 }
 
@@ -118,6 +145,8 @@ void BatchBuilder::check_sizes(const BatchBuffers& out) const {
   require_size("logits_rows", out.logits_rows.size(), num_score_rows_);
   require_size("score_request", out.score_request.size(), num_score_rows_);
   require_size("score_positions", out.score_positions.size(), num_score_rows_);
+  require_size("shadow_lens", out.shadow_lens.size(), num_requests());
+  require_size("shadow_columns", out.shadow_columns.size(), num_requests());
 }
 
 void BatchBuilder::fill(const BatchBuffers& out) const {
@@ -131,32 +160,49 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
   std::int64_t num_score = 0;
   std::int64_t* read_slot = out.read_slots.data();
   out.cu_query[0] = out.cu_read[0] = 0;
+  const auto append_positions = [&](const RowRange& range, std::int64_t shift) {
+    for (std::int64_t row = range.start; row < range.stop; ++row) {
+      out.positions[static_cast<std::size_t>(row + shift)] = row;
+    }
+  };
   for (std::size_t r = 0; r < requests_.size(); ++r) {
     const Request& request = requests_[r];
     const auto query = take(ranges, request.query_ranges);
     auto write = take(ranges, request.write_ranges);
     const auto read = take(ranges, request.read_ranges);
     auto score = take(ranges, request.score_ranges);
+    const auto shadow = take(ranges, request.shadow_ranges);
+    const auto shadow_score = take(ranges, request.shadow_score_ranges);
     const auto table = take(pages, request.pages);
+    const auto append_scores = [&](const RowRange& range, std::int64_t shift) {
+      for (std::int32_t row = range.start; row < range.stop; ++row) {
+        const auto i = static_cast<std::size_t>(num_score++);
+        out.logits_rows[i] = row + shift;
+        out.score_request[i] = static_cast<std::int32_t>(r);
+        out.score_positions[i] = row;
+      }
+    };
     for (const RowRange& range : query) {
       // Row numbers become batch indices by adding this; ranges of W and D never cross a range
       // of A, because ranges do not touch and both are subsets of A.
       const std::int64_t shift = num_query - range.start;
-      for (std::int64_t row = range.start; row < range.stop; ++row) {
-        out.positions[static_cast<std::size_t>(row + shift)] = row;
-      }
+      append_positions(range, shift);
       for (; !write.empty() && write.front().start < range.stop; write = write.subspan(1)) {
         std::int64_t* slot = out.slot_mapping.data() + write.front().start + shift;
         append_slots(write.front(), table, page_size_, slot);
       }
       for (; !score.empty() && score.front().start < range.stop; score = score.subspan(1)) {
-        for (std::int32_t row = score.front().start; row < score.front().stop; ++row) {
-          const auto i = static_cast<std::size_t>(num_score++);
-          out.logits_rows[i] = row + shift;
-          out.score_request[i] = static_cast<std::int32_t>(r);
-          out.score_positions[i] = row;
-        }
+        append_scores(score.front(), shift);
       }
+      num_query += range.stop - range.start;
+    }
+    out.shadow_lens[r] = 0;
+    out.shadow_columns[r] = request.shadow_column;
+    for (const RowRange& range : shadow) {
+      const std::int64_t shift = num_query - range.start;
+      append_positions(range, shift);
+      for (const RowRange& scored : shadow_score) append_scores(scored, shift);
+      out.shadow_lens[r] += range.stop - range.start;
       num_query += range.stop - range.start;
     }
     for (const RowRange& range : read) append_slots(range, table, page_size_, read_slot);

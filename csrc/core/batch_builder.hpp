@@ -12,7 +12,7 @@
 namespace starr {
 
 // What fill() writes. R requests, T query rows, M score rows, all requests in add() order and
-// the rows of each in position order.
+// the rows of each in position order, its shadow rows behind the others.
 struct BatchBuffers {
   std::span<std::int64_t> input_ids;        // [T]
   std::span<std::int64_t> positions;        // [T] row of its request
@@ -24,23 +24,28 @@ struct BatchBuffers {
   std::span<std::int64_t> logits_rows;      // [M] index into the T query rows
   std::span<std::int32_t> score_request;    // [M] index of the request in the batch
   std::span<std::int32_t> score_positions;  // [M] row of its request
+  std::span<std::int32_t> shadow_lens;      // [R] shadow rows, the last of its query rows
+  std::span<std::int32_t> shadow_columns;   // [R] where the active block begins among the rows
+                                            //     attended to; 0 without shadow rows
 };
 
 // Collects the checked plans of one denoising step and lays them out as flat arrays.
 //
 // A request whose reads are all fresh (ReadSource::kFresh) has no read_slots and a page_table
-// row of zeros: its keys are its own query rows. The builder copies what it needs, so tables
-// and token arrays may change after add().
+// row of zeros: its keys are its own query rows, its shadow rows aside. The builder copies what
+// it needs, so tables and token arrays may change after add().
 class BatchBuilder {
  public:
   // Throws std::invalid_argument unless page_size >= 1.
   explicit BatchBuilder(std::int32_t page_size);
 
-  // Appends a request with live rows [0, token_ids.size()). Throws PlanError for a plan that
-  // breaks a rule and std::invalid_argument for a table of another page size; a refused
-  // request leaves the builder as it was.
+  // Appends a request with live rows [0, token_ids.size()). Shadow rows hold `mask_token_id`,
+  // which is needed for nothing else. Throws PlanError for a plan that breaks a rule and
+  // std::invalid_argument for a table of another page size or shadow rows without a mask; a
+  // refused request leaves the builder as it was.
   void add(const PageTable* table, std::span<const std::int32_t> token_ids, const PlanRows& plan,
-           const RowRange& active_block, bool dirty_allowed = false);
+           const RowRange& active_block, bool dirty_allowed = false,
+           std::int32_t mask_token_id = -1);
 
   // Forgets all requests and keeps the memory.
   void clear() noexcept;
@@ -62,6 +67,9 @@ class BatchBuilder {
     std::int32_t write_ranges;
     std::int32_t read_ranges;  // 0 for a fresh request
     std::int32_t score_ranges;
+    std::int32_t shadow_ranges;  // 0 or 1
+    std::int32_t shadow_score_ranges;
+    std::int32_t shadow_column;
     std::int32_t pages;  // 0 for a fresh request
   };
 
@@ -69,7 +77,7 @@ class BatchBuilder {
 
   std::int32_t page_size_;
   std::vector<Request> requests_;
-  std::vector<RowRange> ranges_;  // per request: query, write, read, score
+  std::vector<RowRange> ranges_;  // per request: query, write, read, score, both of the shadow
   std::vector<PageId> pages_;
   std::vector<std::int32_t> query_tokens_;  // [T]
   std::int64_t num_read_rows_ = 0;

@@ -24,10 +24,8 @@ class PlanCheck {
              std::to_string(table_->num_rows()));
     }
     const std::initializer_list<std::pair<const char*, const RowRanges*>> sets = {
-        {"query", &plan_.query},
-        {"write", &plan_.write},
-        {"read", &plan_.read},
-        {"score", &plan_.score}};
+        {"query", &plan_.query}, {"write", &plan_.write},   {"read", &plan_.read},
+        {"score", &plan_.score}, {"shadow", &plan_.shadow}, {"shadow_score", &plan_.shadow_score}};
     for (const auto& [name, rows] : sets) {
       if (rows->stop() > num_rows_) {
         refuse(std::string(name) + " must lie in [0, num_rows)", first_beyond(*rows));
@@ -44,6 +42,23 @@ class PlanCheck {
     }
     if (plan_.read.empty() && !plan_.query.empty()) {
       refuse("read must not be empty while query is not", plan_.query.ranges().front().start);
+    }
+  }
+
+  void check_shadow() const {
+    if (const auto row = first_outside(plan_.shadow_score, plan_.shadow)) {
+      refuse("shadow_score must be a subset of shadow", *row);
+    }
+    if (plan_.shadow.empty()) return;
+    const RowRanges block(std::span(&active_block_, 1));
+    if (const auto row = first_outside(plan_.shadow, block)) {
+      refuse("shadow must lie in the active block", *row);
+    }
+    if (const auto row = first_outside(block, plan_.shadow)) {
+      refuse("shadow must be empty or all of the active block", *row);
+    }
+    if (const auto row = first_outside(block, plan_.read)) {
+      refuse("the active block must be read when it has shadow rows", *row);
     }
   }
 
@@ -101,8 +116,15 @@ class PlanCheck {
   [[noreturn]] void refuse(const std::string& what) const {
     throw PlanError("plan refused: " + what + " (query=" + to_string(plan_.query) +
                     ", write=" + to_string(plan_.write) + ", read=" + to_string(plan_.read) +
-                    ", score=" + to_string(plan_.score) + ", num_rows=" +
+                    ", score=" + to_string(plan_.score) + shadows() + ", num_rows=" +
                     std::to_string(num_rows_) + ", active_block=" + to_string(active_block_) + ")");
+  }
+
+  // Named only where there are any: most plans have none.
+  std::string shadows() const {
+    if (plan_.shadow.empty() && plan_.shadow_score.empty()) return "";
+    return ", shadow=" + to_string(plan_.shadow) +
+           ", shadow_score=" + to_string(plan_.shadow_score);
   }
 
   const PlanRows& plan_;
@@ -118,6 +140,7 @@ ReadSource validate_plan(const PlanRows& plan, const PageTable* table, std::int3
   const PlanCheck check(plan, table, num_rows, active_block);
   check.check_bounds();
   check.check_subsets();
+  check.check_shadow();
   if (table == nullptr) {
     check.check_without_table();
     return ReadSource::kFresh;

@@ -8,16 +8,22 @@
 
 namespace starr {
 
-// The four row sets of one request's denoising step (DESIGN.md section 3).
+// The row sets of one request's denoising step (DESIGN.md section 3).
+//
+// A shadow row is a second query row at the position of a row of the active block. It holds the
+// mask and attends to everything its request reads except that row, and to the other shadow rows;
+// only shadow rows attend to it, and it is never written.
 struct PlanRows {
-  RowRanges query;  // A: rows computed
-  RowRanges write;  // W: rows whose KV goes to pages
-  RowRanges read;   // R: rows attended
-  RowRanges score;  // D: rows that need logits
+  RowRanges query;           // A: rows computed
+  RowRanges write;           // W: rows whose KV goes to pages
+  RowRanges read;            // R: rows attended
+  RowRanges score;           // D: rows that need logits
+  RowRanges shadow{};        // rows that get a shadow row
+  RowRanges shadow_score{};  // shadow rows that need logits
 };
 
 // A plan that would read or write KV wrongly; the message names the rule, the first row that
-// breaks it and the four sets.
+// breaks it and the sets.
 class PlanError : public std::invalid_argument {
  public:
   using std::invalid_argument::invalid_argument;
@@ -36,6 +42,8 @@ enum class ReadSource : std::uint8_t {
 //   source   W is empty and R in A (kFresh), or A's part of R in W (kPages)
 //   reads    R is not empty while A is not: attention over nothing has no value
 //   sealed   no row of W lies in a SEALED page
+//   shadow   the shadow rows are none or those of all of `active_block`, which then lies in R;
+//            shadow_score is a subset of shadow
 //   dirty    a row of R outside A and outside `active_block` is not dirty, unless
 //            `dirty_allowed`: a policy that reuses such rows must say so
 //

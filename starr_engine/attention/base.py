@@ -22,10 +22,15 @@ class AttentionMetadata:
     A request is *fresh* when it reads only rows computed in this step and writes none: its keys
     are its own flat rows and it owns no pages. All others read ``read_slots`` after this step's
     writes are stored.
+
+    The last query rows of a request may be *shadow rows*, one for each row of its active block.
+    They attend to all that the request reads but the row they shadow, and to each other through
+    the keys and values of this step; no other row attends to them.
     """
 
     cu_query: Tensor
-    """[R+1] int32: request r's query rows are ``cu_query[r]:cu_query[r+1]``."""
+    """[R+1] int32: request r's query rows, shadow rows included, are
+    ``cu_query[r]:cu_query[r+1]``."""
 
     cu_read: Tensor
     """[R+1] int32: request r reads ``read_slots[cu_read[r]:cu_read[r+1]]``; nothing if fresh."""
@@ -40,13 +45,21 @@ class AttentionMetadata:
     """[R, max_pages] int32, padded with the reserved page 0."""
 
     query_lens: tuple[int, ...]
-    """Query rows of each request, on the host."""
+    """Query rows of each request, shadow rows included, on the host."""
 
     read_lens: tuple[int, ...]
-    """Rows each request attends to, on the host; equals ``query_lens[r]`` for a fresh request."""
+    """Rows each request attends to, shadow rows aside, on the host; a fresh request attends to all
+    its query rows that are no shadow rows."""
 
     fresh: tuple[bool, ...]
     """Whether request r is fresh."""
+
+    shadow_lens: tuple[int, ...]
+    """How many of the query rows, the last ones, are shadow rows; on the host, mostly 0."""
+
+    shadow_columns: tuple[int, ...]
+    """Which of the rows attended to is the one that the first shadow row shadows; the next row
+    belongs to the next shadow row, and so on. 0 without shadow rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +98,7 @@ class StepAttention(Protocol):
 class AttentionBackend(Protocol):
     """Scaled dot-product attention of ragged requests over pages, bidirectional within a request.
 
+    Shadow rows are the exception, and every backend must mask them as ``AttentionMetadata`` says.
     Made once per engine, by ``backend_class(shape)``.
     """
 

@@ -27,17 +27,27 @@ class ReferenceStep:
         meta = self.metadata
         out = torch.empty_like(query)
         first_row = first_slot = 0
-        for query_len, read_len, fresh in zip(
-            meta.query_lens, meta.read_lens, meta.fresh, strict=True
+        for query_len, read_len, fresh, shadow_len, column in zip(
+            meta.query_lens,
+            meta.read_lens,
+            meta.fresh,
+            meta.shadow_lens,
+            meta.shadow_columns,
+            strict=True,
         ):
             rows = slice(first_row, first_row + query_len)
+            shadows = slice(rows.stop - shadow_len, rows.stop)
             if fresh:
                 keys, values = key[rows], value[rows]
             else:
                 slots = meta.read_slots[first_slot : first_slot + read_len]
-                keys, values = k_cache.flatten(0, 1)[slots], v_cache.flatten(0, 1)[slots]
+                keys = torch.cat([k_cache.flatten(0, 1)[slots], key[shadows]])
+                values = torch.cat([v_cache.flatten(0, 1)[slots], value[shadows]])
                 first_slot += read_len
-            out[rows] = plain_attention(query[rows], keys, values).to(query.dtype)
+            visible = None
+            if shadow_len:
+                visible = shadow_visibility(query_len, read_len, shadow_len, column).to(key.device)
+            out[rows] = plain_attention(query[rows], keys, values, visible).to(query.dtype)
             first_row += query_len
         return out
 
@@ -61,13 +71,29 @@ class ReferenceAttention:
         return ReferenceStep(metadata=metadata)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Every query attends to every key.
+def shadow_visibility(query_len: int, read_len: int, shadow_len: int, column: int) -> Tensor:
+    """Which rows of a request with shadow rows see which, these last on both sides.
+
+    Returns:
+        bool [query_len, read_len + shadow_len].
+    """
+    visible = torch.ones(query_len, read_len + shadow_len, dtype=torch.bool)
+    visible[: query_len - shadow_len, read_len:] = False
+    for shadow in range(shadow_len):
+        visible[query_len - shadow_len + shadow, column + shadow] = False
+    return visible
+
+
+def plain_attention(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None = None
+) -> Tensor:
+    """Every query attends to every key that is visible to it.
 
     Args:
         query: [Q, N, D].
         key: [L, K, D]; query head n reads key/value head ``n // (N / K)``.
         value: [L, K, D].
+        visible: [Q, L] bool, true somewhere in every row; None shows all.
 
     Returns:
         [Q, N, D] float64.
@@ -77,6 +103,8 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     wide_key = key.double().repeat_interleave(group, dim=1)
     wide_value = value.double().repeat_interleave(group, dim=1)
     scores = torch.einsum("qnd,lnd->nql", wide_query, wide_key) / query.shape[-1] ** 0.5
+    if visible is not None:
+        scores = scores.masked_fill(~visible, -torch.inf)
     weights = torch.exp(scores - scores.amax(dim=-1, keepdim=True))
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return torch.einsum("nql,lnd->qnd", weights, wide_value)

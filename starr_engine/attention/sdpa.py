@@ -5,7 +5,8 @@ Letters as in ``attention/base.py``; B requests of one call, Q query rows and L 
 Requests keep their own calls instead of being padded into one masked call: on a CPU the kernel's
 time dwarfs the call, padding costs real arithmetic, and a request's result does not depend on
 which other requests share its batch. Neighbours of equal lengths do share a call, since that
-needs no copy and leaves every result as it is.
+needs no copy and leaves every result as it is. Shadow rows have a second call with a mask; the
+other rows of their requests are computed as if there were none.
 
 Slots are gathered before they are read. Reading consecutive slots in place, which fresh pages
 mostly allow, was tried on a CPU and gained nothing at batch 16.
@@ -31,6 +32,10 @@ class _Call:
 
     num_requests: int
     fresh: bool
+    shadow_len: int
+
+    shadow_mask: Tensor | None
+    """[shadow_len, L + shadow_len] bool, what each shadow row sees; None without shadow rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,24 +72,38 @@ class SdpaStep:
             strict=True,
         )
         for call, queries, keys, values, outputs in pieces:
-            size = call.num_requests
-            mixed = scaled_dot_product_attention(
-                _by_request(queries, size),
-                _by_request(keys, size),
-                _by_request(values, size),
-                enable_gqa=self.grouped,
-            )
-            _by_request(outputs, size).copy_(mixed)
+            queries = _by_request(queries, call.num_requests)
+            outputs = _by_request(outputs, call.num_requests)
+            if call.shadow_mask is not None:
+                shadow = scaled_dot_product_attention(
+                    queries[..., -call.shadow_len :, :],
+                    keys,
+                    values,
+                    attn_mask=call.shadow_mask,
+                    enable_gqa=self.grouped,
+                )
+                outputs[..., -call.shadow_len :, :].copy_(shadow)
+                queries, keys, values, outputs = (
+                    rows[..., : -call.shadow_len, :] for rows in (queries, keys, values, outputs)
+                )
+            mixed = scaled_dot_product_attention(queries, keys, values, enable_gqa=self.grouped)
+            outputs.copy_(mixed)
         return out
 
     def _read(self, rows: Tensor, gathered: Tensor) -> list[Tensor]:
-        """What each call reads, [1, N, size, D]: its own flat rows if fresh, else its slots."""
-        own = _split(rows, self.query_sizes)
+        """What each call reads, [B, N, L, D], shadow rows last.
+
+        These are its own flat rows if it is fresh, else its slots and its own shadow rows.
+        """
         copies = iter(_split(gathered, self.gathered_sizes))
-        return [
-            piece if call.fresh else next(copies)
-            for call, piece in zip(self.calls, own, strict=True)
-        ]
+        pieces = []
+        for call, own in zip(self.calls, _split(rows, self.query_sizes), strict=True):
+            piece = _by_request(own if call.fresh else next(copies), call.num_requests)
+            if call.shadow_len and not call.fresh:
+                shadows = _by_request(own, call.num_requests)[..., -call.shadow_len :, :]
+                piece = torch.cat([piece, shadows], dim=2)
+            pieces.append(piece)
+        return pieces
 
 
 class SdpaAttention:
@@ -107,10 +126,22 @@ class SdpaAttention:
         calls: list[_Call] = []
         query_sizes: list[int] = []
         gathered_sizes: list[int] = []
-        requests = zip(metadata.query_lens, metadata.read_lens, metadata.fresh, strict=True)
-        for (query_len, read_len, fresh), run in groupby(requests):
+        requests = zip(
+            metadata.query_lens,
+            metadata.read_lens,
+            metadata.fresh,
+            metadata.shadow_lens,
+            metadata.shadow_columns,
+            strict=True,
+        )
+        for (query_len, read_len, fresh, shadow_len, column), run in groupby(requests):
             size = sum(1 for _ in run)
-            calls.append(_Call(num_requests=size, fresh=fresh))
+            mask = None
+            if shadow_len:
+                mask = _shadow_mask(shadow_len, read_len, column, metadata.read_slots.device)
+            calls.append(
+                _Call(num_requests=size, fresh=fresh, shadow_len=shadow_len, shadow_mask=mask)
+            )
             query_sizes.append(size * query_len)
             if not fresh:
                 gathered_sizes.append(size * read_len)
@@ -121,6 +152,12 @@ class SdpaAttention:
             read_slots=metadata.read_slots,
             grouped=self._grouped,
         )
+
+
+def _shadow_mask(shadow_len: int, read_len: int, column: int, device: torch.device) -> Tensor:
+    """All but the row shadowed: bool [shadow_len, read_len + shadow_len]."""
+    hidden = column + torch.arange(shadow_len, device=device)
+    return hidden[:, None] != torch.arange(read_len + shadow_len, device=device)
 
 
 def _split(rows: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:

@@ -78,6 +78,10 @@ class BlockView:
     """As ``logits``, with what sampling added: its arg-max is the candidate. float64 if any row
     has a temperature, else the same tensor as ``logits``."""
 
+    shadow_confidence: Tensor | None = None
+    """float32: probability of the present token of each unmasked position at its shadow row, which
+    does not see that token; 1 at masks. Given to policies with ``needs_shadow``."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -114,6 +118,15 @@ class RemaskingPolicy(Protocol):
         """Whether the view must hold the logits, which takes n * L * V numbers."""
         ...
 
+    @property
+    def needs_shadow(self) -> bool:
+        """Whether tokens of the active block are checked by shadow rows.
+
+        A shadow row is a second query row at a position of the block; it holds the mask and sees
+        everything but the token at that position.
+        """
+        ...
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """The state of ``rows`` blocks that have just been opened; empty if stateless."""
         ...
@@ -123,13 +136,20 @@ class RemaskingPolicy(Protocol):
         ...
 
 
-class StatelessPolicy:
-    """What most policies answer: nothing to remember, only masks scored, no logits needed."""
+class PolicyDefaults:
+    """What most policies ask of a step: only masks scored, no logits, no shadow rows."""
 
     __slots__ = ()
 
     scores_unmasked: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = False
+    needs_shadow: ClassVar[bool] = False
+
+
+class StatelessPolicy(PolicyDefaults):
+    """What most policies answer: nothing to remember, and the defaults for the rest."""
+
+    __slots__ = ()
 
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """Stateless."""
@@ -140,7 +160,7 @@ REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry(
     "remasking policy",
     RequestError,
     group="starr_engine.remasking_policies",
-    members=("scores_unmasked", "needs_logits", "init_state", "decide"),
+    members=("scores_unmasked", "needs_logits", "needs_shadow", "init_state", "decide"),
 )
 for _name, _target in {
     "low_confidence": "low_confidence:LowConfidencePolicy",
@@ -164,5 +184,6 @@ for _name, _target in {
     "credit": "credit:CreditPolicy",
     "saber": "saber:SaberPolicy",
     "t2m": "t2m:T2mPolicy",
+    "wino": "wino:WinoPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

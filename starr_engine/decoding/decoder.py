@@ -52,11 +52,21 @@ class DecodingRow:
     score_offsets: Offsets
     """[m] offsets within the block that were scored, ascending; rows lie in order in ``Scores``."""
 
+    shadow_offsets: Offsets | None = None
+    """[s] offsets within the block whose shadow rows were scored, ascending; these scores lie
+    behind those of ``score_offsets``. None if the policy does not need them."""
+
     noise: Noise | None = None
     """What sampling added to the row's logits."""
 
     exit_rule: ExitRule | None = None
     """When to fill the block at once; None never."""
+
+    @property
+    def num_scores(self) -> int:
+        """Rows of ``Scores`` that are this row's."""
+        shadows = 0 if self.shadow_offsets is None else len(self.shadow_offsets)
+        return len(self.score_offsets) + shadows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +113,7 @@ def decide_rows(
     results: dict[int, RowDecision | RowFailure] = {}
     first = 0
     for index, row in enumerate(rows):
-        count = len(row.score_offsets)
+        count = row.num_scores
         if has_numbers[first : first + count].all():
             groups[_group_key(row)].append(_Member(index, row, first))
         else:
@@ -201,7 +211,19 @@ def _view(
         logit=spread(scores.logit, 0.0),
         logits=given,
         sampling_logits=drawn,
+        shadow_confidence=_shadow_confidence(members, scores) if policy.needs_shadow else None,
     )
+
+
+def _shadow_confidence(members: list[_Member], scores: Scores) -> Tensor:
+    grid = scores.confidence.new_ones((len(members), len(members[0].row.block_ids)))
+    for n, member in enumerate(members):
+        row = member.row
+        assert row.shadow_offsets is not None, "the policy needs shadow rows"
+        last = member.first_score + row.num_scores
+        shadows = slice(last - len(row.shadow_offsets), last)
+        grid[n, torch.from_numpy(row.shadow_offsets).to(grid.device)] = scores.confidence[shadows]
+    return grid
 
 
 def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from starr_engine._core import BatchBuilder
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.engine.scheduler import Schedule
-from starr_engine.request import Positions
+from starr_engine.request import Positions, TokenIds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +28,16 @@ class StepBatch:
     """[T] int64, counted from 0 in each request."""
 
     logits_rows: Tensor
-    """[M] int64 flat rows that need logits, request by request."""
+    """[M] int64 flat rows that need logits, request by request, shadow rows last in each."""
 
     present_ids: Tensor
-    """[M] int64 token that stands at each scored row, or the mask."""
+    """[M] int64 token that stands on the canvas at each scored row's position, or the mask."""
 
     score_positions: tuple[Positions, ...]
     """Per request: canvas positions scored, ascending."""
+
+    shadow_positions: tuple[Positions, ...]
+    """Per request: canvas positions whose shadow rows are scored, ascending."""
 
     attention: AttentionMetadata
 
@@ -44,11 +47,13 @@ class Batcher:
 
     Args:
         page_size: Rows of a page.
+        mask_token_id: From the checkpoint; what shadow rows hold.
         device: Of the model.
     """
 
-    def __init__(self, page_size: int, device: torch.device) -> None:
+    def __init__(self, page_size: int, mask_token_id: int, device: torch.device) -> None:
         self._builder = BatchBuilder(page_size)
+        self._mask_token_id = mask_token_id
         self._device = device
 
     def build(self, schedule: Schedule) -> StepBatch:
@@ -60,9 +65,17 @@ class Batcher:
         builder = self._builder
         builder.clear()
         scored: list[Positions] = []
+        shadowed: list[Positions] = []
+        checked: list[tuple[int, TokenIds]] = []
+        num_scored = 0
         for entry in schedule:
             canvas, plan = entry.running.request.canvas, entry.plan
             scored.append(entry.running.score_positions())
+            shadowed.append(entry.running.shadow_positions())
+            num_scored += len(scored[-1])
+            if entry.shadow:
+                checked.append((num_scored, canvas.token_ids[shadowed[-1]]))
+                num_scored += len(shadowed[-1])
             builder.add(
                 entry.running.pages,
                 canvas.token_ids,
@@ -72,6 +85,9 @@ class Batcher:
                 scored[-1],
                 (canvas.block_start, canvas.block_stop),
                 bool(plan.dirty_allowed),
+                entry.shadow,
+                shadowed[-1],
+                self._mask_token_id,
             )
         num_rows, num_requests = builder.num_query_rows, builder.num_requests
         input_ids, positions, slots = np.empty((3, num_rows), np.int64)
@@ -80,6 +96,7 @@ class Batcher:
         page_table = np.empty((num_requests, builder.max_pages), np.int32)
         logits_rows = np.empty(builder.num_score_rows, np.int64)
         score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
+        shadow_lens, shadow_columns = np.empty((2, num_requests), np.int32)
         builder.fill(
             input_ids=input_ids,
             positions=positions,
@@ -91,7 +108,12 @@ class Batcher:
             logits_rows=logits_rows,
             score_request=score_request,
             score_positions=score_positions,
+            shadow_lens=shadow_lens,
+            shadow_columns=shadow_columns,
         )
+        present_ids = input_ids[logits_rows]
+        for first, ids in checked:  # shadow rows hold the mask instead of the token they check
+            present_ids[first : first + len(ids)] = ids
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
         return StepBatch(
@@ -99,8 +121,9 @@ class Batcher:
             input_ids=self._upload(input_ids),
             positions=self._upload(positions),
             logits_rows=self._upload(logits_rows),
-            present_ids=self._upload(input_ids[logits_rows]),
+            present_ids=self._upload(present_ids),
             score_positions=tuple(scored),
+            shadow_positions=tuple(shadowed),
             attention=AttentionMetadata(
                 cu_query=self._upload(cu_query),
                 cu_read=self._upload(cu_read),
@@ -108,8 +131,10 @@ class Batcher:
                 slot_mapping=self._upload(slots),
                 page_table=self._upload(page_table),
                 query_lens=tuple(query_lens.tolist()),
-                read_lens=tuple(np.where(fresh, query_lens, paged_lens).tolist()),
+                read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
                 fresh=tuple(fresh.tolist()),
+                shadow_lens=tuple(shadow_lens.tolist()),
+                shadow_columns=tuple(shadow_columns.tolist()),
             ),
         )
 

@@ -28,8 +28,8 @@ class Decoder:
         drawing = [draw for draw in noise if draw is not None]
         scores = score_rows(logits, batch.present_ids, self._mask_token_id, drawing)
         rows = []
-        for entry, positions, draw in zip(
-            batch.schedule, batch.score_positions, noise, strict=True
+        for entry, positions, shadows, draw in zip(
+            batch.schedule, batch.score_positions, batch.shadow_positions, noise, strict=True
         ):
             running, request = entry.running, entry.running.request
             start = request.canvas.block_start
@@ -45,6 +45,7 @@ class Decoder:
                     progress=request.num_unmasked / request.params.max_tokens,
                     seed=request.params.seed,
                     score_offsets=positions.astype(np.int64) - start,
+                    shadow_offsets=shadows.astype(np.int64) - start,
                     noise=draw,
                     exit_rule=running.exit_rule,
                 )
@@ -54,10 +55,12 @@ class Decoder:
     def _noise(self, batch: StepBatch) -> list[Noise | None]:
         noise: list[Noise | None] = []
         first = 0
-        for entry, positions in zip(batch.schedule, batch.score_positions, strict=True):
+        for entry, positions, shadows in zip(
+            batch.schedule, batch.score_positions, batch.shadow_positions, strict=True
+        ):
             request = entry.running.request
             rows = slice(first, first + len(positions))
-            first = rows.stop
+            first = rows.stop + len(shadows)
             noise.append(
                 Noise(
                     rows=rows,

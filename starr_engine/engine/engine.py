@@ -10,7 +10,7 @@ import numpy as np
 
 from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
 from starr_engine.config import EngineConfig
-from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.engine.batching import Batcher
 from starr_engine.engine.collector import OutputCollector, request_output
@@ -55,7 +55,7 @@ class Engine:
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
         )
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
-        self.batcher = Batcher(loaded.config.page_size, loaded.device)
+        self.batcher = Batcher(loaded.config.page_size, self.spec.mask_token_id, loaded.device)
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
         self.decoder = Decoder(self.spec.mask_token_id)
         self.progress = ProgressKeeper(self.scheduler, self._stop_rule)
@@ -99,7 +99,7 @@ class Engine:
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
         ids = _plain_ids(prompt_token_ids)
-        self._check(ids, params, cache)
+        self._check(ids, params, remasking, cache)
         if request_id is None:
             made = (f"request-{number}" for number in self._auto_ids)
             request_id = next(name for name in made if name not in self.scheduler)
@@ -138,7 +138,13 @@ class Engine:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
 
-    def _check(self, ids: list[int], params: SamplingParams, cache: CachePolicy) -> None:
+    def _check(
+        self,
+        ids: list[int],
+        params: SamplingParams,
+        remasking: RemaskingPolicy,
+        cache: CachePolicy,
+    ) -> None:
         if len(ids) == 0:
             raise RequestError("the prompt is empty; give at least one token")
         for at, token in enumerate(ids):
@@ -159,9 +165,11 @@ class Engine:
                 f"prompt of {len(ids)} tokens and max_tokens={params.max_tokens} make {length}, "
                 f"the model allows {limit}; shorten the prompt or lower max_tokens"
             )
-        if length > self.config.max_num_batched_tokens:
+        shadow = params.block_length if remasking.needs_shadow else 0
+        if length + shadow > self.config.max_num_batched_tokens:
+            extra = f" and {shadow} shadow rows" if shadow else ""
             raise RequestError(
-                f"a canvas of {length} rows does not fit into one step of "
+                f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
         pages = -(-length // self.config.page_size)

@@ -84,9 +84,8 @@ class ProgressKeeper:
         self._count(entry)
 
     def _count(self, entry: ScheduledRequest) -> None:
-        plan = entry.plan
         entry.running.request.count_forward(
-            plan.num_query_rows, is_refresh=plan.kind is StepKind.REFRESH
+            entry.num_query_rows, is_refresh=entry.plan.kind is StepKind.REFRESH
         )
 
     def _fail(self, entry: ScheduledRequest, reason: str) -> FailedRequest:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from starr_engine._core import PageTable
-from starr_engine.cache.base import CachePolicy, CacheView, StepPlan
+from starr_engine.cache.base import CachePolicy, CacheView, RowRanges, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.request import Positions, Request
@@ -67,6 +67,23 @@ class RunningRequest:
             return np.arange(canvas.block_start, canvas.block_stop, dtype=np.int32)
         masks = np.flatnonzero(canvas.active_block == canvas.mask_token_id)
         return (masks + canvas.block_start).astype(np.int32)
+
+    def shadow_positions(self) -> Positions:
+        """[s] int32 positions of the active block whose tokens are checked by shadow rows."""
+        canvas = self.request.canvas
+        if not self.remasking.needs_shadow:
+            return np.empty(0, np.int32)
+        tokens = np.flatnonzero(canvas.active_block != canvas.mask_token_id)
+        return (tokens + canvas.block_start).astype(np.int32)
+
+    def shadow_rows(self) -> RowRanges:
+        """The active block if any of its tokens is checked, else nothing.
+
+        Shadow rows attend to each other, so one takes all.
+        """
+        canvas = self.request.canvas
+        has_any = len(self.shadow_positions()) > 0
+        return ((canvas.block_start, canvas.block_stop),) if has_any else ()
 
     def release_pages(self) -> None:
         """Give all pages back; harmless when there are none."""

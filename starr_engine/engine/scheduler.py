@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from starr_engine._core import PagePool, PageTable
-from starr_engine.cache.base import StepPlan
+from starr_engine.cache.base import RowRanges, StepPlan
 from starr_engine.engine.running import RunningRequest
 from starr_engine.request import RequestStatus
 
@@ -17,6 +17,14 @@ class ScheduledRequest:
 
     running: RunningRequest
     plan: StepPlan
+
+    shadow: RowRanges
+    """Rows that are computed a second time, as masks, for the remasking policy to check tokens."""
+
+    @property
+    def num_query_rows(self) -> int:
+        """Rows computed, shadow rows included."""
+        return self.plan.num_query_rows + sum(stop - start for start, stop in self.shadow)
 
 
 Schedule = tuple[ScheduledRequest, ...]
@@ -71,10 +79,12 @@ class Scheduler:
         chosen: list[ScheduledRequest] = []
         left_out: list[RunningRequest] = []
         for running in self._running:
-            plan = running.plan()
-            if plan.num_query_rows <= budget and not left_out:
-                budget -= plan.num_query_rows
-                chosen.append(ScheduledRequest(running=running, plan=plan))
+            entry = ScheduledRequest(
+                running=running, plan=running.plan(), shadow=running.shadow_rows()
+            )
+            if entry.num_query_rows <= budget and not left_out:
+                budget -= entry.num_query_rows
+                chosen.append(entry)
             else:
                 left_out.append(running)
         if left_out:

@@ -90,6 +90,7 @@ def draw_view(
         seed=rows * 2**61,
         logits=logits,
         sampling_logits=logits,
+        shadow_confidence=torch.where(masked, 1.0, tenths()) if policy.needs_shadow else None,
     )
 
 

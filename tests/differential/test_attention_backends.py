@@ -11,7 +11,6 @@ from starr_engine.attention.base import (
     AttentionMetadata,
     AttentionShape,
 )
-from starr_engine.attention.reference import plain_attention
 from starr_engine.attention.select import make_backend
 from starr_engine.errors import ConfigError
 from tests.helpers.attention import Lengths, fresh, make_metadata, paged
@@ -30,6 +29,15 @@ STEPS: dict[str, list[Lengths]] = {
     "fresh and paged mixed": [paged(16, 50), fresh(9), fresh(9), paged(16, 16), paged(3, 65)],
     "equal lengths, one fresh": [fresh(16), paged(16, 16), fresh(16)],
     "a request without rows": [paged(0, 12), paged(5, 12), fresh(4)],
+    "shadow rows, fresh": [fresh(20, shadow=(8, 16))],
+    "shadow rows, paged": [paged(8, 40, shadow=(32, 40)), paged(17, 40, shadow=(24, 32))],
+    "shadow rows, equal neighbours": [fresh(20, shadow=(8, 16))] * 3
+    + [paged(8, 24, shadow=(16, 24))] * 2,
+    "shadow rows of one": [fresh(1, shadow=(0, 1)), paged(1, 1, shadow=(0, 1))],
+    "shadow rows among others": [
+        *(fresh(20), fresh(20, shadow=(12, 20)), fresh(20, shadow=(4, 12)), fresh(28)),
+        *(paged(8, 32), paged(8, 32, shadow=(24, 32)), fresh(9), paged(8, 17)),
+    ],
 }
 
 
@@ -83,20 +91,55 @@ class Step:
         return step.attend(self.query, self.key, self.value, self.k_cache, self.v_cache)
 
     def expected(self) -> Tensor:
-        """Float64 output, through ``cu_query``, ``cu_read`` and the page table alone."""
+        """Float64 output."""
+        return self.dense(torch.float64)
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """All rows of the step over all keys of the step under the full mask matrix, in ``dtype``.
+
+        Through ``cu_query``, ``cu_read`` and the page table alone.
+        """
         meta = self.metadata
-        outputs = []
-        for index, is_fresh in enumerate(meta.fresh):
-            rows = slice(int(meta.cu_query[index]), int(meta.cu_query[index + 1]))
-            read_len = int(meta.cu_read[index + 1] - meta.cu_read[index])
+        rows: list[tuple[int, bool, int]] = []  # request, whether it is a shadow row, which one
+        columns: list[tuple[int, bool, int]] = []
+        keys, values = [], []
+        for index, (is_fresh, num_shadow) in enumerate(
+            zip(meta.fresh, meta.shadow_lens, strict=True)
+        ):
+            start, stop = (int(at) for at in meta.cu_query[index : index + 2])
+            own, shadow = slice(start, stop - num_shadow), slice(stop - num_shadow, stop)
             if is_fresh:
-                keys, values = self.key[rows], self.value[rows]
+                read_keys, read_values = self.key[own], self.value[own]
             else:
                 pages = meta.page_table[index].long()
-                keys = self.k_cache[pages].flatten(0, 1)[:read_len]
-                values = self.v_cache[pages].flatten(0, 1)[:read_len]
-            outputs.append(plain_attention(self.query[rows], keys, values))
-        return torch.cat(outputs)
+                read_len = int(meta.cu_read[index + 1] - meta.cu_read[index])
+                read_keys, read_values = (
+                    cache[pages].flatten(0, 1)[:read_len] for cache in (self.k_cache, self.v_cache)
+                )
+            keys += [read_keys, self.key[shadow]]
+            values += [read_values, self.value[shadow]]
+            rows += [(index, False, n) for n in range(own.stop - own.start)]
+            columns += [(index, False, n) for n in range(len(read_keys))]
+            shadows = [(index, True, n) for n in range(num_shadow)]
+            rows, columns = rows + shadows, columns + shadows
+        visible = torch.tensor([[self._sees(row, column) for column in columns] for row in rows])
+        group = self.shape.num_heads // self.shape.num_kv_heads
+        query = self.query.to(dtype).transpose(0, 1)
+        key, value = (
+            torch.cat(parts).to(dtype).repeat_interleave(group, 1).transpose(0, 1)
+            for parts in (keys, values)
+        )
+        scores = query @ key.transpose(1, 2) / self.shape.head_dim**0.5
+        scores = scores.masked_fill(~visible.to(scores.device), -torch.inf)
+        return (torch.softmax(scores, dim=-1) @ value).transpose(0, 1)
+
+    def _sees(self, row: tuple[int, bool, int], column: tuple[int, bool, int]) -> bool:
+        """Whether a row attends to a column: one entry of the mask matrix."""
+        if row[0] != column[0]:
+            return False
+        if column[1]:
+            return row[1]
+        return not row[1] or column[2] != self.metadata.shadow_columns[row[0]] + row[2]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -120,7 +163,7 @@ def test_heads_of_every_size_and_grouping_are_right(
     num_heads: int, num_kv_heads: int, head_dim: int, backend: str, device: str
 ) -> None:
     step = Step(
-        STEPS["fresh and paged mixed"],
+        STEPS["fresh and paged mixed"] + STEPS["shadow rows among others"],
         shape(num_heads, num_kv_heads, head_dim, torch.float32, device),
     )
     torch.testing.assert_close(step.run(backend).double(), step.expected(), rtol=1e-5, atol=2e-6)
@@ -129,32 +172,17 @@ def test_heads_of_every_size_and_grouping_are_right(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
+@pytest.mark.parametrize("name", ["fresh and paged mixed", "shadow rows among others"])
 def test_narrow_dtypes_are_at_most_twice_as_wrong_as_plain_torch(
-    num_kv_heads: int, dtype: torch.dtype, device: str
+    name: str, num_kv_heads: int, dtype: torch.dtype, device: str
 ) -> None:
-    step = Step(STEPS["fresh and paged mixed"], shape(4, num_kv_heads, 64, dtype, device))
-    exact = step.expected()
-    plain = torch.cat([plain_torch(step, index) for index in range(len(step.metadata.fresh))])
+    step = Step(STEPS[name], shape(4, num_kv_heads, 64, dtype, device))
+    exact, plain = step.expected(), step.dense(dtype)
     bound = 2 * (plain.double() - exact).abs().max() + 1e-5 * exact.abs().max()
 
     out = step.run("sdpa")
     assert out.dtype == dtype
     assert (out.double() - exact).abs().max() <= bound
-
-
-def plain_torch(step: Step, index: int) -> Tensor:
-    """Matrix product, softmax, matrix product, all in the dtype of the step."""
-    meta = step.metadata
-    rows = slice(int(meta.cu_query[index]), int(meta.cu_query[index + 1]))
-    keys, values = step.key[rows], step.value[rows]
-    if not meta.fresh[index]:
-        slots = meta.read_slots[int(meta.cu_read[index]) : int(meta.cu_read[index + 1])]
-        keys, values = (cache.flatten(0, 1)[slots] for cache in (step.k_cache, step.v_cache))
-    group = step.shape.num_heads // step.shape.num_kv_heads
-    query = step.query[rows].transpose(0, 1)
-    keys, values = (x.repeat_interleave(group, 1).transpose(0, 1) for x in (keys, values))
-    scores = query @ keys.transpose(1, 2) / step.shape.head_dim**0.5
-    return (torch.softmax(scores, dim=-1) @ values).transpose(0, 1)
 
 
 @pytest.mark.parametrize("lengths", STEPS.values(), ids=STEPS.keys())
@@ -176,6 +204,8 @@ def test_a_request_gets_the_same_bits_alone_and_in_company(lengths: list[Lengths
             query_lens=(query_len,),
             read_lens=(read_len,),
             fresh=(is_fresh,),
+            shadow_lens=step.metadata.shadow_lens[index : index + 1],
+            shadow_columns=step.metadata.shadow_columns[index : index + 1],
         )
         out = (
             make_backend("sdpa", step.shape)
@@ -183,6 +213,18 @@ def test_a_request_gets_the_same_bits_alone_and_in_company(lengths: list[Lengths
             .attend(step.query[rows], step.key[rows], step.value[rows], step.k_cache, step.v_cache)
         )
         assert torch.equal(out, together[rows])
+
+
+@pytest.mark.parametrize("backend", ATTENTION_BACKENDS.names())
+def test_the_other_rows_get_the_same_bits_with_and_without_shadow_rows(backend: str) -> None:
+    attention = shape(4, 2, 32, torch.float32, "cpu")
+    with_shadow = Step([fresh(20, shadow=(12, 20)), paged(8, 32, shadow=(24, 32))], attention)
+    without = Step([fresh(20), paged(8, 32)], attention)
+    kept = torch.cat([torch.arange(20), torch.arange(28, 36)])
+    for name in ("query", "key", "value"):
+        setattr(without, name, getattr(with_shadow, name)[kept])
+    without.k_cache, without.v_cache = with_shadow.k_cache, with_shadow.v_cache
+    assert torch.equal(with_shadow.run(backend)[kept], without.run(backend))
 
 
 def test_auto_takes_sdpa_on_the_cpu() -> None:

@@ -34,6 +34,8 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("starr", {"temporal_window": 1, "neighbour_window": 0}),
     ("starr", {"patience": 2, "relax": 0.1, "restart_on_flip": False}),
     ("starr", {"revoke_below": 0.3, "tau_min": 0.4, "c_slow": 0.2}),
+    ("wino", {}),
+    ("wino", {"tau1": 0.3, "tau2": 0.6, "cap_min": 2}),
 ]
 
 

@@ -19,6 +19,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("threshold", {"threshold": 0.6}),
     ("starr", {}),
     ("starr", {"patience": 2, "revoke_below": 0.3}),
+    ("wino", {"tau1": 0.3, "tau2": 0.6}),
 ]
 CACHES = ("none", "dual")
 

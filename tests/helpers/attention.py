@@ -18,18 +18,35 @@ class Lengths:
     """One request of a step: how many rows it computes and how many it reads."""
 
     query_len: int
+    """Shadow rows included."""
+
     read_len: int
     fresh: bool = False
+    shadow_len: int = 0
+    shadow_column: int = 0
 
 
-def fresh(length: int) -> Lengths:
-    """A request whose rows read each other and nothing else."""
-    return Lengths(query_len=length, read_len=length, fresh=True)
+def fresh(length: int, *, shadow: tuple[int, int] | None = None) -> Lengths:
+    """A request whose rows read each other and nothing else.
+
+    ``shadow`` says which of them, start and stop, get shadow rows.
+    """
+    count, first = _shadow(shadow)
+    return Lengths(
+        query_len=length + count, read_len=length, fresh=True, shadow_len=count, shadow_column=first
+    )
 
 
-def paged(query_len: int, read_len: int) -> Lengths:
-    """A request that reads ``read_len`` rows through pages."""
-    return Lengths(query_len=query_len, read_len=read_len)
+def paged(query_len: int, read_len: int, *, shadow: tuple[int, int] | None = None) -> Lengths:
+    """A request that reads ``read_len`` rows through pages; ``shadow`` counts these."""
+    count, first = _shadow(shadow)
+    return Lengths(
+        query_len=query_len + count, read_len=read_len, shadow_len=count, shadow_column=first
+    )
+
+
+def _shadow(rows: tuple[int, int] | None) -> tuple[int, int]:
+    return (0, 0) if rows is None else (rows[1] - rows[0], rows[0])
 
 
 def make_metadata(
@@ -41,7 +58,8 @@ def make_metadata(
 ) -> tuple[AttentionMetadata, int]:
     """Metadata with pages handed out in random order (ascending if no seed), page 0 reserved.
 
-    Paged requests write the last ``query_len`` of the rows that they read.
+    Paged requests write the last of the rows that they read, as many as they compute; shadow rows
+    are not written.
 
     Returns:
         The metadata and the number of pages that the cache needs.
@@ -59,8 +77,9 @@ def make_metadata(
         slots = [page * page_size + offset for page in pages for offset in range(page_size)]
         slots = slots[: 0 if item.fresh else item.read_len]
         read_slots += slots
-        kept = slots[-item.query_len :] if item.query_len else []
-        slot_mapping += [-1] * (item.query_len - len(kept)) + kept
+        num_own = item.query_len - item.shadow_len
+        kept = slots[-num_own:] if num_own else []
+        slot_mapping += [-1] * (num_own - len(kept)) + kept + [-1] * item.shadow_len
     width = max([1, *needed])
     metadata = AttentionMetadata(
         cu_query=_cumulative([item.query_len for item in requests], device),
@@ -75,6 +94,8 @@ def make_metadata(
         query_lens=tuple(item.query_len for item in requests),
         read_lens=tuple(item.read_len for item in requests),
         fresh=tuple(item.fresh for item in requests),
+        shadow_lens=tuple(item.shadow_len for item in requests),
+        shadow_columns=tuple(item.shadow_column for item in requests),
     )
     return metadata, num_pages
 

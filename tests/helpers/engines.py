@@ -15,6 +15,7 @@ from starr_engine import LLM, RequestOutput, SamplingParams
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.reference_engine import ReferenceOutput, reference_generate
+from tests.helpers.reference_wino import reference_wino
 
 
 def sharp_checkpoint(folder: Path, *, seed: int = 0, sharpness: float = 5.0) -> Path:
@@ -39,6 +40,14 @@ class Reference:
 
     def generate(self, prompt: Sequence[int], params: SamplingParams) -> ReferenceOutput:
         """One request, alone."""
+        if params.remasking == "wino":
+            return reference_wino(
+                self.model.logits,
+                prompt,
+                params,
+                self.config["mask_token_id"],
+                [self.config["eos_token_id"]],
+            )
         return reference_generate(
             lambda canvas: self._logits(tuple(canvas)),
             prompt,

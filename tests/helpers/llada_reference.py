@@ -34,19 +34,30 @@ class LLaDAReference:
             weights |= {name: tensor.double().numpy() for name, tensor in load_file(path).items()}
         return cls(config, weights)
 
-    def logits(self, token_ids: Sequence[int], positions: Sequence[int] | None = None) -> Array:
-        """Logits [length, vocabulary]; positions default to 0, 1, 2, ..."""
+    def logits(
+        self,
+        token_ids: Sequence[int],
+        positions: Sequence[int] | None = None,
+        visible: npt.NDArray[np.bool_] | None = None,
+    ) -> Array:
+        """Logits [length, vocabulary]; positions default to 0, 1, 2, ..., all rows see all."""
         where = np.arange(len(token_ids)) if positions is None else np.asarray(positions)
         x = self._weight("wte")[np.asarray(token_ids)]
         for index in range(self.config["n_layers"]):
-            x = x + self._attention(f"blocks.{index}", x, where)
+            x = x + self._attention(f"blocks.{index}", x, where, visible)
             x = x + self._feed_forward(f"blocks.{index}", x)
         x = self._norm("ln_f", x)
         if self.config["weight_tying"]:
             return x @ self._weight("wte").T
         return self._linear("ff_out", x)
 
-    def _attention(self, block: str, x: Array, positions: npt.NDArray[np.int64]) -> Array:
+    def _attention(
+        self,
+        block: str,
+        x: Array,
+        positions: npt.NDArray[np.int64],
+        visible: npt.NDArray[np.bool_] | None,
+    ) -> Array:
         num_heads = self.config["n_heads"]
         head_dim = self.config["d_model"] // num_heads
         normed = self._norm(f"{block}.attn_norm", x)
@@ -60,6 +71,8 @@ class LLaDAReference:
             key = self._turn(keys[:, shared], positions)
             # The real part of a . conj(b) is the scalar product of the pairs.
             scores = (query @ key.conj().T).real / np.sqrt(head_dim)
+            if visible is not None:
+                scores = np.where(visible, scores, -np.inf)
             odds = np.exp(scores - scores.max(axis=1, keepdims=True))
             outputs.append(odds / odds.sum(axis=1, keepdims=True) @ values[:, shared])
         return self._linear(f"{block}.attn_out", np.concatenate(outputs, axis=1))

@@ -53,6 +53,20 @@ def tables(draw: st.DrawFn) -> tuple[PageTable, RowSet, RowSet, RowSet]:
     return table, cached, dirty, sealed
 
 
+@st.composite
+def shadows(draw: st.DrawFn, block: RowSet) -> tuple[RowSet, RowSet]:
+    """Shadow rows and which are scored: mostly none or those of the block."""
+    shadow = draw(st.sampled_from([set(), block, block, draw(row_sets)]))
+    score = {row for row in shadow if row % 2}
+    if draw(st.integers(0, 4)) == 0:
+        score = score ^ {draw(st.integers(0, NUM_ROWS - 1))}
+    return set(shadow), score
+
+
+def shadow_is_valid(shadow: RowSet, score: RowSet, read: RowSet, block: RowSet) -> bool:
+    return score <= shadow and (not shadow or (shadow == block and block <= read))
+
+
 def ranges(rows: RowSet) -> list[tuple[int, int]]:
     return [(row, row + 1) for row in sorted(rows)]
 
@@ -72,15 +86,24 @@ def is_valid(
 
 
 @settings(max_examples=500, deadline=None)
-@given(table=tables(), plan=plans(), block=bounds, dirty_allowed=st.booleans(), bare=st.booleans())
+@given(
+    table=tables(),
+    plan=plans(),
+    block=bounds,
+    dirty_allowed=st.booleans(),
+    bare=st.booleans(),
+    data=st.data(),
+)
 def test_a_plan_is_accepted_exactly_when_the_rules_hold(
     table: tuple[PageTable, RowSet, RowSet, RowSet],
     plan: Plan,
     block: list[int],
     dirty_allowed: bool,
     bare: bool,
+    data: st.DataObject,
 ) -> None:
     paged, cached, dirty, sealed = table
+    shadow, shadow_score = data.draw(shadows(set(range(*block))))
     expected = is_valid(
         plan,
         set() if bare else cached,
@@ -88,11 +111,14 @@ def test_a_plan_is_accepted_exactly_when_the_rules_hold(
         sealed,
         set(range(*block)),
         not bare,
-    )
+    ) and shadow_is_valid(shadow, shadow_score, plan[2], set(range(*block)))
     query, write, read, score = map(ranges, plan)
     used, active = None if bare else paged, (block[0], block[1])
     try:
-        from_pages = validate_plan(query, write, read, score, used, NUM_ROWS, active, dirty_allowed)
+        from_pages = validate_plan(
+            query, write, read, score, used, NUM_ROWS, active, dirty_allowed, ranges(shadow),
+            ranges(shadow_score),
+        )  # fmt: skip
     except PlanError:
         assert not expected
     else:
@@ -101,25 +127,32 @@ def test_a_plan_is_accepted_exactly_when_the_rules_hold(
 
 
 @settings(max_examples=150, deadline=None)
-@given(requests=st.lists(st.tuples(st.none() | tables(), plans()), max_size=5))
+@given(
+    requests=st.lists(st.tuples(st.none() | tables(), plans(), bounds), max_size=5), data=st.data()
+)
 def test_a_batch_is_laid_out_as_plain_lists_would_be(
-    requests: list[tuple[tuple[PageTable, RowSet, RowSet, RowSet] | None, Plan]],
+    requests: list[tuple[tuple[PageTable, RowSet, RowSet, RowSet] | None, Plan, list[int]]],
+    data: st.DataObject,
 ) -> None:
     builder = BatchBuilder(PAGE_SIZE)
-    block = (0, NUM_ROWS)
+    shadow_lens, shadow_columns = [], []
     ids: list[int] = []
     pages: list[list[int]] = []
     positions, slots, read_slots, cu_query, cu_read = [], [], [], [0], [0]
     logits, requests_of, score_rows = [], [], []
-    for owner, plan in requests:
+    shadow_logits, shadow_requests, shadow_rows = [], [], []
+    for owner, plan, block in requests:
         table = owner[0] if owner is not None else None
         query, write, read, score = plan
         scored = np.array(sorted(score), np.int32)
+        shadow, shadow_score = data.draw(shadows(set(range(*block))))
+        shadow_scored = np.array(sorted(shadow_score), np.int32)
         tokens = np.arange(100, 100 + NUM_ROWS, dtype=np.int32) * (1 + len(pages))
         try:
             builder.add(
-                table, tokens, ranges(query), ranges(write), ranges(read), scored, block, True
-            )
+                table, tokens, ranges(query), ranges(write), ranges(read), scored,
+                (block[0], block[1]), True, ranges(shadow), shadow_scored, 1000,
+            )  # fmt: skip
         except PlanError:
             continue
         for row in sorted(query):
@@ -130,9 +163,20 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
             ids.append(int(tokens[row]))
             positions.append(row)
             slots.append(table.slot(row) if table is not None and row in write else -1)
+        for row in sorted(shadow):
+            if row in shadow_score:
+                shadow_logits.append(len(ids))
+                shadow_requests.append(len(pages))
+                shadow_rows.append(row)
+            ids.append(1000)
+            positions.append(row)
+            slots.append(-1)
         is_paged = table is not None and bool(write or read - query)
         if table is not None and is_paged:
             read_slots += [table.slot(row) for row in sorted(read)]
+        attended = sorted(read if is_paged else query)
+        shadow_lens.append(len(shadow))
+        shadow_columns.append(attended.index(min(shadow)) if shadow else 0)
         pages.append(table.pages if table is not None and is_paged else [])
         cu_query.append(len(ids))
         cu_read.append(len(read_slots))
@@ -147,9 +191,11 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
         "page_table": np.array([row + [0] * (width - len(row)) for row in pages], np.int32).reshape(
             len(pages), width
         ),
-        "logits_rows": np.array(logits, np.int64),
-        "score_request": np.array(requests_of, np.int32),
-        "score_positions": np.array(score_rows, np.int32),
+        "logits_rows": np.array(logits + shadow_logits, np.int64),
+        "score_request": np.array(requests_of + shadow_requests, np.int32),
+        "score_positions": np.array(score_rows + shadow_rows, np.int32),
+        "shadow_lens": np.array(shadow_lens, np.int32),
+        "shadow_columns": np.array(shadow_columns, np.int32),
     }
     arrays: dict[str, np.ndarray] = {
         name: np.full_like(array, -7) for name, array in expected.items()

@@ -18,6 +18,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("starr", {}),
     ("starr", {"patience": 1}),
     ("starr", {"revoke_below": 0.2}),
+    ("wino", {"tau1": 0.4, "tau2": 0.7, "cap_min": 2}),
     ("klass", {"epsilon": 1.0}),
     ("dynamic_dllm", {"mode": "token", "theta_0": 0.6}),
     ("tacg", {"tau": 0.6, "floor": 0.3}),
@@ -37,10 +38,10 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("dual", {"refresh_every": 2}),
 ]
 POOLS = [
-    # The longest request below has 12 + 15 rows.
+    # The longest request below has 12 + 15 rows, and 5 shadow rows.
     {"page_size": 1, "num_pages": 40, "max_num_requests": 5},
     {"page_size": 4, "num_pages": 9, "max_num_requests": 8},
-    {"page_size": 7, "num_pages": 30, "max_num_requests": 3, "max_num_batched_tokens": 30},
+    {"page_size": 7, "num_pages": 30, "max_num_requests": 3, "max_num_batched_tokens": 32},
     {"page_size": 32, "num_pages": 2, "max_num_requests": 2},
 ]
 

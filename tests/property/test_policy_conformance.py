@@ -69,6 +69,11 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"tau": 0.4, "floor": 0.1, "allow_empty_base": False, "guidance": 2, "decay": 0.5},
         {"min_streak": 1, "bonus": 2, "tokens_per_step": 3},
     ],
+    "wino": [
+        {},
+        {"tau1": 0.3, "tau2": 0.5},
+        {"tau1": 0.0, "tau2": 1.0, "cap_min": 1, "cap_max": 3},
+    ],
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
 

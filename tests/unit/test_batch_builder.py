@@ -23,6 +23,8 @@ def empty_arrays(builder: BatchBuilder) -> Arrays:
         "logits_rows": np.full(num_score, -7, np.int64),
         "score_request": np.full(num_score, -7, np.int32),
         "score_positions": np.full(num_score, -7, np.int32),
+        "shadow_lens": np.full(num_requests, -7, np.int32),
+        "shadow_columns": np.full(num_requests, -7, np.int32),
     }
 
 
@@ -74,6 +76,8 @@ def test_a_mixed_batch_is_laid_out_request_by_request() -> None:
         "logits_rows": [1, 2, 3, 5, 14],
         "score_request": [0, 0, 1, 1, 2],
         "score_positions": [3, 4, 0, 2, 8],
+        "shadow_lens": [0, 0, 0],
+        "shadow_columns": [0, 0, 0],
     }
 
 
@@ -84,6 +88,40 @@ def test_rows_computed_but_not_written_have_slot_minus_one() -> None:
     batch = fill(builder)
     assert batch["slot_mapping"] == [-1, 7, -1, -1, 10, -1]  # row 3: 4 + 3, row 6: 8 + 2
     assert batch["read_slots"] == [4, 5, 10]
+
+
+def test_shadow_rows_come_behind_their_request_and_have_no_slot() -> None:
+    builder = BatchBuilder(page_size=4)
+    table = make_table(PagePool(num_pages=8, page_size=4), 8, cached=8)  # pages 1, 2
+    block, shadow = [(4, 7)], [(4, 7)]
+    # From pages: rows 4..6 are computed and written, and all but row 1 are read.
+    read = [(0, 1), (2, 8)]
+    builder.add(
+        table, ids(10, 8), block, block, read, rows(6), (4, 7), False, shadow, rows(4, 5), 99
+    )
+    # Fresh: rows 1..4 are computed, of them 2 and 3 are the block.
+    builder.add(
+        None, ids(30, 5), [(1, 5)], [], [(1, 5)], rows(3), (2, 4), False, [(2, 4)], rows(2), 98
+    )
+    builder.add(None, ids(50, 1), [(0, 1)], [], [(0, 1)], rows(0), (0, 1))
+    assert builder.num_query_rows == (3 + 3) + (4 + 2) + 1
+    assert builder.num_score_rows == (1 + 2) + (1 + 1) + 1
+    assert fill(builder) == {
+        "input_ids": [14, 15, 16, 99, 99, 99, 31, 32, 33, 34, 98, 98, 50],
+        "positions": [4, 5, 6, 4, 5, 6, 1, 2, 3, 4, 2, 3, 0],
+        "slot_mapping": [8, 9, 10, *[-1] * 10],
+        "cu_query": [0, 6, 12, 13],
+        "cu_read": [0, 7, 7, 7],
+        "read_slots": [4, 6, 7, 8, 9, 10, 11],
+        "page_table": [[1, 2], [0, 0], [0, 0]],
+        # First what each request scores, then the shadow rows of all: 4 and 5 of one, 2 of another.
+        "logits_rows": [2, 8, 12, 3, 4, 10],
+        "score_request": [0, 1, 2, 0, 0, 1],
+        "score_positions": [6, 3, 0, 4, 5, 2],
+        "shadow_lens": [3, 2, 0],
+        # Rows 0, 2 and 3 are read in front of the block, and row 1 is computed in front of it.
+        "shadow_columns": [3, 1, 0],
+    }
 
 
 def test_a_fresh_request_with_a_table_neither_reads_nor_writes_pages() -> None:
@@ -120,6 +158,12 @@ def test_a_refused_plan_leaves_the_builder_unchanged() -> None:
         builder.add(table, ids(0, 7), full, full, full, ids(0, 8), (0, 7))
     with pytest.raises(PlanError, match=r"score: rows must ascend .* row 3 follows 3"):
         builder.add(table, ids(0, 8), full, full, full, rows(3, 3), (0, 8))
+    with pytest.raises(PlanError, match=r"shadow_score: rows must ascend .* row 3 follows 3"):
+        builder.add(table, ids(0, 8), full, full, full, rows(), (0, 8), False, full, rows(3, 3), 9)
+    with pytest.raises(PlanError, match="shadow must be empty or all of the active block"):
+        builder.add(table, ids(0, 8), full, full, full, rows(), (0, 8), False, [(0, 7)], rows(), 9)
+    with pytest.raises(ValueError, match="shadow rows need a mask_token_id, got -1"):
+        builder.add(table, ids(0, 8), full, full, full, rows(), (0, 8), False, full)
     assert fill(builder) == before
 
 

@@ -15,7 +15,7 @@ from starr_engine.decoding import scores
 from tests.helpers.checkpoints import MASK_TOKEN_ID
 from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
 
-POLICIES = ("low_confidence", "threshold", "starr")
+POLICIES = ("low_confidence", "threshold", "starr", "wino")
 CACHES = ("none", "dual")
 
 
@@ -44,7 +44,7 @@ def small(**changes: Any) -> SamplingParams:
 
 
 def test_each_cache_works_with_each_policy_mixed_in_one_batch(llm: LLM) -> None:
-    prompts = as_prompts(random_prompts(12, seed=1))
+    prompts = as_prompts(random_prompts(16, seed=1))
     params = [
         small(remasking=policy, cache=cache, max_tokens=8 * blocks)
         for blocks in (1, 3)

@@ -29,8 +29,12 @@ def check(
     read: Rows,
     score: Rows = NONE,
     dirty_allowed: bool = False,
+    shadow: Rows = NONE,
+    shadow_score: Rows = NONE,
 ) -> bool:
-    return validate_plan(query, write, read, score, table, 12, (4, 8), dirty_allowed)
+    return validate_plan(
+        query, write, read, score, table, 12, (4, 8), dirty_allowed, shadow, shadow_score
+    )
 
 
 @pytest.mark.parametrize(
@@ -93,6 +97,30 @@ def test_rows_that_are_read_are_computed_or_cached() -> None:
         check(make_table([(0, 7)]), query=BLOCK, write=BLOCK, read=ALL)
     with pytest.raises(PlanError, match="read must not be empty while query is not"):
         check(make_table(ALL), query=BLOCK, write=BLOCK, read=NONE)
+
+
+def test_shadow_rows_are_those_of_the_whole_active_block_or_none() -> None:
+    assert check(
+        make_table(ALL), query=BLOCK, write=BLOCK, read=ALL, shadow=BLOCK, shadow_score=[(5, 7)]
+    )
+    assert not check(None, query=ALL, write=NONE, read=ALL, shadow=BLOCK, shadow_score=BLOCK)
+    with pytest.raises(PlanError, match="shadow must lie in the active block; first row 8"):
+        check(None, query=ALL, write=NONE, read=ALL, shadow=[(4, 9)])
+    with pytest.raises(
+        PlanError, match="shadow must be empty or all of the active block; first row 5"
+    ):
+        check(None, query=ALL, write=NONE, read=ALL, shadow=[(4, 5), (6, 8)])
+    with pytest.raises(PlanError, match=r"shadow must lie in \[0, num_rows\); first row 12"):
+        check(None, query=ALL, write=NONE, read=ALL, shadow=[(4, 13)])
+    with pytest.raises(PlanError, match="shadow_score must be a subset of shadow; first row 4"):
+        check(None, query=ALL, write=NONE, read=ALL, shadow_score=[(4, 5)])
+    # What a shadow row hides must be there to be hidden.
+    with pytest.raises(
+        PlanError,
+        match=r"must be read when it has shadow rows; first row 7 .*"
+        r"score=empty, shadow=\[4,8\), shadow_score=empty",
+    ):
+        check(make_table(ALL), query=BLOCK, write=BLOCK, read=[(0, 7)], shadow=BLOCK)
 
 
 def test_reads_never_mix_pages_and_fresh_rows() -> None:

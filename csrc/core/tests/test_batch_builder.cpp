@@ -33,13 +33,15 @@ struct Arrays {
         page_table(size(builder.num_requests() * builder.max_pages()), -7),
         logits_rows(size(builder.num_score_rows()), -7),
         score_request(size(builder.num_score_rows()), -7),
-        score_positions(score_request) {}
+        score_positions(score_request),
+        shadow_lens(size(builder.num_requests()), -7),
+        shadow_columns(shadow_lens) {}
 
   static std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
   BatchBuffers buffers() {
-    return {input_ids,  positions,  slot_mapping, cu_query,      cu_read,
-            read_slots, page_table, logits_rows,  score_request, score_positions};
+    return {input_ids,  positions,   slot_mapping,  cu_query,        cu_read,     read_slots,
+            page_table, logits_rows, score_request, score_positions, shadow_lens, shadow_columns};
   }
 
   I64 input_ids, positions, slot_mapping;
@@ -48,6 +50,7 @@ struct Arrays {
   I32 page_table;
   I64 logits_rows;
   I32 score_request, score_positions;
+  I32 shadow_lens, shadow_columns;
 };
 
 void a_mixed_batch_is_laid_out_as_drawn() {
@@ -85,6 +88,56 @@ void a_mixed_batch_is_laid_out_as_drawn() {
   CHECK(out.logits_rows == (I64{1, 2, 3, 5, 14}));
   CHECK(out.score_request == (I32{0, 0, 1, 1, 2}));
   CHECK(out.score_positions == (I32{3, 4, 0, 2, 8}));
+  CHECK(out.shadow_lens == I32(3, 0) && out.shadow_columns == I32(3, 0));
+}
+
+void shadow_rows_come_behind_their_request_and_have_no_slot() {
+  const auto pool = std::make_shared<PagePool>(8, 4);
+  auto table = PageTable::try_create(pool, 8).value();  // pages 1, 2
+  table.mark_written(of({{0, 8}}));
+  const I32 a = {10, 11, 12, 13, 14, 15, 16, 17};
+  const I32 b = {30, 31, 32, 33, 34};
+  BatchBuilder builder(4);
+  // 0: from pages. Rows 4..6 are computed and written, all but row 1 are read.
+  const RowRanges block = of({{4, 7}});
+  const RowRanges read = of({{0, 1}, {2, 8}});
+  builder.add(&table, a, {block, block, read, of({{6, 7}}), block, of({{4, 6}})}, {4, 7}, false,
+              99);
+  // 1: fresh. Rows 1..4 are computed, two of them are the block; shadow row 2 is scored.
+  const RowRanges own = of({{1, 5}});
+  builder.add(nullptr, b, {own, {}, own, of({{3, 4}}), of({{2, 4}}), of({{2, 3}})}, {2, 4}, false,
+              98);
+  // 2: without shadow rows.
+  builder.add(nullptr, b, {of({{0, 1}}), {}, of({{0, 1}}), of({{0, 1}})}, {0, 1});
+
+  CHECK(builder.num_query_rows() == (3 + 3) + (4 + 2) + 1);
+  CHECK(builder.num_score_rows() == (1 + 2) + (1 + 1) + 1 && builder.num_read_rows() == 7);
+  Arrays out(builder);
+  builder.fill(out.buffers());
+  CHECK(out.input_ids == (I64{14, 15, 16, 99, 99, 99, 31, 32, 33, 34, 98, 98, 30}));
+  CHECK(out.positions == (I64{4, 5, 6, 4, 5, 6, 1, 2, 3, 4, 2, 3, 0}));
+  CHECK(out.slot_mapping == (I64{8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}));
+  CHECK(out.cu_query == (I32{0, 6, 12, 13}) && out.cu_read == (I32{0, 7, 7, 7}));
+  CHECK(out.read_slots == (I64{4, 6, 7, 8, 9, 10, 11}));
+  CHECK(out.logits_rows == (I64{2, 3, 4, 8, 10, 12}));
+  CHECK(out.score_request == (I32{0, 0, 0, 1, 1, 2}));
+  CHECK(out.score_positions == (I32{6, 4, 5, 3, 2, 0}));
+  CHECK(out.shadow_lens == (I32{3, 2, 0}));
+  // Rows 0, 2 and 3 are read in front of the block; row 1 is computed in front of it.
+  CHECK(out.shadow_columns == (I32{3, 1, 0}));
+}
+
+void shadow_rows_without_a_mask_are_refused() {
+  const I32 tokens(4, 1);
+  const RowRanges all = of({{0, 4}});
+  const RowRanges block = of({{2, 4}});
+  BatchBuilder builder(4);
+  const auto refused = message_of<std::invalid_argument>(
+      [&] { builder.add(nullptr, tokens, {all, {}, all, block, block, block}, {2, 4}); });
+  CHECK(contains(refused, "shadow rows need a mask_token_id, got -1"));
+  CHECK(builder.num_requests() == 0 && builder.num_query_rows() == 0);
+  builder.add(nullptr, tokens, {all, {}, all, block, block, block}, {2, 4}, false, 0);
+  CHECK(builder.num_query_rows() == 6 && builder.num_score_rows() == 4);
 }
 
 void computed_rows_outside_write_get_no_slot() {
@@ -127,6 +180,11 @@ void a_wrong_length_is_refused_before_anything_is_written() {
   const I32 tokens(3, 1);
   const RowRanges all = of({{0, 3}});
   builder.add(nullptr, tokens, {all, {}, all, all}, {0, 3});
+  Arrays few(builder);
+  few.shadow_columns.clear();
+  CHECK(contains(message_of<std::invalid_argument>([&] { builder.fill(few.buffers()); }),
+                 "shadow_columns must have 1 elements for this batch, got 0"));
+  CHECK(few.input_ids == I64(3, -7));
   Arrays out(builder);
   out.score_positions.resize(2);
   CHECK(contains(message_of<std::invalid_argument>([&] { builder.fill(out.buffers()); }),
@@ -151,6 +209,8 @@ void an_empty_batch_and_a_cleared_builder_are_filled() {
 
 int main() {
   a_mixed_batch_is_laid_out_as_drawn();
+  shadow_rows_come_behind_their_request_and_have_no_slot();
+  shadow_rows_without_a_mask_are_refused();
   computed_rows_outside_write_get_no_slot();
   a_refused_plan_leaves_the_builder_unchanged();
   a_wrong_length_is_refused_before_anything_is_written();

@@ -104,6 +104,27 @@ void reads_never_mix_pages_and_fresh_rows() {
   CHECK(check({block, of({{4, 6}}), of({{0, 6}}), block}, &full) == ReadSource::kPages);
 }
 
+void shadow_rows_are_those_of_the_whole_active_block_or_none() {
+  const auto pool = std::make_shared<PagePool>(16, 4);
+  const PageTable full = table_with(pool, kAll);
+  const RowRanges block = of({kBlock});
+  const RowRanges some = of({{5, 7}});
+  CHECK(check({block, block, kAll, block, block, some}, &full) == ReadSource::kPages);
+  CHECK(check({kAll, kNone, kAll, block, block, block}, nullptr) == ReadSource::kFresh);
+  CHECK(contains(refusal({kAll, kNone, kAll, block, of({{3, 8}}), kNone}, nullptr),
+                 "shadow must lie in the active block; first row 3"));
+  CHECK(contains(refusal({kAll, kNone, kAll, block, of({{4, 7}}), kNone}, nullptr),
+                 "shadow must be empty or all of the active block; first row 7"));
+  CHECK(contains(refusal({kAll, kNone, kAll, block, of({{4, 20}}), kNone}, nullptr),
+                 "shadow must lie in [0, num_rows); first row 12"));
+  CHECK(contains(refusal({kAll, kNone, kAll, block, kNone, some}, nullptr),
+                 "shadow_score must be a subset of shadow; first row 5"));
+  // What a shadow row hides must be there to be hidden.
+  const auto unread = refusal({block, block, of({{0, 6}}), block, block, some}, &full);
+  CHECK(contains(unread, "must be read when it has shadow rows; first row 6"));
+  CHECK(contains(unread, "score=[4,8), shadow=[4,8), shadow_score=[5,7), num_rows=12"));
+}
+
 void a_sealed_page_is_never_written() {
   const auto pool = std::make_shared<PagePool>(16, 4);
   PageTable table = table_with(pool, kAll);
@@ -145,6 +166,7 @@ int main() {
   write_and_score_must_be_computed();
   a_read_must_be_computed_or_cached();
   reads_never_mix_pages_and_fresh_rows();
+  shadow_rows_are_those_of_the_whole_active_block_or_none();
   a_sealed_page_is_never_written();
   without_a_table_nothing_is_written_or_reused();
   dirty_rows_are_context_only_inside_the_active_block();

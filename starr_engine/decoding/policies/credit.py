@@ -7,14 +7,14 @@ from typing import ClassVar
 
 import torch
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import check_not_negative, check_unit_interval
 from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.decoding.policies.vocabulary import empty_vocabulary, is_empty, logits_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CreditPolicy:
+class CreditPolicy(PolicyDefaults):
     """A static threshold on logits that remember which tokens led at earlier steps of the block.
 
     With C_i the credit of mask i over the vocabulary, 0 at first, a_i = arg-max p_i without noise:
@@ -41,7 +41,6 @@ class CreditPolicy:
         RequestError: If an argument is out of range.
     """
 
-    scores_unmasked: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = True
 
     threshold: float = 0.9

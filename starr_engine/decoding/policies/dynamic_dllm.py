@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import check_not_negative, check_unit_interval
 from starr_engine.decoding.policies.vocabulary import empty_vocabulary, is_empty, logits_of
 from starr_engine.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicDllmPolicy:
+class DynamicDllmPolicy(PolicyDefaults):
     """Unmask ``{i : c_i >= theta_i}``; theta falls with every step and rises with every shift.
 
     theta starts at ``theta_0``. From the second step of the block on, with p_i the distribution of
@@ -45,7 +45,6 @@ class DynamicDllmPolicy:
         RequestError: If an argument is out of range.
     """
 
-    scores_unmasked: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = True
 
     mode: str = "mean"

@@ -38,6 +38,7 @@ class HierarchyPolicy:
     """
 
     needs_logits: ClassVar[bool] = False
+    needs_shadow: ClassVar[bool] = False
 
     threshold: float = 0.92
     low: float = 0.62

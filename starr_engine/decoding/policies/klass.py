@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 import torch
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import (
     check_count,
     check_not_negative,
@@ -24,7 +24,7 @@ _TINY: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KlassPolicy:
+class KlassPolicy(PolicyDefaults):
     """Unmask ``{i : c_i > tau and the last history values of d_i are < epsilon}``, else the best k.
 
     With p_i the distribution of mask i and q_i that of the step before (0 at first):
@@ -46,7 +46,6 @@ class KlassPolicy:
         RequestError: If an argument is out of range.
     """
 
-    scores_unmasked: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = True
 
     tau: float = 0.6

@@ -7,7 +7,7 @@ from typing import ClassVar, Final
 
 import torch
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import check_count
 from starr_engine.decoding.policies.ranking import take_best
 
@@ -16,7 +16,7 @@ _NEVER: Final = -1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SaberPolicy:
+class SaberPolicy(PolicyDefaults):
     """Adaptive acceleration and backtracking; **revocable**.
 
     With M the masks, c_i the confidence of a mask and the largest probability at a token, now and
@@ -47,7 +47,6 @@ class SaberPolicy:
     """
 
     scores_unmasked: ClassVar[bool] = True
-    needs_logits: ClassVar[bool] = False
 
     n: int = 2
     """Least number of masks to try per step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import torch
 from torch import Tensor
@@ -68,6 +68,8 @@ class StarrPolicy:
     Raises:
         RequestError: If an argument is out of range; names all of a kind at once.
     """
+
+    needs_shadow: ClassVar[bool] = False
 
     signal: Literal["confidence", "logit"] = "confidence"
     """What is watched over time."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import (
     check_count,
     check_not_negative,
@@ -22,7 +22,7 @@ MAX_SIGMA: Final = 64.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StdecPolicy:
+class StdecPolicy(PolicyDefaults):
     """Unmask ``{i : c_i >= tau_i}``; a **reconstruction**.
 
         tau_i = tau - spatial * sum_j K(i - j) * [j is decoded] - temporal * [streak_i >= patience]
@@ -44,9 +44,6 @@ class StdecPolicy:
     Raises:
         RequestError: If an argument is out of range.
     """
-
-    scores_unmasked: ClassVar[bool] = False
-    needs_logits: ClassVar[bool] = False
 
     tau: float = 0.9
     """Threshold of a token that nothing speaks for."""

@@ -10,7 +10,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import check_count, check_unit_interval
 from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.errors import RequestError
@@ -25,7 +25,7 @@ _UNKNOWN: Final = -1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class T2mPolicy:
+class T2mPolicy(PolicyDefaults):
     """Unmask ``{i : c_i >= threshold}``, and mask doubted tokens of the block again; **revocable**.
 
     With p_i the distribution at token x_i, scored at every step, and r the ``remask_threshold``,
@@ -54,7 +54,6 @@ class T2mPolicy:
     """
 
     scores_unmasked: ClassVar[bool] = True
-    needs_logits: ClassVar[bool] = False
 
     threshold: float = 0.7
     """Least confidence of a mask to unmask."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, PolicyDefaults, State
 from starr_engine.decoding.policies.checks import (
     check_count,
     check_not_negative,
@@ -23,7 +23,7 @@ _LEAST_LOGIT: Final = -1e4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TacgPolicy:
+class TacgPolicy(PolicyDefaults):
     """Unmask sure tokens and a few nearly sure ones whose probability is rising, once they last.
 
     With L_i the logits of mask i, E_i their average over the block's earlier steps (at the first
@@ -56,7 +56,6 @@ class TacgPolicy:
         RequestError: If an argument is out of range.
     """
 
-    scores_unmasked: ClassVar[bool] = False
     needs_logits: ClassVar[bool] = True
 
     tau: float = 0.9
