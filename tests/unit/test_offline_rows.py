@@ -72,7 +72,7 @@ def test_other_columns_are_carried_in_their_order():
         ({"prompt_token_ids": "1 2"}, "prompt_token_ids must be a list"),
         ({"prompt_token_ids": [3, "4"]}, "must hold integers"),
         ({"prompt_token_ids": [True]}, "must hold integers"),
-        ({"prompt": "a", "max_tokens": 33}, "multiple of block_length"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "max_tokens": 64.0}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "max_tokens": "64"}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "temperature": "hot"}, "temperature must be"),
