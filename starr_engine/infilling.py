@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeGuard
 
 from starr_engine.errors import RequestError
-from starr_engine.outputs import RequestOutput
+from starr_engine.outputs import FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
 
 Template = Sequence[int | None]
@@ -41,6 +42,9 @@ class TokenPrompt:
     template: Template | None = None
     """None asks for ``max_tokens`` tokens behind the prompt."""
 
+    given: tuple[int, ...] | None = None
+    """Tokens that the template's masks take at once, only to learn their probability."""
+
     @property
     def num_masks(self) -> int:
         """Tokens to generate; only of a template."""
@@ -48,7 +52,13 @@ class TokenPrompt:
 
 
 Candidates = tuple[TokenPrompt, ...]
-"""One prompt, or the same with several gap lengths, of which the most confident is taken."""
+"""One prompt, or the same with several gap lengths, of which the best is taken."""
+
+SEAM_TOKENS: Final = 4
+"""Tokens behind a gap that judge its length."""
+
+SEAM_PARAMS: Final = SamplingParams(block_length=SEAM_TOKENS, cache="none")
+"""Of the forwards that judge."""
 
 
 def is_infill(prompt: Mapping[str, Any]) -> bool:
@@ -115,27 +125,75 @@ def gap_lengths(gap: object) -> tuple[int, ...]:
     return tuple(low + round(step * (high - low) / max(count - 1, 1)) for step in range(count))
 
 
-def choose(candidates: Candidates, outputs: Sequence[RequestOutput]) -> RequestOutput:
-    """The output with the highest mean log-confidence, the shortest gap among equals.
+def seam_checks(candidates: Candidates, outputs: Sequence[RequestOutput]) -> Candidates:
+    """What to run under ``SEAM_PARAMS`` before :func:`choose`, in order of the filled outputs.
+
+    A model is often sure of a fill of the wrong length: it writes on until the gap is full. So each
+    filled gap is asked again for the first tokens behind it, which are known.
+
+    Returns:
+        Nothing if there is no choice, or no suffix.
+    """
+    if len(candidates) == 1:
+        return ()
+    checks: list[TokenPrompt] = []
+    for candidate, output in _filled(candidates, outputs):
+        suffix = list(candidate.template or ())[candidate.num_masks :]
+        seam = tuple(token for token in suffix[:SEAM_TOKENS] if token is not None)
+        if seam:
+            checks.append(
+                TokenPrompt(
+                    prompt_token_ids=[*candidate.prompt_token_ids, *output.token_ids],
+                    template=[*[None] * len(seam), *suffix[len(seam) :]],
+                    given=seam,
+                )
+            )
+    return tuple(checks)
+
+
+def choose(
+    candidates: Candidates, outputs: Sequence[RequestOutput], checks: Sequence[RequestOutput]
+) -> RequestOutput:
+    """The output that fits best: highest mean log-confidence over the gap and its seam.
+
+    Among equals the shortest is taken.
 
     Args:
         candidates: What was run.
-        outputs: One of each, in order; of those with an error none is taken, if it can be helped.
+        outputs: One of each, in order; one with an error is taken only if all have one.
+        checks: Of :func:`seam_checks`.
     """
     if len(outputs) == 1:
         return outputs[0]
-
-    def rank(output: RequestOutput) -> tuple[bool, float]:
-        score = output.mean_log_confidence
-        return output.error is None, float("-inf") if score is None else score
-
-    best = max(outputs, key=rank)
+    filled = [output for _, output in _filled(candidates, outputs)]
+    best = outputs[0]
+    if filled:
+        seams: Sequence[RequestOutput | None] = checks or [None] * len(filled)
+        scores = [_score(output, seam) for output, seam in zip(filled, seams, strict=True)]
+        best = filled[scores.index(max(scores))]
     return replace(
         best,
         request_id=outputs[0].request_id,
         gap_lengths_tried=tuple(candidate.num_masks for candidate in candidates),
-        other_lengths_nfe=sum(output.nfe for output in outputs) - best.nfe,
+        search_nfe=sum(output.nfe for output in (*outputs, *checks)) - best.nfe,
     )
+
+
+def _filled(
+    candidates: Candidates, outputs: Sequence[RequestOutput]
+) -> list[tuple[TokenPrompt, RequestOutput]]:
+    pairs = zip(candidates, outputs, strict=True)
+    return [(tried, output) for tried, output in pairs if output.mean_log_confidence is not None
+            and output.finish_reason is FinishReason.LENGTH]  # fmt: skip
+
+
+def _score(*parts: RequestOutput | None) -> float:
+    """Mean log-confidence over all tokens of the parts; a check that failed counts as unlikely."""
+    known = [part for part in parts if part is not None]
+    if any(part.mean_log_confidence is None for part in known):
+        return -math.inf
+    total = sum((part.mean_log_confidence or 0.0) * part.num_unmasked for part in known)
+    return total / sum(part.num_unmasked for part in known)
 
 
 def refuse_stops(params: SamplingParams) -> None:

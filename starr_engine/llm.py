@@ -10,7 +10,15 @@ from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
-from starr_engine.infilling import Candidates, TokenPrompt, choose, is_infill, parse_infill
+from starr_engine.infilling import (
+    SEAM_PARAMS,
+    Candidates,
+    TokenPrompt,
+    choose,
+    is_infill,
+    parse_infill,
+    seam_checks,
+)
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import Tokenizer
@@ -112,13 +120,14 @@ class LLM:
                 prompt has a range of gap lengths.
         """
         encoded = _encode(self._candidates, _as_list(prompts))
+        each = _one_each(params, len(encoded))
         for index, candidates in enumerate(encoded):
             if len(candidates) > 1:
                 raise RequestError(
                     f"prompt {index}: which gap length is taken is known only at the end, so a "
                     "range cannot be streamed; use generate, or give one length"
                 )
-        return OutputStream(self.engine, [names[0] for names in self._add(encoded, params)])
+        return OutputStream(self.engine, [names[0] for names in self._add(encoded, each)])
 
     def _run(
         self,
@@ -127,6 +136,15 @@ class LLM:
         *,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
+        each = _one_each(params, len(prompts))
+        tried = self._outputs(prompts, each, use_tqdm=use_tqdm)
+        checks = [seam_checks(*pair) for pair in zip(prompts, tried, strict=True)]
+        judged = self._outputs(checks, [SEAM_PARAMS] * len(checks), use_tqdm=False)
+        return [choose(*parts) for parts in zip(prompts, tried, judged, strict=True)]
+
+    def _outputs(
+        self, prompts: list[Candidates], params: list[SamplingParams], *, use_tqdm: bool
+    ) -> list[list[RequestOutput]]:
         request_ids = self._add(prompts, params)
         every_id = [request_id for names in request_ids for request_id in names]
         finished: dict[str, RequestOutput] = {}
@@ -138,40 +156,27 @@ class LLM:
                 outputs = tqdm(outputs, total=len(every_id), unit="request")
             for output in outputs:
                 finished[output.request_id] = output
-        return [
-            choose(candidates, [finished[request_id] for request_id in names])
-            for candidates, names in zip(prompts, request_ids, strict=True)
-        ]
+        return [[finished[request_id] for request_id in names] for names in request_ids]
 
-    def _add(
-        self, prompts: list[Candidates], params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> list[list[str]]:
+    def _add(self, prompts: list[Candidates], params: list[SamplingParams]) -> list[list[str]]:
         """The ids of the requests of every prompt; its index is the id of the first."""
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or SamplingParams()] * len(prompts)
-        else:
-            each = list(params) if isinstance(params, Sequence) else [params]
-            if not all(isinstance(wanted, SamplingParams) for wanted in each):
-                raise RequestError(
-                    f"params must be SamplingParams, one for all or one for each, got {params!r}"
-                )
-            if len(each) != len(prompts):
-                raise RequestError(
-                    f"{len(prompts)} prompts but {len(each)} params; give one for each"
-                )
         if self.engine.has_unfinished:
             raise RequestError(
                 "another call of this LLM is not finished; read its stream to the end or close it"
             )
         added: list[list[str]] = []
-        for index, (candidates, wanted) in enumerate(zip(prompts, each, strict=True)):
+        for index, (candidates, wanted) in enumerate(zip(prompts, params, strict=True)):
             added.append([])
             try:
                 for number, prompt in enumerate(candidates):
                     name = f"{index}.{number}" if number else str(index)
                     added[-1].append(
                         self.engine.add_request(
-                            prompt.prompt_token_ids, wanted, name, template=prompt.template
+                            prompt.prompt_token_ids,
+                            wanted,
+                            name,
+                            template=prompt.template,
+                            given=prompt.given,
                         )
                     )
             except RequestError as error:
@@ -194,6 +199,22 @@ class LLM:
             'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, or has a gap or '
             f"a template, got {prompt!r}"
         )
+
+
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    """The parameters of ``count`` prompts."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    each = list(params) if isinstance(params, Sequence) else [params]
+    if not all(isinstance(wanted, SamplingParams) for wanted in each):
+        raise RequestError(
+            f"params must be SamplingParams, one for all or one for each, got {params!r}"
+        )
+    if len(each) != count:
+        raise RequestError(f"{count} prompts but {len(each)} params; give one for each")
+    return each
 
 
 def _alone(ids: Sequence[int]) -> Candidates:

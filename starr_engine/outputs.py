@@ -87,15 +87,16 @@ class RequestOutput:
     that did not finish."""
 
     gap_lengths_tried: tuple[int, ...] = ()
-    """Lengths among which this output was the most confident; empty if the length was given."""
+    """Lengths among which this output fitted best; empty if the length was given."""
 
-    other_lengths_nfe: int = 0
-    """Forwards of the lengths that were not taken; not part of ``nfe``."""
+    search_nfe: int = 0
+    """Forwards spent on choosing the gap's length: those of the lengths that were not taken, and
+    one for each length to judge it; not part of ``nfe``."""
 
     @property
     def total_nfe(self) -> int:
-        """Forwards of all gap lengths that were tried."""
-        return self.nfe + self.other_lengths_nfe
+        """All forwards, those spent on choosing a gap's length included."""
+        return self.nfe + self.search_nfe
 
     @property
     def tpf(self) -> float:

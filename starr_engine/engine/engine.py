@@ -10,7 +10,8 @@ import numpy as np
 
 from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
 from starr_engine.config import EngineConfig
-from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
+from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher
 from starr_engine.engine.collector import OutputCollector, request_output
 from starr_engine.engine.decoder import Decoder
@@ -83,6 +84,7 @@ class Engine:
         request_id: str | None = None,
         *,
         template: Template | None = None,
+        given: Sequence[int] | None = None,
     ) -> str:
         """Queue a request.
 
@@ -92,6 +94,8 @@ class Engine:
             request_id: Unique among unfinished requests; None makes one.
             template: What stands behind the prompt, in place of ``max_tokens`` masks: fixed ids,
                 and None for each token to generate.
+            given: Tokens that the template's masks, a single block of them, take at once: one
+                forward, after which ``mean_log_confidence`` says how probable they are.
 
         Returns:
             The request's id.
@@ -99,7 +103,11 @@ class Engine:
         Raises:
             RequestError: If it can never run; says why. The engine is as before.
         """
-        remasking = REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+        remasking: RemaskingPolicy = (
+            REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+            if given is None
+            else GivenTokens(tokens=tuple(given))
+        )
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         ids = _plain_ids(prompt_token_ids)
         rest = None if template is None else self._template_ids(template, params)
@@ -117,7 +125,7 @@ class Engine:
             params,
             self.spec.mask_token_id,
             None if rest is None else np.array(rest, np.int32),
-            forbidden_ids=() if rest is None else self.spec.eos_token_ids,
+            forbidden_ids=() if rest is None or given is not None else self.spec.eos_token_ids,
         )
         self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
         return request_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from starr_engine.errors import RequestError
-from starr_engine.offline.rows import RESULT_FIELDS, RawRow, output_row, parse_row
+from starr_engine.offline.rows import RESULT_FIELDS, RawRow, Row, output_row, parse_row
 from starr_engine.params import SamplingParams
 from tests.helpers.fake_llm import FakeTokenizer, make_output
 
@@ -16,18 +16,24 @@ def parse(**columns: object):
     return parse_row(RawRow(index=7, columns=columns), DEFAULTS, FakeTokenizer)
 
 
+def ids_of(row: Row) -> tuple[int, ...]:
+    [prompt] = row.candidates
+    assert prompt.template is None
+    return tuple(prompt.prompt_token_ids)
+
+
 def test_a_text_prompt_becomes_ids_with_the_default_parameters():
     row = parse(prompt="ab")
-    assert (row.index, row.prompt_token_ids, row.params, row.error) == (7, (97, 98), DEFAULTS, None)
+    assert (row.index, ids_of(row), row.params, row.error) == (7, (97, 98), DEFAULTS, None)
 
 
 def test_messages_go_through_the_chat_template():
     row = parse(messages=[{"role": "u", "content": "a"}])
-    assert bytes(row.prompt_token_ids) == b"<u>a"
+    assert bytes(ids_of(row)) == b"<u>a"
 
 
 def test_token_ids_are_taken_as_they_are():
-    assert parse(prompt_token_ids=[5, 6]).prompt_token_ids == (5, 6)
+    assert ids_of(parse(prompt_token_ids=[5, 6])) == (5, 6)
 
 
 def test_sampling_fields_override_the_flags_and_all_others_stay():
@@ -61,7 +67,10 @@ def test_other_columns_are_carried_in_their_order():
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({}, "exactly one of prompt, messages, prompt_token_ids; this one has none"),
+        (
+            {},
+            "prompt_token_ids, or a gap or template; this one has none",
+        ),
         ({"prompt": "a", "prompt_token_ids": [1]}, "this one has prompt and prompt_token_ids"),
         ({"prompt": 5}, "prompt must be a string, got 5"),
         ({"prompt": ""}, "empty"),
@@ -92,7 +101,7 @@ def test_a_bad_row_says_what_is_wrong(columns: dict, problem: str):
     row = parse(id=1, answer=42, **columns)
     with pytest.raises(RequestError, match=problem):
         raise RequestError(row.error or "no error")
-    assert (row.row_id, row.carried, row.prompt_token_ids) == (1, {"answer": 42}, ())
+    assert (row.row_id, row.carried, row.candidates) == (1, {"answer": 42}, ())
 
 
 def test_a_model_without_a_tokenizer_still_takes_ids():
@@ -104,7 +113,7 @@ def test_a_model_without_a_tokenizer_still_takes_ids():
         for columns in ({"prompt": "a"}, {"prompt_token_ids": [4]})
     )
     assert text.error == "this model has no tokenizer"
-    assert (ids.error, ids.prompt_token_ids) == (None, (4,))
+    assert (ids.error, ids_of(ids)) == (None, (4,))
 
 
 def test_a_row_that_could_not_be_read_keeps_the_readers_reason():
