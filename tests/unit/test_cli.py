@@ -121,7 +121,7 @@ def test_batch_gives_each_row_what_the_library_gives_or_its_own_error(
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        (["--max-tokens", "33"], "max_tokens must be a multiple of block_length"),
+        (["--max-tokens", "-3"], "max_tokens must be a positive integer"),
         (["--remasking", "treshold"], "did you mean 'threshold'"),
         (["--remasking-arg", "tau=1"], "no argument 'tau'"),
         (["--remasking-arg", "threshold"], "--remasking-arg takes NAME=VALUE, got 'threshold'"),
