@@ -1,8 +1,10 @@
-"""The demo runs from end to end on a few problems."""
+"""The examples run from end to end."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -22,3 +24,34 @@ def test_the_demo_runs_the_three_settings_and_prints_one_table(tmp_path: Path) -
     assert 32 <= rows[0]["nfe_per_request"] <= 64
     assert rows[0]["tpf"] == 1.0
     assert all(row["nfe_per_request"] < rows[0]["nfe_per_request"] for row in rows[1:])
+
+
+def test_the_infilling_example_fills_what_is_missing() -> None:
+    run = subprocess.run(
+        [sys.executable, "examples/infilling.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "99, 98, 64, 53, 48\n" in run.stdout
+    assert "Carla, London, cook" in run.stdout
+    assert """'", "city": "London', 4 tokens""" in run.stdout
+
+
+def test_the_examples_of_the_infilling_page_run_and_print_what_it_says() -> None:
+    page = (ROOT / "docs" / "infilling.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
+    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    for command in commands.replace("\\\n", "").strip().splitlines():
+        words = shlex.split(command)
+        assert words[:2] == ["starr-engine", "generate"]
+        shown = subprocess.run(
+            [sys.executable, "-m", "starr_engine", *words[1:]],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "London" in shown.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from starr_engine.errors import RequestError
@@ -133,3 +135,46 @@ def test_the_output_has_id_then_carried_columns_then_the_result():
 def test_an_error_fills_nothing_else():
     columns = output_row(parse(prompt="a", answer=4), "too long")
     assert columns == {"id": None, "answer": 4, **dict.fromkeys(RESULT_FIELDS), "error": "too long"}
+
+
+def test_a_row_with_a_gap_or_a_template_becomes_its_canvas():
+    row = parse(prefix="ab", suffix="c", gap=2)
+    [gap] = row.candidates
+    assert (list(gap.prompt_token_ids), gap.template) == ([97, 98], [None, None, 99])
+    [template] = parse(prompt="ab", template=["c", 1]).candidates
+    assert (list(template.prompt_token_ids), template.template) == ([97, 98], [99, None])
+    assert len(parse(prefix="a", gap=[1, 3]).candidates) == 3
+
+
+def test_a_text_of_json_stands_for_what_a_parquet_column_cannot_hold():
+    assert (
+        parse(prompt="ab", template='["c", 1]').candidates
+        == parse(prompt="ab", template=["c", 1]).candidates
+    )
+    assert parse(prefix="a", gap="[1, 3]").candidates == parse(prefix="a", gap=[1, 3]).candidates
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"prefix": "a", "suffix": "b"}, "needs a gap"),
+        ({"prefix": "a", "gap": "1:3"}, "gap must be JSON, got '1:3'"),
+        ({"prompt": "a", "template": "[1"}, "template must be JSON"),
+        ({"prompt": "a", "suffix": "b", "gap": 1}, "cannot have 'prompt' too"),
+        ({"messages": [], "template": [1]}, "cannot have 'messages' too"),
+        ({"prefix": "a", "gap": 1, "max_tokens": 8}, "drop max_tokens"),
+        ({"prefix": "a", "gap": 1, "slots": 2}, "column 'slots' has the name of an output column"),
+    ],
+)
+def test_a_bad_gap_or_template_says_what_is_wrong(columns: dict, problem: str):
+    row = parse(id=1, answer=42, **columns)
+    with pytest.raises(RequestError, match=problem):
+        raise RequestError(row.error or "no error")
+    assert row.candidates == ()
+
+
+def test_slots_are_a_column_of_rows_that_have_them_and_else_a_column_like_others():
+    result = replace(make_output("r", (97,), "hi", 3), slots=("h", "i"))
+    assert output_row(parse(prefix="a", gap=2), result)["slots"] == ["h", "i"]
+    assert "slots" not in output_row(parse(prompt="a"), result)
+    assert output_row(parse(prompt="a", slots=5), result)["slots"] == 5
