@@ -112,6 +112,8 @@ class Engine:
         ids = _plain_ids(prompt_token_ids)
         rest = None if template is None else self._template_ids(template, params)
         self._check(ids, rest, params, cache)
+        if given is not None:
+            self._check_given(given, rest or [], params)
         if request_id is None:
             made = (f"request-{number}" for number in self._auto_ids)
             request_id = next(name for name in made if name not in self.scheduler)
@@ -166,6 +168,14 @@ class Engine:
             raise RequestError("the template has nothing to generate; leave at least one place")
         given = iter(fixed)
         return [self.spec.mask_token_id if token is None else next(given) for token in template]
+
+    def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
+        self._check_vocabulary("given", _plain_ids(given))
+        if rest.count(self.spec.mask_token_id) != len(given) or len(given) > params.block_length:
+            raise RequestError(
+                f"given must have one token for each token to generate, and at most block_length="
+                f"{params.block_length} of them, got {len(given)}"
+            )
 
     def _check_vocabulary(self, where: str, ids: list[int]) -> None:
         for at, token in enumerate(ids):

@@ -373,3 +373,14 @@ def test_given_tokens_have_the_confidence_that_the_model_gives_them(words: LLM):
     logits[:, 3] = -np.inf
     logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     assert got.mean_log_confidence == pytest.approx(logs[range(3), seam].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("given", [(5,), (5, 6, 7), (3, 5), (5, 999)])
+def test_given_tokens_that_do_not_fit_are_refused(words: LLM, given: tuple[int, ...]):
+    with pytest.raises(RequestError, match="given"):
+        words.engine.add_request([4], SamplingParams(), template=[None, None, 8], given=given)
+    with pytest.raises(RequestError, match="at most block_length=1"):
+        words.engine.add_request(
+            [4], SamplingParams(block_length=1), template=[None, None], given=[5, 6]
+        )
+    assert not words.engine.has_unfinished
