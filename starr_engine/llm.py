@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,12 +10,23 @@ from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
+from starr_engine.infilling import (
+    SEAM_PARAMS,
+    Candidates,
+    TokenPrompt,
+    choose,
+    is_infill,
+    parse_infill,
+    seam_checks,
+)
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import Tokenizer
 
 Prompt = str | Mapping[str, Any]
-"""A text, or ``{"prompt": text}``, or ``{"prompt_token_ids": [...]}``."""
+"""A text, or ``{"prompt": text}``, or ``{"prompt_token_ids": [...]}``; with a gap or fixed tokens
+``{"prefix": text, "suffix": text, "gap": 12}`` or ``{"prompt": text, "template": ["Name: ", 4]}``,
+see docs/infilling.md."""
 
 Message = Mapping[str, str]
 """``{"role": ..., "content": ...}``."""
@@ -71,8 +83,8 @@ class LLM:
         Raises:
             RequestError: If a prompt cannot run, before any has started; names its index.
         """
-        ids = _encode(self._prompt_ids, _as_list(prompts))
-        return self._run(ids, params, use_tqdm=use_tqdm)
+        encoded = _encode(self._candidates, _as_list(prompts))
+        return self._run(encoded, params, use_tqdm=use_tqdm)
 
     def chat(
         self,
@@ -90,8 +102,8 @@ class LLM:
             len(messages) > 0 and isinstance(messages[0], Mapping)
         )
         many: Sequence[Any] = [messages] if is_one else messages
-        ids = _encode(self.tokenizer.encode_chat, many)
-        return self._run(ids, params, use_tqdm=use_tqdm)
+        encoded = _encode(lambda chat: _alone(self.tokenizer.encode_chat(chat)), many)
+        return self._run(encoded, params, use_tqdm=use_tqdm)
 
     def stream(
         self,
@@ -104,80 +116,120 @@ class LLM:
         aborts what is unfinished.
 
         Raises:
-            RequestError: As ``generate``, at once and not when the first output is read.
+            RequestError: As ``generate``, at once and not when the first output is read; or if a
+                prompt has a range of gap lengths.
         """
-        ids = _encode(self._prompt_ids, _as_list(prompts))
-        return OutputStream(self.engine, self._add(ids, params))
+        encoded = _encode(self._candidates, _as_list(prompts))
+        each = _one_each(params, len(encoded))
+        for index, candidates in enumerate(encoded):
+            if len(candidates) > 1:
+                raise RequestError(
+                    f"prompt {index}: which gap length is taken is known only at the end, so a "
+                    "range cannot be streamed; use generate, or give one length"
+                )
+        return OutputStream(self.engine, [names[0] for names in self._add(encoded, each)])
 
     def _run(
         self,
-        ids: list[list[int]],
+        prompts: list[Candidates],
         params: SamplingParams | Sequence[SamplingParams] | None,
         *,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
-        request_ids = self._add(ids, params)
+        each = _one_each(params, len(prompts))
+        tried = self._outputs(prompts, each, use_tqdm=use_tqdm)
+        checks = [seam_checks(*pair) for pair in zip(prompts, tried, strict=True)]
+        judged = self._outputs(checks, [SEAM_PARAMS] * len(checks), use_tqdm=False)
+        return [choose(*parts) for parts in zip(prompts, tried, judged, strict=True)]
+
+    def _outputs(
+        self, prompts: list[Candidates], params: list[SamplingParams], *, use_tqdm: bool
+    ) -> list[list[RequestOutput]]:
+        request_ids = self._add(prompts, params)
+        every_id = [request_id for names in request_ids for request_id in names]
         finished: dict[str, RequestOutput] = {}
-        with OutputStream(self.engine, request_ids) as stream:
+        with OutputStream(self.engine, every_id) as stream:
             outputs = (output for output in stream if isinstance(output, RequestOutput))
             if use_tqdm:
                 from tqdm import tqdm
 
-                outputs = tqdm(outputs, total=len(ids), unit="request")
+                outputs = tqdm(outputs, total=len(every_id), unit="request")
             for output in outputs:
                 finished[output.request_id] = output
-        return [finished[request_id] for request_id in request_ids]
+        return [[finished[request_id] for request_id in names] for names in request_ids]
 
-    def _add(
-        self, ids: list[list[int]], params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> list[str]:
-        if params is None or isinstance(params, SamplingParams):
-            each = [params or SamplingParams()] * len(ids)
-        else:
-            each = list(params) if isinstance(params, Sequence) else [params]
-            if not all(isinstance(wanted, SamplingParams) for wanted in each):
-                raise RequestError(
-                    f"params must be SamplingParams, one for all or one for each, got {params!r}"
-                )
-            if len(each) != len(ids):
-                raise RequestError(f"{len(ids)} prompts but {len(each)} params; give one for each")
+    def _add(self, prompts: list[Candidates], params: list[SamplingParams]) -> list[list[str]]:
+        """The ids of the requests of every prompt; its index is the id of the first."""
         if self.engine.has_unfinished:
             raise RequestError(
                 "another call of this LLM is not finished; read its stream to the end or close it"
             )
-        added: list[str] = []
-        for index, (prompt, wanted) in enumerate(zip(ids, each, strict=True)):
+        added: list[list[str]] = []
+        for index, (candidates, wanted) in enumerate(zip(prompts, params, strict=True)):
+            added.append([])
             try:
-                added.append(self.engine.add_request(prompt, wanted, request_id=str(index)))
+                for number, prompt in enumerate(candidates):
+                    name = f"{index}.{number}" if number else str(index)
+                    added[-1].append(
+                        self.engine.add_request(
+                            prompt.prompt_token_ids,
+                            wanted,
+                            name,
+                            template=prompt.template,
+                            given=prompt.given,
+                        )
+                    )
             except RequestError as error:
-                for request_id in added:
+                for request_id in itertools.chain.from_iterable(added):
                     self.engine.abort(request_id)
                 raise RequestError(f"prompt {index}: {error}") from error
         return added
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+    def _candidates(self, prompt: Prompt) -> Candidates:
         if isinstance(prompt, str):
-            return self.tokenizer.encode(prompt)
+            return _alone(self.tokenizer.encode(prompt))
+        if isinstance(prompt, Mapping) and is_infill(prompt):
+            return parse_infill(prompt, lambda: self.tokenizer)
         if isinstance(prompt, Mapping) and len(prompt) == 1:
             if isinstance(ids := prompt.get("prompt_token_ids"), Iterable):
-                return list(ids)
+                return _alone(list(ids))
             if isinstance(text := prompt.get("prompt"), str):
-                return self.tokenizer.encode(text)
+                return _alone(self.tokenizer.encode(text))
         raise RequestError(
-            'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, '
-            f"got {prompt!r}"
+            'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, or has a gap or '
+            f"a template, got {prompt!r}"
         )
 
 
-def _encode(to_ids: Callable[[Any], list[int]], prompts: Sequence[Any]) -> list[list[int]]:
-    """The ids of every prompt; an error names the prompt's index."""
-    ids: list[list[int]] = []
+def _one_each(
+    params: SamplingParams | Sequence[SamplingParams] | None, count: int
+) -> list[SamplingParams]:
+    """The parameters of ``count`` prompts."""
+    if params is None or isinstance(params, SamplingParams):
+        return [params or SamplingParams()] * count
+    each = list(params) if isinstance(params, Sequence) else [params]
+    if not all(isinstance(wanted, SamplingParams) for wanted in each):
+        raise RequestError(
+            f"params must be SamplingParams, one for all or one for each, got {params!r}"
+        )
+    if len(each) != count:
+        raise RequestError(f"{count} prompts but {len(each)} params; give one for each")
+    return each
+
+
+def _alone(ids: Sequence[int]) -> Candidates:
+    return (TokenPrompt(prompt_token_ids=ids),)
+
+
+def _encode(to_ids: Callable[[Any], Candidates], prompts: Sequence[Any]) -> list[Candidates]:
+    """Every prompt as the engine takes it; an error names the prompt's index."""
+    encoded: list[Candidates] = []
     for index, prompt in enumerate(prompts):
         try:
-            ids.append(to_ids(prompt))
+            encoded.append(to_ids(prompt))
         except RequestError as error:
             raise RequestError(f"prompt {index}: {error}") from error
-    return ids
+    return encoded
 
 
 def _as_list(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -13,7 +13,7 @@ class FinishReason(StrEnum):
     """EOS, a stop token or a stop string stands in the output."""
 
     LENGTH = "length"
-    """All ``max_tokens`` positions are committed."""
+    """All positions, ``max_tokens`` of them or those of the template, are committed."""
 
     ABORT = "abort"
     """The caller aborted it; the output holds the blocks committed until then."""
@@ -30,7 +30,7 @@ class BlockOutput:
     request_id: str
 
     block_index: int
-    """Counted from 0."""
+    """Counted from 0. A block of fixed tokens alone comes with the one in front of it."""
 
     token_ids: tuple[int, ...]
     """What this block adds to the ids; those of all blocks join to the final ids. While the last
@@ -52,9 +52,11 @@ class RequestOutput:
     prompt_token_ids: tuple[int, ...]
 
     token_ids: tuple[int, ...]
-    """Generated ids without EOS, stop tokens and what follows them."""
+    """Generated ids without EOS, stop tokens and what follows them; of a template all from its
+    first mask to its last."""
 
     text: str
+    """Of ``token_ids``; of a template as it continues what stands in front."""
 
     finish_reason: FinishReason
 
@@ -75,6 +77,26 @@ class RequestOutput:
 
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""
+
+    mean_log_confidence: float | None = None
+    """Mean of log(confidence at the moment it was unmasked) over all generated tokens, those at
+    and after EOS included; None while there is none."""
+
+    slots: tuple[str, ...] = ()
+    """Text of each run of masks of a template, in order; empty for other requests and for those
+    that did not finish."""
+
+    gap_lengths_tried: tuple[int, ...] = ()
+    """Lengths among which this output fitted best; empty if the length was given."""
+
+    search_nfe: int = 0
+    """Forwards spent on choosing the gap's length: those of the lengths that were not taken, and
+    one for each length to judge it; not part of ``nfe``."""
+
+    @property
+    def total_nfe(self) -> int:
+        """All forwards, those spent on choosing a gap's length included."""
+        return self.nfe + self.search_nfe
 
     @property
     def tpf(self) -> float:

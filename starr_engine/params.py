@@ -24,10 +24,10 @@ class SamplingParams:
     """
 
     max_tokens: int = 64
-    """Length of the canvas after the prompt, in tokens; a multiple of ``block_length``."""
+    """Tokens to generate behind the prompt; not used where a gap or a template says how many."""
 
     block_length: int = 32
-    """Positions that are denoised together."""
+    """Positions that are denoised together; the last block is shorter if they do not divide."""
 
     temperature: float = 0.0
     """0 takes the most probable token; above 0 adds Gumbel noise to float64 logits."""
@@ -99,12 +99,6 @@ class SamplingParams:
             value = getattr(self, name)
             if not _is_int(value) or value < 1:
                 problems.append(f"{name} must be a positive integer, got {value!r}")
-        if not problems and self.max_tokens % self.block_length:
-            near = max(1, round(self.max_tokens / self.block_length)) * self.block_length
-            problems.append(
-                f"max_tokens must be a multiple of block_length: max_tokens={self.max_tokens}, "
-                f"block_length={self.block_length}; try max_tokens={near}"
-            )
         if not is_finite(self.temperature) or self.temperature < 0:
             problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
         if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
@@ -133,8 +127,8 @@ class SamplingParams:
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the canvas."""
-        return self.max_tokens // self.block_length
+        """Blocks of ``max_tokens`` tokens, the shorter last one included."""
+        return -(-self.max_tokens // self.block_length)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> SamplingParams:
         """A copy with ``overrides``, checked anew.

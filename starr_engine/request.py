@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,42 +30,50 @@ class RequestStatus(IntEnum):
 class Canvas:
     """The token ids of one request, prompt and masks included.
 
-        canvas     |<- prompt ->|<- committed ->|<- active block ->|<- masked rest ->|
-        positions  0        prompt_len     block_start        block_stop         length
+        canvas     |<- prompt ->|<- committed ->|<- active block ->|<- to come ->|<- suffix ->|
+        positions  0        prompt_len     block_start        block_stop     region_stop   length
+
+    The region from the first mask to the last is cut into blocks; the last one is shorter if they
+    do not divide it. Tokens that stand in the region from the beginning are fixed: they are never
+    unmasked or revoked. The suffix behind it is empty unless a template asks for one.
 
     Args:
-        prompt_token_ids: At least one id, none of them the mask.
-        max_tokens: Masks to append; a multiple of ``block_length``.
+        token_ids: The canvas as it begins, with at least one mask.
         block_length: Positions denoised together.
         mask_token_id: From the checkpoint's configuration.
     """
 
-    def __init__(
-        self, prompt_token_ids: TokenIds, *, max_tokens: int, block_length: int, mask_token_id: int
-    ) -> None:
-        self.prompt_len = len(prompt_token_ids)
+    def __init__(self, token_ids: TokenIds, *, block_length: int, mask_token_id: int) -> None:
+        self.token_ids: TokenIds = token_ids.copy()
+        self.is_fixed: NDArray[np.bool_] = token_ids != mask_token_id
+        """[length] whether the position held a token from the beginning."""
+
+        masks = np.flatnonzero(~self.is_fixed)
+        self.num_masks = len(masks)
+        """Masks at the beginning: the tokens to generate."""
+
+        self.prompt_len = int(masks[0])
+        self.region_stop = int(masks[-1]) + 1
         self.block_length = block_length
-        self.num_blocks = max_tokens // block_length
+        self.num_blocks = -(-(self.region_stop - self.prompt_len) // block_length)
         self.mask_token_id = mask_token_id
-        self.token_ids: TokenIds = np.full(self.prompt_len + max_tokens, mask_token_id, np.int32)
-        self.token_ids[: self.prompt_len] = prompt_token_ids
         self.block_index = 0
         """The active block; equals ``num_blocks`` when all are committed."""
 
     @property
     def length(self) -> int:
-        """Rows of the canvas: prompt and ``max_tokens``."""
+        """Rows of the canvas: prompt, region and suffix."""
         return len(self.token_ids)
 
     @property
     def block_start(self) -> int:
-        """First position of the active block."""
-        return self.prompt_len + self.block_index * self.block_length
+        """First position of the active block; ``region_stop`` when all are committed."""
+        return min(self.prompt_len + self.block_index * self.block_length, self.region_stop)
 
     @property
     def block_stop(self) -> int:
         """First position behind the active block."""
-        return self.block_start + self.block_length
+        return min(self.block_start + self.block_length, self.region_stop)
 
     @property
     def active_block(self) -> TokenIds:
@@ -73,7 +82,7 @@ class Canvas:
 
     @property
     def committed_ids(self) -> TokenIds:
-        """View of the generated ids of all committed blocks."""
+        """View of the ids of all committed blocks, fixed ones among them."""
         return self.token_ids[self.prompt_len : self.block_start]
 
     @property
@@ -94,22 +103,39 @@ class Canvas:
         self.token_ids[positions] = token_ids
 
     def revoke(self, positions: Positions) -> None:
-        """Mask tokens of the active block again; ``positions`` [n] are all unmasked."""
+        """Mask tokens of the active block again; ``positions`` [n] are unmasked, none fixed."""
         assert self._all_active(positions)
+        assert not self.is_fixed[positions].any(), "a fixed token stays"
         assert (self.token_ids[positions] != self.mask_token_id).all()
         self.token_ids[positions] = self.mask_token_id
 
     def commit_block(self) -> None:
-        """Make the active block final and open the next one."""
+        """Make the active block final and open the next one that has a mask."""
         assert self.is_block_done, "a block with masks cannot be committed"
         self.block_index += 1
+        while self.block_index < self.num_blocks and self.is_block_done:
+            self.block_index += 1
 
     def _all_active(self, positions: Positions) -> bool:
         return bool(((positions >= self.block_start) & (positions < self.block_stop)).all())
 
 
+LEAST_CONFIDENCE: Final = float(np.finfo(np.float32).smallest_subnormal)
+"""Stands for a probability that float32 rounds to 0, so that its logarithm stays a number."""
+
+
 class Request:
-    """One user call: what was asked, its canvas, and what it has cost so far."""
+    """One user call: what was asked, its canvas, and what it has cost so far.
+
+    Args:
+        request_id: Unique among unfinished requests.
+        prompt_token_ids: Without masks.
+        params: Of this request.
+        mask_token_id: From the checkpoint's configuration.
+        template: Ids behind the prompt, masks where a token is to be generated; None stands for
+            ``max_tokens`` masks.
+        forbidden_ids: Tokens that must not be generated, besides the mask.
+    """
 
     def __init__(
         self,
@@ -117,15 +143,20 @@ class Request:
         prompt_token_ids: TokenIds,
         params: SamplingParams,
         mask_token_id: int,
+        template: TokenIds | None = None,
+        forbidden_ids: tuple[int, ...] = (),
     ) -> None:
         self.request_id = request_id
         self.params = params
+        self.has_template = template is not None
+        self.forbidden_ids = forbidden_ids
+        rest = np.full(params.max_tokens, mask_token_id) if template is None else template
         self.canvas = Canvas(
-            prompt_token_ids,
-            max_tokens=params.max_tokens,
+            np.concatenate([prompt_token_ids, rest]).astype(np.int32),
             block_length=params.block_length,
             mask_token_id=mask_token_id,
         )
+        self._log_confidence = np.zeros(self.canvas.length)
         self.status = RequestStatus.WAITING
         self.num_forwards = 0
         self.num_unmasked = 0
@@ -141,6 +172,17 @@ class Request:
         self.computed_rows += computed_rows
         self.steps_in_block += 1
         self.steps_since_refresh = 1 if is_refresh else self.steps_since_refresh + 1
+
+    def note_confidence(self, positions: Positions, confidence: NDArray[np.float32]) -> None:
+        """Remember with which probabilities [n] the tokens at ``positions`` [n] were unmasked."""
+        self._log_confidence[positions] = np.log(np.maximum(confidence, LEAST_CONFIDENCE))
+
+    @property
+    def mean_log_confidence(self) -> float | None:
+        """Mean, over the generated tokens that stand, of the logarithm of their confidence."""
+        canvas = self.canvas
+        stands = ~canvas.is_fixed & (canvas.token_ids != canvas.mask_token_id)
+        return float(self._log_confidence[stands].mean()) if stands.any() else None
 
     def commit_block(self) -> None:
         """Commit the active block and start counting steps anew."""

@@ -66,6 +66,14 @@ class Tokenizer:
         """
         return self._encode(text, add_special_tokens=True)
 
+    def encode_part(self, text: str) -> list[int]:
+        """Ids of a text that is not the beginning, without special tokens around it.
+
+        Raises:
+            RequestError: If the text is not valid Unicode or contains the mask token.
+        """
+        return self._encode(text, add_special_tokens=False) if text else []
+
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation through the checkpoint's chat template, ready for the answer.
 

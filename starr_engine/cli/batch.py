@@ -23,6 +23,9 @@ rows:
     prompt            text
     messages          [{"role": ..., "content": ...}, ...], through the model's chat template
     prompt_token_ids  [int, ...]
+    prefix, suffix    text on both sides of a gap, with
+      gap             its tokens, or [low, high] of which the best of up to 16 lengths is taken
+    template          ["Name: ", 4, ...], texts and numbers of tokens to generate, after prompt
   and may have an id and any of the sampling fields (max_tokens, block_length, temperature, seed,
   stop, stop_token_ids, ignore_eos, remasking, remasking_args, cache, cache_args, early_exit,
   early_exit_args), which override the flags for that row. null counts as absent. All other columns
@@ -33,6 +36,7 @@ rows:
     finish_reason     stop or length
     nfe, tpf          model forwards of the row; unmasked positions per forward
     cache_label       exact, or approximate: and why
+    slots             of a row with a gap or a template: the text of each
     error             null; or why the row could not run, and then the others are null
 
 interruption:

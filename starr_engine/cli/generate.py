@@ -6,7 +6,9 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
+from starr_engine.cli.infilling import add_infill_options, infill_prompt
 from starr_engine.cli.options import (
     add_engine_options,
     add_sampling_options,
@@ -15,6 +17,9 @@ from starr_engine.cli.options import (
 )
 from starr_engine.errors import RequestError
 from starr_engine.outputs import BlockOutput, RequestOutput
+
+if TYPE_CHECKING:
+    from starr_engine.llm import Prompt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="print the output with its ids and counts as one JSON object; with --stream one "
         "object per block comes before it",
     )
+    add_infill_options(parser)
     add_sampling_options(parser)
     add_engine_options(parser)
 
@@ -40,11 +46,14 @@ def run(args: argparse.Namespace) -> None:
         StarrError: If the prompt or a flag cannot be used.
     """
     params = sampling_params(args)
-    prompt = read_text() if args.prompt is None else args.prompt
+    prompt: Prompt | None = infill_prompt(args) or args.prompt
     from starr_engine.llm import LLM
 
+    if prompt is None:
+        prompt = read_text()
     llm = LLM(**engine_options(args))
-    for output in llm.stream(prompt, params):
+    run_prompt = llm.stream if args.stream else llm.generate
+    for output in run_prompt(prompt, params):
         if isinstance(output, RequestOutput) and output.error is not None:
             raise RequestError(output.error)
         if args.json:
@@ -80,4 +89,11 @@ def as_json(output: BlockOutput | RequestOutput) -> Mapping[str, object]:
         "num_prompt_tokens": len(output.prompt_token_ids),
         "computed_rows": output.computed_rows,
         "latency_s": output.latency_s,
+        "mean_log_confidence": output.mean_log_confidence,
+        **({"slots": list(output.slots)} if output.slots else {}),
+        **(
+            {"gap_lengths_tried": list(output.gap_lengths_tried), "total_nfe": output.total_nfe}
+            if output.gap_lengths_tried
+            else {}
+        ),
     }

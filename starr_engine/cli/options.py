@@ -95,14 +95,15 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="TOKENS",
         default=_SAMPLING.max_tokens,
-        help="longest output; a multiple of --block-length (default: %(default)s)",
+        help="longest output (default: %(default)s)",
     )
     group.add_argument(
         "--block-length",
         type=int,
         metavar="TOKENS",
         default=_SAMPLING.block_length,
-        help="positions that are denoised together (default: %(default)s)",
+        help="positions that are denoised together; the last block may be shorter "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--temperature",

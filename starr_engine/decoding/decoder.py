@@ -13,7 +13,7 @@ from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
 from starr_engine.decoding.exit.base import ExitRule, exit_early
-from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
+from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress, keep_fixed
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
 
 Offsets = NDArray[np.int64]
@@ -32,6 +32,9 @@ class DecodingRow:
 
     block_ids: NDArray[np.int32]
     """[L] the block's tokens, masks included."""
+
+    is_fixed: NDArray[np.bool_]
+    """[L] tokens that were given with the request: no policy may revoke them."""
 
     mask_token_id: int
 
@@ -75,6 +78,9 @@ class RowDecision:
 
     unmask_offsets: Offsets
     unmask_ids: NDArray[np.int32]
+    unmask_confidence: NDArray[np.float32]
+    """Softmax probability of each of ``unmask_ids``, without noise."""
+
     revoke_offsets: Offsets
     state: State
 
@@ -143,10 +149,12 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        decision = keep_fixed(decision, [row.is_fixed for row in group])
         decision = exit_early(group[0].exit_rule, view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
         decision = guarantee_progress(view, decision)
-        split = _split(view, decision, state)
+        confidence = _unmask_confidence(view, decision, members, logits)
+        split = _split(view, decision, state, confidence)
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
@@ -260,15 +268,36 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it revoked a position that is a mask")
 
 
-def _split(view: BlockView, decision: Decision, state: State) -> list[RowDecision]:
+def _unmask_confidence(
+    view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
+) -> Tensor:
+    """The view's confidence, and where a policy puts a token of its own that token's: [n, L]."""
+    if decision.tokens is None:
+        return view.confidence
+    confidence = view.confidence.clone()
+    own = decision.unmask & (decision.tokens != view.candidates)
+    for n, offset in own.nonzero().tolist():
+        row = members[n].row
+        scored = members[n].first_score + int(np.searchsorted(row.score_offsets, offset))
+        allowed = logits[scored].to(torch.float32, copy=True)
+        allowed[row.mask_token_id] = -torch.inf
+        confidence[n, offset] = allowed.softmax(0)[decision.tokens[n, offset]]
+    return confidence
+
+
+def _split(
+    view: BlockView, decision: Decision, state: State, confidence: Tensor
+) -> list[RowDecision]:
     unmask = decision.unmask.cpu().numpy()
     tokens = view.candidates if decision.tokens is None else decision.tokens
     ids = tokens.cpu().numpy().astype(np.int32)
+    chances = confidence.cpu().numpy()
     revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
     return [
         RowDecision(
             unmask_offsets=(offsets := np.flatnonzero(unmask[n])),
             unmask_ids=ids[n, offsets],
+            unmask_confidence=chances[n, offsets],
             revoke_offsets=np.flatnonzero(revoke[n]),
             state={name: values[n : n + 1] for name, values in state.items()},
         )

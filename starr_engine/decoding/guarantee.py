@@ -6,13 +6,28 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision
 
 MAX_REVOCATIONS_PER_POSITION: Final = 4
 """On average over a block: beyond it the block's tokens stay, so that every block ends."""
+
+
+def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Decision:
+    """Drop revocations of tokens that came with the request.
+
+    Args:
+        decision: Of n rows.
+        is_fixed: [n] rows of [L].
+    """
+    if decision.revoke is None:
+        return decision
+    fixed = torch.from_numpy(np.stack(is_fixed)).to(decision.revoke.device)
+    return replace(decision, revoke=decision.revoke & ~fixed)
 
 
 def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision:

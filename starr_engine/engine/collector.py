@@ -86,4 +86,6 @@ def request_output(
         cache_label=running.cache.label,
         latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
         error=error,
+        mean_log_confidence=request.mean_log_confidence,
+        slots=visible.slots,
     )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from starr_engine.decoding.decoder import DecodingRow, RowDecision, RowFailure, decide_rows
+from starr_engine.decoding.forbidden import forbid
 from starr_engine.decoding.scores import Noise, score_rows
 from starr_engine.engine.batching import StepBatch
 
@@ -26,23 +27,32 @@ class Decoder:
         """What changes in every scheduled request's block, or why it fails, in schedule order."""
         noise = self._noise(batch)
         drawing = [draw for draw in noise if draw is not None]
+        forbid(
+            logits,
+            [
+                (len(positions), entry.running.request.forbidden_ids)
+                for entry, positions in zip(batch.schedule, batch.score_positions, strict=True)
+            ],
+        )
         scores = score_rows(logits, batch.present_ids, self._mask_token_id, drawing)
         rows = []
         for entry, positions, shadows, draw in zip(
             batch.schedule, batch.score_positions, batch.shadow_positions, noise, strict=True
         ):
             running, request = entry.running, entry.running.request
-            start = request.canvas.block_start
+            canvas = request.canvas
+            start = canvas.block_start
             rows.append(
                 DecodingRow(
                     policy=running.remasking,
                     state=running.state,
-                    block_ids=request.canvas.active_block,
+                    block_ids=canvas.active_block,
+                    is_fixed=canvas.is_fixed[start : canvas.block_stop],
                     mask_token_id=self._mask_token_id,
                     step=request.steps_in_block,
                     num_left=start,
                     num_revoked=request.num_revoked_in_block,
-                    progress=request.num_unmasked / request.params.max_tokens,
+                    progress=request.num_unmasked / canvas.num_masks,
                     seed=request.params.seed,
                     score_offsets=positions.astype(np.int64) - start,
                     shadow_offsets=shadows.astype(np.int64) - start,

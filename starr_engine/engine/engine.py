@@ -12,6 +12,7 @@ from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
+from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher
 from starr_engine.engine.collector import OutputCollector, request_output
 from starr_engine.engine.decoder import Decoder
@@ -22,6 +23,7 @@ from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stopping import StopRule
 from starr_engine.errors import RequestError
+from starr_engine.infilling import Template, refuse_stops
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.request import Request
@@ -81,13 +83,20 @@ class Engine:
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         request_id: str | None = None,
+        *,
+        template: Template | None = None,
+        given: Sequence[int] | None = None,
     ) -> str:
         """Queue a request.
 
         Args:
-            prompt_token_ids: At least one id, without the mask token.
+            prompt_token_ids: Without the mask token; at least one id, here or in the template.
             params: Of this request alone.
             request_id: Unique among unfinished requests; None makes one.
+            template: What stands behind the prompt, in place of ``max_tokens`` masks: fixed ids,
+                and None for each token to generate.
+            given: Tokens that the template's masks, a single block of them, take at once: one
+                forward, after which ``mean_log_confidence`` says how probable they are.
 
         Returns:
             The request's id.
@@ -95,11 +104,18 @@ class Engine:
         Raises:
             RequestError: If it can never run; says why. The engine is as before.
         """
-        remasking = REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+        remasking: RemaskingPolicy = (
+            REMASKING_POLICIES.create(params.remasking, params.remasking_args)
+            if given is None
+            else GivenTokens(tokens=tuple(given))
+        )
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
         ids = _plain_ids(prompt_token_ids)
-        self._check(ids, params, remasking, cache)
+        rest = None if template is None else self._template_ids(template, params)
+        self._check(ids, rest, params, remasking, cache)
+        if given is not None:
+            self._check_given(given, rest or [], params)
         if request_id is None:
             made = (f"request-{number}" for number in self._auto_ids)
             request_id = next(name for name in made if name not in self.scheduler)
@@ -107,7 +123,14 @@ class Engine:
             raise RequestError(f"request_id must be a text, got {request_id!r}")
         if request_id in self.scheduler:
             raise RequestError(f"request id {request_id!r} is in use; choose another")
-        request = Request(request_id, np.array(ids, np.int32), params, self.spec.mask_token_id)
+        request = Request(
+            request_id,
+            np.array(ids, np.int32),
+            params,
+            self.spec.mask_token_id,
+            None if rest is None else np.array(rest, np.int32),
+            forbidden_ids=() if rest is None or given is not None else self.spec.eos_token_ids,
+        )
         self.scheduler.add(RunningRequest(request, remasking, cache, self.device, exit_rule))
         return request_id
 
@@ -138,32 +161,57 @@ class Engine:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
 
-    def _check(
-        self,
-        ids: list[int],
-        params: SamplingParams,
-        remasking: RemaskingPolicy,
-        cache: CachePolicy,
-    ) -> None:
-        if len(ids) == 0:
-            raise RequestError("the prompt is empty; give at least one token")
+    def _template_ids(self, template: Template, params: SamplingParams) -> list[int]:
+        """The template with masks for None, checked."""
+        refuse_stops(params)
+        fixed = _plain_ids([token for token in template if token is not None])
+        self._check_vocabulary("template", fixed)
+        if len(fixed) == len(template):
+            raise RequestError("the template has nothing to generate; leave at least one place")
+        given = iter(fixed)
+        return [self.spec.mask_token_id if token is None else next(given) for token in template]
+
+    def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
+        self._check_vocabulary("given", _plain_ids(given))
+        if rest.count(self.spec.mask_token_id) != len(given) or len(given) > params.block_length:
+            raise RequestError(
+                f"given must have one token for each token to generate, and at most block_length="
+                f"{params.block_length} of them, got {len(given)}"
+            )
+
+    def _check_vocabulary(self, where: str, ids: list[int]) -> None:
         for at, token in enumerate(ids):
             if not 0 <= token < self.spec.vocab_size:
                 raise RequestError(
-                    f"prompt token {token} at position {at} is outside the vocabulary of "
+                    f"{where} token {token} at position {at} is outside the vocabulary of "
                     f"{self.spec.vocab_size} ids"
                 )
             if token == self.spec.mask_token_id:
                 raise RequestError(
-                    f"the prompt holds the mask token (id {token}) at position {at}; masks stand "
+                    f"the {where} holds the mask token (id {token}) at position {at}; masks stand "
                     "for tokens to generate, so remove it"
                 )
-        length = len(ids) + params.max_tokens
+
+    def _check(
+        self,
+        ids: list[int],
+        template: list[int] | None,
+        params: SamplingParams,
+        remasking: RemaskingPolicy,
+        cache: CachePolicy,
+    ) -> None:
+        self._check_vocabulary("prompt", ids)
+        if not ids and set(template or ()) <= {self.spec.mask_token_id}:
+            raise RequestError("the prompt is empty; give at least one token")
+        length = len(ids) + (params.max_tokens if template is None else len(template))
         limit = self.config.max_model_len or self.spec.max_model_len
         if length > limit:
+            asked, remedy = f"max_tokens={params.max_tokens}", "lower max_tokens"
+            if template is not None:
+                asked, remedy = f"template of {len(template)}", "the template"
             raise RequestError(
-                f"prompt of {len(ids)} tokens and max_tokens={params.max_tokens} make {length}, "
-                f"the model allows {limit}; shorten the prompt or lower max_tokens"
+                f"prompt of {len(ids)} tokens and {asked} make {length}, "
+                f"the model allows {limit}; shorten the prompt or {remedy}"
             )
         shadow = params.block_length if remasking.needs_shadow else 0
         if length + shadow > self.config.max_num_batched_tokens:

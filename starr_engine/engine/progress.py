@@ -78,6 +78,7 @@ class ProgressKeeper:
             running.pages.mark_dirty(np.concatenate([unmasked, revoked]))
         canvas.revoke(revoked)
         canvas.unmask(unmasked, decision.unmask_ids)
+        request.note_confidence(unmasked, decision.unmask_confidence)
         running.state = decision.state
         request.num_unmasked += len(unmasked) - len(revoked)
         request.num_revoked_in_block += len(revoked)

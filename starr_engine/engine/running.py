@@ -44,7 +44,7 @@ class RunningRequest:
 
     def open_block(self) -> None:
         """Start the remasking policy's state anew; it never outlives a block."""
-        length = self.request.params.block_length
+        length = len(self.request.canvas.active_block)
         self.state = self.remasking.init_state(1, length, self._device)
 
     def plan(self) -> StepPlan:
@@ -64,9 +64,11 @@ class RunningRequest:
         """[m] int32 positions whose logits the remasking policy needs."""
         canvas = self.request.canvas
         if self.remasking.scores_unmasked:
-            return np.arange(canvas.block_start, canvas.block_stop, dtype=np.int32)
-        masks = np.flatnonzero(canvas.active_block == canvas.mask_token_id)
-        return (masks + canvas.block_start).astype(np.int32)
+            # Fixed tokens are settled: nothing a policy could do to them.
+            wanted = ~canvas.is_fixed[canvas.block_start : canvas.block_stop]
+        else:
+            wanted = canvas.active_block == canvas.mask_token_id
+        return (np.flatnonzero(wanted) + canvas.block_start).astype(np.int32)
 
     def shadow_positions(self) -> Positions:
         """[s] int32 positions of the active block whose tokens are checked by shadow rows."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
 from starr_engine.outputs import FinishReason
 from starr_engine.request import Request, TokenIds
 from starr_engine.tokenization import Tokenizer
+
+CONTEXT_TOKENS: Final = 32
+"""Tokens in front of a text that may decide how it begins; decoders look at one or two."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +32,9 @@ class Visible:
     num_sure_chars: int
     """The first characters of ``text`` that no later block can take back or change."""
 
+    slots: tuple[str, ...] = ()
+    """Texts of a finished template's runs of masks."""
+
 
 class StopRule:
     """Looks for the end of an output whenever a block is committed, never inside a block.
@@ -43,6 +50,8 @@ class StopRule:
 
     def visible(self, request: Request) -> Visible:
         """The output as far as it is committed, and whether it ends there."""
+        if request.has_template:
+            return self._filled(request)
         params, canvas = request.params, request.canvas
         ids = canvas.committed_ids
         ends = params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
@@ -71,6 +80,33 @@ class StopRule:
             num_sure_ids=sure_ids,
             num_sure_chars=sure_chars,
         )
+
+    def _filled(self, request: Request) -> Visible:
+        """Of a template: nothing ends it but its last block."""
+        canvas = request.canvas
+        is_done = canvas.block_index == canvas.num_blocks
+        text = self._decode_between(canvas.token_ids, canvas.prompt_len, canvas.block_start)
+        slots: tuple[str, ...] = ()
+        if is_done:
+            edges = np.flatnonzero(np.diff(~canvas.is_fixed, prepend=False, append=False))
+            slots = tuple(
+                self._decode_between(canvas.token_ids, start, stop)
+                for start, stop in edges.reshape(-1, 2).tolist()
+            )
+        return Visible(
+            token_ids=canvas.committed_ids,
+            text=text,
+            finish_reason=FinishReason.LENGTH if is_done else None,
+            num_sure_ids=len(canvas.committed_ids),
+            num_sure_chars=len(text if is_done else text.rstrip("\ufffd")),
+            slots=slots,
+        )
+
+    def _decode_between(self, ids: TokenIds, start: int, stop: int) -> str:
+        """Text of some ids as it continues those in front: spaces at the seam are part of it."""
+        context = ids[max(0, start - CONTEXT_TOKENS) : start]
+        before, whole = self._decode(context), self._decode(ids[start - len(context) : stop])
+        return whole[len(before) :] if whole.startswith(before) else self._decode(ids[start:stop])
 
     def _ids_within(self, ids: TokenIds, text_len: int) -> TokenIds:
         # From the end, because little is ever cut off.

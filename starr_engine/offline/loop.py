@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 from starr_engine.config import EngineConfig
 from starr_engine.errors import CapacityError, ConfigError, RequestError
+from starr_engine.infilling import SEAM_PARAMS, Candidates, Template, choose, seam_checks
 from starr_engine.offline.rows import Encoder, RawRow, Row, output_row, parse_row
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
@@ -26,6 +27,9 @@ class BatchEngine(Protocol):
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         request_id: str | None = None,
+        *,
+        template: Template | None = None,
+        given: Sequence[int] | None = None,
     ) -> str:
         """Take a request, or raise RequestError and stay as it was."""
 
@@ -80,6 +84,10 @@ class RowLoop:
         # Twice what runs at once: a request that ends is replaced in the next step.
         self._max_in_engine: Final = 2 * llm.engine.config.max_num_requests
         self._running: dict[str, Row] = {}
+        # Of rows with several gap lengths: requests to wait for, finished ones, filled gaps.
+        self._awaited: dict[int, list[str]] = {}
+        self._outputs: dict[str, RequestOutput] = {}
+        self._filled: dict[int, list[RequestOutput]] = {}
         self._finished: dict[int, OutputRow] = {}
         self._num_read = 0
         self._num_done = 0
@@ -117,24 +125,54 @@ class RowLoop:
         if row.error is not None:
             self._finish(row, row.error)
             return
+        self._start(row, row.candidates, row.params)
+
+    def _start(self, row: Row, prompts: Candidates, params: SamplingParams) -> None:
+        names = [f"row-{row.index}.{n}" if n else f"row-{row.index}" for n in range(len(prompts))]
+        self._awaited[row.index] = names
         try:
-            # Policies that do not exist are ConfigErrors of their registry.
-            request_id = self._engine.add_request(
-                row.prompt_token_ids, row.params, request_id=f"row-{row.index}"
-            )
+            for name, prompt in zip(names, prompts, strict=True):
+                # Policies that do not exist are ConfigErrors of their registry.
+                self._engine.add_request(
+                    prompt.prompt_token_ids,
+                    params,
+                    request_id=name,
+                    template=prompt.template,
+                    given=prompt.given,
+                )
+                self._running[name] = row
         except (RequestError, ConfigError, CapacityError) as error:
+            for name in names:
+                if self._running.pop(name, None) is not None:
+                    self._engine.abort(name)
             self._finish(row, str(error))
-        else:
-            self._running[request_id] = row
 
     def _collect(self, outputs: Sequence[BlockOutput | RequestOutput]) -> None:
         for output in outputs:
             if isinstance(output, RequestOutput) and output.request_id in self._running:
-                aborted = output.finish_reason is FinishReason.ABORT
-                reason = "the engine aborted the request" if aborted else output.error
-                self._finish(self._running.pop(output.request_id), reason or output)
+                row = self._running.pop(output.request_id)
+                self._outputs[output.request_id] = output
+                names = self._awaited[row.index]
+                if all(name in self._outputs for name in names):
+                    self._go_on(row, [self._outputs.pop(name) for name in names])
+
+    def _go_on(self, row: Row, outputs: list[RequestOutput]) -> None:
+        """All requests of the row are finished: judge the gaps they filled, or take the best."""
+        filled = self._filled.pop(row.index, None)
+        if filled is None:
+            if checks := seam_checks(row.candidates, outputs):
+                self._filled[row.index] = outputs
+                self._start(row, checks, SEAM_PARAMS)
+                return
+            filled, outputs = outputs, []
+        output = choose(row.candidates, filled, outputs)
+        aborted = output.finish_reason is FinishReason.ABORT
+        reason = "the engine aborted the request" if aborted else output.error
+        self._finish(row, reason or output)
 
     def _finish(self, row: Row, result: RequestOutput | str) -> None:
+        self._awaited.pop(row.index, None)
+        self._filled.pop(row.index, None)
         self._finished[row.index] = output_row(row, result)
         while (columns := self._finished.pop(self._num_done, None)) is not None:
             self._emit(columns)
@@ -142,11 +180,11 @@ class RowLoop:
 
     def _run_one_by_one(self) -> None:
         """After a failed step run each request alone, so that only the guilty one loses."""
-        suspects = list(self._running.items())
-        for request_id, _ in suspects:
+        suspects = {row.index: row for row in self._running.values()}
+        for request_id in self._running:
             self._engine.abort(request_id)
-        self._running.clear()
-        for _, row in suspects:
+        self._forget_running()
+        for row in suspects.values():
             if self._is_stopped():
                 return
             self._admit(row)
@@ -156,5 +194,9 @@ class RowLoop:
                 except (RequestError, CapacityError) as error:
                     for request_id in self._running:
                         self._engine.abort(request_id)
-                    self._running.clear()
+                    self._forget_running()
                     self._finish(row, str(error))
+
+    def _forget_running(self) -> None:
+        for of_rows in (self._running, self._outputs, self._awaited, self._filled):
+            of_rows.clear()

@@ -8,7 +8,7 @@ knows is written as JSON text.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -16,8 +16,9 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from starr_engine.infilling import INFILL_FIELDS
 from starr_engine.offline.reader import ParquetSource, Source
-from starr_engine.offline.rows import is_carried
+from starr_engine.offline.rows import SLOTS_FIELD, is_carried
 
 GROUP_ROWS: Final = 4096
 """Rows held in memory at once, and rows of a row group."""
@@ -69,8 +70,14 @@ def _copied_schema(source: ParquetSource) -> pa.Schema:
     fields = {field.name: field for field in source.schema}
     own_id = fields.get("id", pa.field("id", pa.string()))
     return pa.schema(
-        [own_id, *(fields[name] for name in fields if is_carried(name)), *_RESULT_SCHEMA]
+        [own_id, *(fields[name] for name in fields if is_carried(name)), *_result_fields(fields)]
     )
+
+
+def _result_fields(columns: Collection[str]) -> list[pa.Field]:
+    """The results, with the slots if the columns ask for any and have no such name of their own."""
+    has_slots = SLOTS_FIELD not in columns and any(name in columns for name in INFILL_FIELDS)
+    return [*_RESULT_SCHEMA, *([pa.field(SLOTS_FIELD, pa.list_(pa.string()))] if has_slots else [])]
 
 
 def _copied_tables(

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Final, Protocol
 
 from starr_engine.errors import ConfigError, RequestError
+from starr_engine.infilling import (
+    INFILL_FIELDS,
+    Candidates,
+    TokenPrompt,
+    is_infill,
+    parse_infill,
+)
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import check_messages
@@ -17,6 +25,8 @@ RESULT_FIELDS: Final = (
     "text", "token_ids", "finish_reason", "nfe", "tpf", "cache_label", "error"
 )  # fmt: skip
 """What the job adds to a row; no column of the input may have one of these names."""
+SLOTS_FIELD: Final = "slots"
+"""What the job adds to rows with a gap or a template, behind the other results."""
 
 Columns = Mapping[str, object]
 
@@ -26,6 +36,9 @@ class Encoder(Protocol):
 
     def encode(self, text: str) -> list[int]:
         """Ids of a prompt."""
+
+    def encode_part(self, text: str) -> list[int]:
+        """Ids of a text further behind."""
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Ids of a conversation."""
@@ -56,9 +69,16 @@ class Row:
     carried: Columns
     """Columns that mean nothing to the engine, as they came."""
 
-    prompt_token_ids: tuple[int, ...] = ()
+    candidates: Candidates = ()
+    """What to run; several if the row has a range of gap lengths, none if it has an error."""
+
     params: SamplingParams
     error: str | None = None
+
+    @property
+    def is_infill(self) -> bool:
+        """Whether the row has a gap or a template."""
+        return any(candidate.template is not None for candidate in self.candidates)
 
 
 def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[], Encoder]) -> Row:
@@ -81,13 +101,13 @@ def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[],
     try:
         _refuse_result_columns(given)
         params = _params(given, defaults)
-        ids = _prompt_ids(given, get_tokenizer)
+        candidates = _candidates(given, get_tokenizer)
     except (RequestError, ConfigError) as error:
         return Row(
             index=raw.index, row_id=row_id, carried=carried, params=defaults, error=str(error)
         )
     return Row(
-        index=raw.index, row_id=row_id, carried=carried, params=params, prompt_token_ids=tuple(ids)
+        index=raw.index, row_id=row_id, carried=carried, params=params, candidates=candidates
     )
 
 
@@ -101,6 +121,7 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
     columns: dict[str, object] = {"id": row.row_id, **row.carried}
     if isinstance(result, str):
         return {**columns, **dict.fromkeys(RESULT_FIELDS), "error": result}
+    slots = {SLOTS_FIELD: list(result.slots)} if row.is_infill else {}
     return {
         **columns,
         "text": result.text,
@@ -110,27 +131,48 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
         "tpf": result.tpf,
         "cache_label": result.cache_label,
         "error": None,
+        **slots,
     }
 
 
 def is_carried(name: str) -> bool:
     """Whether a column of the input goes to the output as it is."""
-    return name != "id" and name not in (*PROMPT_FIELDS, *SAMPLING_FIELDS, *RESULT_FIELDS)
+    return name != "id" and name not in (
+        *PROMPT_FIELDS, *INFILL_FIELDS, *SAMPLING_FIELDS, *RESULT_FIELDS
+    )  # fmt: skip
 
 
 def _refuse_result_columns(given: Columns) -> None:
-    taken = [name for name in RESULT_FIELDS if name in given]
+    added = (*RESULT_FIELDS, SLOTS_FIELD) if is_infill(given) else RESULT_FIELDS
+    taken = [name for name in added if name in given]
     if taken:
         raise RequestError(
             f"column {', '.join(map(repr, taken))} has the name of an output column; rename it"
         )
 
 
+def _candidates(given: Columns, get_tokenizer: Callable[[], Encoder]) -> Candidates:
+    if not is_infill(given):
+        ids = _prompt_ids(given, get_tokenizer)
+        return (TokenPrompt(prompt_token_ids=tuple(ids)),)
+    if "max_tokens" in given:
+        raise RequestError("a gap or template says how many tokens to generate; drop max_tokens")
+    prompt = {name: given[name] for name in (*PROMPT_FIELDS, *INFILL_FIELDS) if name in given}
+    for name in ("gap", "template"):
+        # A Parquet column has one type, which a text that is JSON can get around.
+        if isinstance(text := prompt.get(name), str):
+            try:
+                prompt[name] = json.loads(text)
+            except ValueError:
+                raise RequestError(f"{name} must be JSON, got {_show(text)}") from None
+    return parse_infill(prompt, get_tokenizer)
+
+
 def _prompt_ids(given: Columns, get_tokenizer: Callable[[], Encoder]) -> Sequence[int]:
     present = [name for name in PROMPT_FIELDS if name in given]
     if len(present) != 1:
         raise RequestError(
-            f"a row needs exactly one of {', '.join(PROMPT_FIELDS)}; "
+            f"a row needs exactly one of {', '.join(PROMPT_FIELDS)}, or a gap or template; "
             f"this one has {' and '.join(present) or 'none'}"
         )
     value = given[present[0]]

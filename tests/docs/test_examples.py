@@ -1,11 +1,17 @@
-"""The examples run from end to end on a few problems."""
+"""The examples run from end to end."""
 
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from starr_engine.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,3 +40,33 @@ def test_the_own_policy_is_registered_measured_and_checked() -> None:
     # One or two blocks of 32, and at least one forward each.
     assert all(1 <= float(row.split()[2]) <= 64 for row in (threshold, own))
     assert verdict == "left_run keeps every rule of the conformance suite"
+
+
+def test_the_infilling_example_fills_what_is_missing() -> None:
+    run = subprocess.run(
+        [sys.executable, "examples/infilling.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "99, 98, 64, 53, 48\n" in run.stdout
+    assert "Carla, London, cook" in run.stdout
+    assert """'", "city": "London', 4 tokens""" in run.stdout
+
+
+def test_the_examples_of_the_infilling_page_run_and_print_what_it_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs" / "infilling.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
+    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    for command in commands.replace("\\\n", "").strip().splitlines():
+        words = shlex.split(command)
+        assert words[:2] == ["starr-engine", "generate"]
+        assert main(words[1:]) == 0
+        assert "London" in capsys.readouterr().out

@@ -38,7 +38,12 @@ class Reference:
         self.model = LLaDAReference.from_folder(folder, self.config)
         self._logits = functools.lru_cache(maxsize=None)(self.model.logits)
 
-    def generate(self, prompt: Sequence[int], params: SamplingParams) -> ReferenceOutput:
+    def generate(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        template: Sequence[int | None] | None = None,
+    ) -> ReferenceOutput:
         """One request, alone."""
         if params.remasking == "wino":
             return reference_wino(
@@ -54,6 +59,7 @@ class Reference:
             params,
             self.config["mask_token_id"],
             [self.config["eos_token_id"]],
+            template,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from starr_engine.config import EngineConfig
 from starr_engine.errors import CapacityError, RequestError
+from starr_engine.infilling import Template
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import check_messages
@@ -30,6 +31,9 @@ class FakeTokenizer:
         if MASK in ids:
             raise RequestError("the prompt contains the mask token")
         return ids
+
+    def encode_part(self, text: str) -> list[int]:
+        return self.encode(text) if text else []
 
     def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         check_messages(messages)
@@ -66,6 +70,9 @@ class FakeEngine:
         prompt_token_ids: Sequence[int],
         params: SamplingParams,
         request_id: str | None = None,
+        *,
+        template: Template | None = None,
+        given: Sequence[int] | None = None,
     ) -> str:
         limit = self.config.max_model_len or 1024
         if len(prompt_token_ids) + params.max_tokens > limit:
@@ -75,7 +82,8 @@ class FakeEngine:
             )
         assert request_id is not None
         assert request_id not in self._requests
-        self._requests[request_id] = (tuple(prompt_token_ids), params, 0)
+        rest = (MASK if token is None else token for token in template or ())
+        self._requests[request_id] = ((*prompt_token_ids, *rest), params, 0)
         self.most_in_flight = max(self.most_in_flight, len(self._requests))
         return request_id
 

@@ -1,4 +1,4 @@
-"""The whole engine in eighty lines: one request, full canvas, no cache, plain softmax.
+"""The whole engine in a hundred lines: one request, full canvas, no cache, plain softmax.
 
 Obviously right rather than fast. The engine with cache ``none`` must equal it token for token.
 """
@@ -33,25 +33,40 @@ def reference_generate(
     params: SamplingParams,
     mask: int,
     eos: Sequence[int],
+    template: Sequence[int | None] | None = None,
 ) -> ReferenceOutput:
-    length = params.block_length
+    """Generate; ``template`` is what stands behind the prompt instead of ``max_tokens`` masks."""
     canvas = list(prompt) + [mask] * params.max_tokens
-    nfe = unmasked = 0
+    banned = [mask]
     ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
-    for start in range(len(prompt), len(canvas), length):
+    if template is not None:
+        canvas = [*prompt, *(mask if token is None else token for token in template)]
+        banned, ends = [mask, *eos], set()
+    fixed = [token != mask for token in canvas]
+    first, last = fixed.index(False), len(fixed) - fixed[::-1].index(False)
+    nfe = unmasked = 0
+    for start in range(first, last, params.block_length):
+        length = min(params.block_length, last - start)
         rule = make_rule(params.remasking, length, dict(params.remasking_args))
         block = range(start, start + length)
         while any(canvas[i] == mask for i in block):
-            logits = logits_of(canvas)[start : start + length]
+            logits = logits_of(canvas)[start : start + length].copy()
+            logits[:, banned] = -np.inf
             probabilities = plain_softmax(logits, mask)
             masked = [canvas[i] == mask for i in block]
-            candidates = choose(logits, probabilities, params, nfe, masked, mask)
+            candidates = choose(
+                logits, probabilities, params, nfe, masked, [fixed[i] for i in block]
+            )
             candidates = [
                 c if m else canvas[i] for c, m, i in zip(candidates, masked, block, strict=True)
             ]
-            confidence = [float(np.float32(probabilities[i, c])) for i, c in enumerate(candidates)]
+            confidence = [
+                1.0 if fixed[i] else float(np.float32(probabilities[i - start, c]))
+                for i, c in zip(block, candidates, strict=True)
+            ]
             entropy = [float(-np.sum(p * np.log(np.maximum(p, 1e-300)))) for p in probabilities]
             unmask, revoke = rule.decide(Look(candidates, confidence, masked, start, entropy))
+            revoke = {i for i in revoke if not fixed[start + i]}
             if not unmask:
                 best = max(confidence[i] for i in range(length) if masked[i])
                 unmask = {next(i for i in range(length) if masked[i] and confidence[i] == best)}
@@ -61,11 +76,11 @@ def reference_generate(
                 canvas[start + i] = mask
             nfe += 1
             unmasked += len(unmask) - len(revoke)
-        output = canvas[len(prompt) : start + length]
+        output = canvas[first : start + length]
         found = [at for at, token in enumerate(output) if token in ends]
         if found:
             return ReferenceOutput(output[: found[0]], "stop", nfe, unmasked)
-    return ReferenceOutput(canvas[len(prompt) :], "length", nfe, unmasked)
+    return ReferenceOutput(canvas[first:last], "length", nfe, unmasked)
 
 
 def choose(
@@ -74,17 +89,16 @@ def choose(
     params: SamplingParams,
     step: int,
     masked: list[bool],
-    mask: int,
+    fixed: list[bool],
 ) -> list[int]:
     """Arg-max, or Gumbel-max with the noise that the seed and the step give to the masks."""
     if params.temperature == 0:
         return [int(i) for i in probabilities.argmax(1)]
     every = params.remasking_args.get("revoke_below") is not None
-    rows = [i for i, is_mask in enumerate(masked) if is_mask or every]
+    rows = [i for i, is_mask in enumerate(masked) if is_mask or (every and not fixed[i])]
     seed = np.random.SeedSequence(params.seed, spawn_key=(step,)).generate_state(1, np.uint64)
     generator = torch.Generator().manual_seed(int(seed[0] >> 1))
     uniform = torch.rand((len(rows), logits.shape[1]), generator=generator, dtype=torch.float64)
     noisy = logits.copy()
     noisy[rows] += params.temperature * -np.log(-np.log(uniform.numpy()))
-    noisy[:, mask] = -np.inf
     return [int(i) for i in noisy.argmax(1)]

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from starr_engine import LLM, SamplingParams, __version__
@@ -17,6 +19,8 @@ from starr_engine.errors import ConfigError
 from tests.helpers.word_models import write_word_model
 
 FLAGS = ["--max-tokens", "16", "--block-length", "8", "--remasking", "low_confidence"]
+INFILL = ["--block-length", "4", "--remasking", "low_confidence"]
+INFILL_PARAMS = SamplingParams(block_length=4, remasking="low_confidence")
 PARAMS = SamplingParams(max_tokens=16, block_length=8, remasking="low_confidence")
 
 
@@ -57,6 +61,92 @@ def test_streamed_json_is_one_object_per_block_and_the_output_last(model, expect
     assert "".join(block["text"] for block in blocks) == output["text"] == expected[1].text
     assert [block["block_index"] for block in blocks] == list(range(len(blocks)))
     assert [token for block in blocks for token in block["token_ids"]] == output["token_ids"]
+
+
+def test_generate_fills_a_gap_of_given_or_chosen_length(model, capsys):
+    ends = ["--prefix", "w1 w2", "--suffix", "w3"]
+    assert main(["generate", *ends, "--gap", "3", "--model", model, *INFILL]) == 0
+    [gap] = LLM(model).generate({"prefix": "w1 w2", "suffix": "w3", "gap": 3}, INFILL_PARAMS)
+    assert capsys.readouterr().out == gap.text + "\n"
+    assert main(["generate", *ends, "--gap", "2:4", "--json", "--model", model, *INFILL]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["gap_lengths_tried"] == [2, 3, 4]
+    assert shown["slots"] == [shown["text"]]
+    assert shown["total_nfe"] > shown["nfe"]
+
+
+def test_generate_fills_a_template_block_by_block(model, capsys):
+    template = '["w2", 2, "w3", 3]'
+    argv = ["generate", "w1", "--template", template, "--stream", "--json", "--model", model]
+    assert main([*argv, *INFILL]) == 0
+    *blocks, output = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "".join(block["text"] for block in blocks) == output["text"]
+    assert [len(slot.split()) for slot in output["slots"]] == [2, 3]
+    assert (output["num_prompt_tokens"], len(output["token_ids"])) == (2, 6)
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["--prefix", "w1", "--gap", "1:2:3"], "--gap takes a number of tokens or LOW:HIGH"),
+        (["--prefix", "w1", "--gap", "few"], "--gap takes a number of tokens or LOW:HIGH"),
+        (["--prefix", "w1", "--gap", "4:2"], "low <= high"),
+        (["--prefix", "w1"], "needs a gap"),
+        (["w1", "--prefix", "w1", "--gap", "2"], "cannot have 'prompt' too"),
+        (["w1", "--template", "[1"], "--template must be a JSON list"),
+        (["w1", "--template", "5"], "a template is a list"),
+        (["--prefix", "w1", "--gap", "2:3", "--stream"], "range cannot be streamed"),
+        (["--prefix", "w1", "--gap", "2", "--stop", "x"], "stop cannot be used with a gap"),
+    ],
+)
+def test_a_wrong_gap_or_template_is_one_line_and_exit_code_2(model, capsys, argv, problem):
+    assert main(["generate", *argv, "--model", model]) == 2
+    shown = capsys.readouterr().err
+    assert problem in shown
+    assert shown.count("\n") == 1
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_batch_fills_gaps_and_templates_beside_ordinary_rows(model, tmp_path, kind):
+    rows = [
+        {"id": "a", "prefix": "w1 w2", "suffix": "w3", "gap": "3", "own": 1},
+        {"id": "b", "prompt": "w1", "template": '["w2", 2, "w3", 1]', "own": 2},
+        {"id": "c", "prompt": "w1", "own": 3},
+        {"id": "d", "prefix": "w1 w2", "suffix": "w3 w4", "gap": "[1, 4]", "own": 4},
+        {"id": "e", "prefix": "w1", "gap": "0", "own": 5},
+        {"id": "f", "prefix": "w1", "gap": "[1, 400]", "own": 6},
+    ]
+    source, output = tmp_path / f"in.{kind}", tmp_path / f"out.{kind}"
+    if kind == "jsonl":
+        source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        pq.write_table(pa.Table.from_pylist(rows, schema=_columns(rows)), source)
+    argv = ["batch", "--model", model, "--input", str(source), "--output", str(output)]
+    assert main([*argv, "--batch-size", "2", "--quiet", *INFILL]) == 0
+    if kind == "jsonl":
+        got = [json.loads(line) for line in output.read_text().splitlines()]
+        assert "slots" not in got[2]
+    else:
+        got = pq.read_table(output).to_pylist()
+        assert got[2]["slots"] is None
+    assert [(row["id"], row["own"]) for row in got] == [(row["id"], row["own"]) for row in rows]
+    prompts = [
+        {"prefix": "w1 w2", "suffix": "w3", "gap": 3},
+        {"prompt": "w1", "template": ["w2", 2, "w3", 1]},
+        {"prefix": "w1 w2", "suffix": "w3 w4", "gap": (1, 4)},
+    ]
+    expected = LLM(model).generate(prompts, INFILL_PARAMS)
+    for row, want in zip((got[0], got[1], got[3]), expected, strict=True):
+        assert (row["text"], row["slots"]) == (want.text, list(want.slots))
+        assert (row["nfe"], row["error"]) == (want.nfe, None)
+    assert "gap must be a number of tokens" in got[4]["error"]
+    assert "the model allows 160" in got[5]["error"]
+
+
+def _columns(rows: list[dict]) -> pa.Schema:
+    """Text columns but for the row's own number; rows lack some, which are null in Parquet."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.schema([(name, pa.int64() if name == "own" else pa.string()) for name in names])
 
 
 def test_chat_answers_one_message_through_the_template(model, expected, capsys):
@@ -121,7 +211,7 @@ def test_batch_gives_each_row_what_the_library_gives_or_its_own_error(
 @pytest.mark.parametrize(
     ("argv", "problem"),
     [
-        (["--max-tokens", "33"], "max_tokens must be a multiple of block_length"),
+        (["--max-tokens", "-3"], "max_tokens must be a positive integer"),
         (["--remasking", "treshold"], "did you mean 'threshold'"),
         (["--remasking-arg", "tau=1"], "no argument 'tau'"),
         (["--remasking-arg", "threshold"], "--remasking-arg takes NAME=VALUE, got 'threshold'"),

@@ -315,7 +315,7 @@ def test_an_id_made_by_the_engine_avoids_those_in_use(llm: LLM) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_tokens": 50}, "multiple of block_length: max_tokens=50, block_length=8; try"),
+        ({"block_length": -8}, "block_length must be a positive integer"),
         ({"max_tokens": 0}, "max_tokens must be a positive integer"),
         ({"temperature": -1}, "temperature must be a finite number >= 0"),
         ({"seed": -1}, "seed must be an integer"),

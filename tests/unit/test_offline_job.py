@@ -65,7 +65,7 @@ def test_bad_rows_get_their_error_and_all_others_finish(tmp_path: Path):
     good = prompts(9)
     source = tmp_path / "in.jsonl"
     lines = [json.dumps(row) for row in good]
-    lines[2:2] = ["{broken", "[1, 2]", '{"prompt": "a", "max_tokens": 33}', '{"x": NaN}']
+    lines[2:2] = ["{broken", "[1, 2]", '{"prompt": "a", "max_tokens": 0}', '{"x": NaN}']
     lines.append(json.dumps({"prompt": "y" * 2000}))
     source.write_bytes("\n".join(lines).encode() + b'\n\n{"prompt": "\xff"}\n{"prompt":"\\ud800"}')
     run_batch_job(FakeLLM(), BatchJob(input=source, output=tmp_path / "out.jsonl"))
@@ -73,7 +73,7 @@ def test_bad_rows_get_their_error_and_all_others_finish(tmp_path: Path):
     assert [row.get("id") for row in rows if row["error"] is None] == [row["id"] for row in good]
     errors = [row["error"] for row in rows if row["error"] is not None]
     expected = [
-        "line 3 is not JSON", "line 4 must be a JSON object, got a list", "multiple of",
+        "line 3 is not JSON", "line 4 must be a JSON object, got a list", "a positive integer",
         "line 6 is not JSON: NaN", "the model allows 1024 together", "line 16 is not JSON",
         "surrogates",
     ]  # fmt: skip

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from starr_engine.errors import RequestError
-from starr_engine.offline.rows import RESULT_FIELDS, RawRow, output_row, parse_row
+from starr_engine.offline.rows import RESULT_FIELDS, RawRow, Row, output_row, parse_row
 from starr_engine.params import SamplingParams
 from tests.helpers.fake_llm import FakeTokenizer, make_output
 
@@ -16,18 +18,24 @@ def parse(**columns: object):
     return parse_row(RawRow(index=7, columns=columns), DEFAULTS, FakeTokenizer)
 
 
+def ids_of(row: Row) -> tuple[int, ...]:
+    [prompt] = row.candidates
+    assert prompt.template is None
+    return tuple(prompt.prompt_token_ids)
+
+
 def test_a_text_prompt_becomes_ids_with_the_default_parameters():
     row = parse(prompt="ab")
-    assert (row.index, row.prompt_token_ids, row.params, row.error) == (7, (97, 98), DEFAULTS, None)
+    assert (row.index, ids_of(row), row.params, row.error) == (7, (97, 98), DEFAULTS, None)
 
 
 def test_messages_go_through_the_chat_template():
     row = parse(messages=[{"role": "u", "content": "a"}])
-    assert bytes(row.prompt_token_ids) == b"<u>a"
+    assert bytes(ids_of(row)) == b"<u>a"
 
 
 def test_token_ids_are_taken_as_they_are():
-    assert parse(prompt_token_ids=[5, 6]).prompt_token_ids == (5, 6)
+    assert ids_of(parse(prompt_token_ids=[5, 6])) == (5, 6)
 
 
 def test_sampling_fields_override_the_flags_and_all_others_stay():
@@ -61,7 +69,10 @@ def test_other_columns_are_carried_in_their_order():
 @pytest.mark.parametrize(
     ("columns", "problem"),
     [
-        ({}, "exactly one of prompt, messages, prompt_token_ids; this one has none"),
+        (
+            {},
+            "prompt_token_ids, or a gap or template; this one has none",
+        ),
         ({"prompt": "a", "prompt_token_ids": [1]}, "this one has prompt and prompt_token_ids"),
         ({"prompt": 5}, "prompt must be a string, got 5"),
         ({"prompt": ""}, "empty"),
@@ -72,7 +83,7 @@ def test_other_columns_are_carried_in_their_order():
         ({"prompt_token_ids": "1 2"}, "prompt_token_ids must be a list"),
         ({"prompt_token_ids": [3, "4"]}, "must hold integers"),
         ({"prompt_token_ids": [True]}, "must hold integers"),
-        ({"prompt": "a", "max_tokens": 33}, "multiple of block_length"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "max_tokens": 64.0}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "max_tokens": "64"}, "max_tokens must be a positive integer"),
         ({"prompt": "a", "temperature": "hot"}, "temperature must be"),
@@ -92,7 +103,7 @@ def test_a_bad_row_says_what_is_wrong(columns: dict, problem: str):
     row = parse(id=1, answer=42, **columns)
     with pytest.raises(RequestError, match=problem):
         raise RequestError(row.error or "no error")
-    assert (row.row_id, row.carried, row.prompt_token_ids) == (1, {"answer": 42}, ())
+    assert (row.row_id, row.carried, row.candidates) == (1, {"answer": 42}, ())
 
 
 def test_a_model_without_a_tokenizer_still_takes_ids():
@@ -104,7 +115,7 @@ def test_a_model_without_a_tokenizer_still_takes_ids():
         for columns in ({"prompt": "a"}, {"prompt_token_ids": [4]})
     )
     assert text.error == "this model has no tokenizer"
-    assert (ids.error, ids.prompt_token_ids) == (None, (4,))
+    assert (ids.error, ids_of(ids)) == (None, (4,))
 
 
 def test_a_row_that_could_not_be_read_keeps_the_readers_reason():
@@ -124,3 +135,46 @@ def test_the_output_has_id_then_carried_columns_then_the_result():
 def test_an_error_fills_nothing_else():
     columns = output_row(parse(prompt="a", answer=4), "too long")
     assert columns == {"id": None, "answer": 4, **dict.fromkeys(RESULT_FIELDS), "error": "too long"}
+
+
+def test_a_row_with_a_gap_or_a_template_becomes_its_canvas():
+    row = parse(prefix="ab", suffix="c", gap=2)
+    [gap] = row.candidates
+    assert (list(gap.prompt_token_ids), gap.template) == ([97, 98], [None, None, 99])
+    [template] = parse(prompt="ab", template=["c", 1]).candidates
+    assert (list(template.prompt_token_ids), template.template) == ([97, 98], [99, None])
+    assert len(parse(prefix="a", gap=[1, 3]).candidates) == 3
+
+
+def test_a_text_of_json_stands_for_what_a_parquet_column_cannot_hold():
+    assert (
+        parse(prompt="ab", template='["c", 1]').candidates
+        == parse(prompt="ab", template=["c", 1]).candidates
+    )
+    assert parse(prefix="a", gap="[1, 3]").candidates == parse(prefix="a", gap=[1, 3]).candidates
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"prefix": "a", "suffix": "b"}, "needs a gap"),
+        ({"prefix": "a", "gap": "1:3"}, "gap must be JSON, got '1:3'"),
+        ({"prompt": "a", "template": "[1"}, "template must be JSON"),
+        ({"prompt": "a", "suffix": "b", "gap": 1}, "cannot have 'prompt' too"),
+        ({"messages": [], "template": [1]}, "cannot have 'messages' too"),
+        ({"prefix": "a", "gap": 1, "max_tokens": 8}, "drop max_tokens"),
+        ({"prefix": "a", "gap": 1, "slots": 2}, "column 'slots' has the name of an output column"),
+    ],
+)
+def test_a_bad_gap_or_template_says_what_is_wrong(columns: dict, problem: str):
+    row = parse(id=1, answer=42, **columns)
+    with pytest.raises(RequestError, match=problem):
+        raise RequestError(row.error or "no error")
+    assert row.candidates == ()
+
+
+def test_slots_are_a_column_of_rows_that_have_them_and_else_a_column_like_others():
+    result = replace(make_output("r", (97,), "hi", 3), slots=("h", "i"))
+    assert output_row(parse(prefix="a", gap=2), result)["slots"] == ["h", "i"]
+    assert "slots" not in output_row(parse(prompt="a"), result)
+    assert output_row(parse(prompt="a", slots=5), result)["slots"] == 5

@@ -13,6 +13,8 @@ from starr_engine import RequestError, SamplingParams
 
 def test_the_defaults_are_valid_and_have_two_blocks() -> None:
     assert SamplingParams().num_blocks == 2
+    assert SamplingParams(max_tokens=33, block_length=32).num_blocks == 2
+    assert SamplingParams(max_tokens=8, block_length=32).num_blocks == 1
 
 
 def test_numbers_of_numpy_become_plain_numbers() -> None:
@@ -50,8 +52,7 @@ def test_arguments_are_copied_so_that_later_changes_do_not_reach_them() -> None:
         ({"max_tokens": True}, "max_tokens must be a positive integer, got True"),
         ({"max_tokens": 64.0}, "max_tokens must be a positive integer, got 64.0"),
         ({"block_length": "32"}, "block_length must be a positive integer, got '32'"),
-        ({"max_tokens": 50}, "block_length=32; try max_tokens=64"),
-        ({"max_tokens": 8}, "block_length=32; try max_tokens=32"),
+        ({"block_length": 0}, "block_length must be a positive integer, got 0"),
         ({"temperature": float("nan")}, "temperature must be a finite number >= 0, got nan"),
         ({"temperature": float("inf")}, "temperature must be a finite number"),
         ({"temperature": -0.1}, "temperature must be a finite number"),
@@ -99,8 +100,8 @@ def test_overrides_are_checked_anew_and_leave_the_original_alone() -> None:
     params = SamplingParams(max_tokens=32)
     changed = params.with_overrides({"max_tokens": 64, "seed": 3})
     assert (changed.max_tokens, changed.seed, params.max_tokens) == (64, 3, 32)
-    with pytest.raises(RequestError, match="multiple of block_length"):
-        params.with_overrides({"max_tokens": 33})
+    with pytest.raises(RequestError, match="max_tokens must be a positive integer"):
+        params.with_overrides({"max_tokens": 0})
     with pytest.raises(RequestError, match="unknown sampling field 'max_token'; did you mean"):
         params.with_overrides({"max_token": 64})
 

@@ -21,7 +21,7 @@ def ints(*values: int) -> NDArray[np.int32]:
 @pytest.fixture
 def canvas() -> Canvas:
     """Prompt 1 2 3, then two blocks of two masks."""
-    return Canvas(ints(1, 2, 3), max_tokens=4, block_length=2, mask_token_id=MASK)
+    return Canvas(ints(1, 2, 3, *[MASK] * 4), block_length=2, mask_token_id=MASK)
 
 
 def test_a_new_canvas_is_the_prompt_and_masks(canvas: Canvas) -> None:
@@ -33,10 +33,10 @@ def test_a_new_canvas_is_the_prompt_and_masks(canvas: Canvas) -> None:
     assert not canvas.is_block_done
 
 
-def test_a_canvas_does_not_share_the_prompt_with_its_caller() -> None:
-    prompt = ints(1, 2, 3)
-    canvas = Canvas(prompt, max_tokens=4, block_length=2, mask_token_id=MASK)
-    prompt[0] = 7
+def test_a_canvas_does_not_share_its_ids_with_the_caller() -> None:
+    ids = ints(1, 2, 3, MASK)
+    canvas = Canvas(ids, block_length=2, mask_token_id=MASK)
+    ids[0] = 7
     assert canvas.token_ids[0] == 1
 
 
