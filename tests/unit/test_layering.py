@@ -23,7 +23,7 @@ LEVELS = (
         "starr_types",
         "tokenization",
         "infilling",
-    },  # fmt: skip
+    },
     {"ops", "ops_reference", "_core"},
     {"layers"},
     {"cache", "decoding", "attention", "models"},
