@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,12 @@ def test_the_own_policy_is_registered_measured_and_checked() -> None:
     # One or two blocks of 32, and at least one forward each.
     assert all(1 <= float(row.split()[2]) <= 64 for row in (threshold, own))
     assert verdict == "left_run keeps every rule of the conformance suite"
+
+
+def test_the_policy_in_the_documents_is_that_of_the_example() -> None:
+    document = (ROOT / "docs" / "policies.md").read_text()
+    [shown] = re.findall(r"```python\n(@dataclass.*?)```", document, re.DOTALL)
+    example = (ROOT / "examples" / "own_policy.py").read_text()
+    lines = [line for line in shown.splitlines() if line]
+    assert len(lines) > 5
+    assert all(line in example for line in lines)
