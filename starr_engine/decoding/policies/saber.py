@@ -34,7 +34,7 @@ class SaberPolicy(PolicyDefaults):
 
     As the authors' code has it, the change at a token is that of its most probable token's
     probability, with the token itself visible, not of the token's own probability. Differs from
-    that code in where it ends: there theta and the tokens to take back run over all blocks (their
+    that code in its reach: there theta and the tokens to take back run over all blocks (their
     runs have one block of 256), here over the active block, so each block begins with n.
 
     State: 8 bytes a position. Scores the block's tokens at every step.
