@@ -38,6 +38,9 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"patience": 1, "relax": 0.2, "restart_on_flip": False},
         {"revoke_below": 0.5, "tau_min": 0.3, "c_slow": 0.2},
         {"revoke_below": 1.0, "tau_min": 0.0, "c_slow": 0.0, "neighbour_window": 40},
+        {"signal": "logit", "sigma": 1.0},
+        {"deviance": "cosine", "top_k": 3},
+        {"signal": "logit", "deviance": "cosine", "revoke_below": 0.2},
     ],
 }
 CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in variants]
@@ -77,6 +80,7 @@ def shot(
     top1 = confidence
     top2 = torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0)
     entropy = torch.where(scored, 2 * tenths(shape), 0.0)
+    logit = torch.where(scored, 10 * tenths(shape), 0.0)
     if policy.needs_logits:
         levels = torch.randint(0, 8, (*shape, VOCAB), generator=generator).float()
         logits = torch.where(scored[..., None], levels, 0.0)
@@ -87,6 +91,7 @@ def shot(
         present = torch.where(masked, proposed, tokens)
         taken = probabilities.gather(2, present[..., None])[..., 0]
         confidence = torch.where(scored, taken, 1.0)
+        logit = torch.where(scored, logits.gather(2, present[..., None])[..., 0], 0.0)
         top1 = torch.where(scored, top[..., 0], 1.0)
         top2 = torch.where(scored, top[..., 1], 0.0)
         entropy = torch.where(scored, -torch.xlogy(probabilities, probabilities).sum(-1), 0.0)
@@ -101,6 +106,7 @@ def shot(
         num_left=torch.arange(ROWS) * 2 + 1,
         progress=(~masked).float().mean(1) / 2,
         seed=torch.arange(ROWS) * 2**61,
+        logit=logit,
         logits=logits,
         sampling_logits=logits,
     )
