@@ -64,6 +64,7 @@ def draw_view(
     top1 = confidence
     top2 = torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0)
     entropy = torch.where(scored, 2 * tenths(), 0.0)
+    logit = torch.where(scored, 10 * tenths(), 0.0)
     if policy.needs_logits:
         levels = torch.randint(0, _LEVELS, (*shape, VOCABULARY), generator=generator).float()
         logits = torch.where(scored[..., None], levels, 0.0)
@@ -74,6 +75,7 @@ def draw_view(
         present = torch.where(masked, proposed, tokens)
         taken = probabilities.gather(2, present[..., None])[..., 0]
         confidence = torch.where(scored, taken, 1.0)
+        logit = torch.where(scored, logits.gather(2, present[..., None])[..., 0], 0.0)
         top1 = torch.where(scored, best[..., 0], 1.0)
         top2 = torch.where(scored, best[..., 1], 0.0)
         entropy = torch.where(scored, -torch.xlogy(probabilities, probabilities).sum(-1), 0.0)
@@ -88,6 +90,7 @@ def draw_view(
         num_left=rows * 2 + 1,
         progress=(~masked).float().mean(1) / 2,
         seed=rows * 2**61,
+        logit=logit,
         logits=logits,
         sampling_logits=logits,
         shadow_confidence=torch.where(masked, 1.0, tenths()) if policy.needs_shadow else None,

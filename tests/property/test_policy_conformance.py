@@ -45,6 +45,9 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"patience": 1, "relax": 0.2, "restart_on_flip": False},
         {"revoke_below": 0.5, "tau_min": 0.3, "c_slow": 0.2},
         {"revoke_below": 1.0, "tau_min": 0.0, "c_slow": 0.0, "neighbour_window": 40},
+        {"signal": "logit", "sigma": 1.0},
+        {"deviance": "cosine", "top_k": 3},
+        {"signal": "logit", "deviance": "cosine", "revoke_below": 0.2},
     ],
     "credit": [{}, {"threshold": 0.5}, {"threshold": 0.3, "decay": 1.0, "alpha": 3.0, "gamma": 0}],
     "dynamic_dllm": [
