@@ -140,6 +140,7 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
     pages: list[list[int]] = []
     positions, slots, read_slots, cu_query, cu_read = [], [], [], [0], [0]
     logits, requests_of, score_rows = [], [], []
+    shadow_logits, shadow_requests, shadow_rows = [], [], []
     for owner, plan, block in requests:
         table = owner[0] if owner is not None else None
         query, write, read, score = plan
@@ -164,9 +165,9 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
             slots.append(table.slot(row) if table is not None and row in write else -1)
         for row in sorted(shadow):
             if row in shadow_score:
-                logits.append(len(ids))
-                requests_of.append(len(pages))
-                score_rows.append(row)
+                shadow_logits.append(len(ids))
+                shadow_requests.append(len(pages))
+                shadow_rows.append(row)
             ids.append(1000)
             positions.append(row)
             slots.append(-1)
@@ -190,9 +191,9 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
         "page_table": np.array([row + [0] * (width - len(row)) for row in pages], np.int32).reshape(
             len(pages), width
         ),
-        "logits_rows": np.array(logits, np.int64),
-        "score_request": np.array(requests_of, np.int32),
-        "score_positions": np.array(score_rows, np.int32),
+        "logits_rows": np.array(logits + shadow_logits, np.int64),
+        "score_request": np.array(requests_of + shadow_requests, np.int32),
+        "score_positions": np.array(score_rows + shadow_rows, np.int32),
         "shadow_lens": np.array(shadow_lens, np.int32),
         "shadow_columns": np.array(shadow_columns, np.int32),
     }

@@ -114,10 +114,10 @@ def test_shadow_rows_come_behind_their_request_and_have_no_slot() -> None:
         "cu_read": [0, 7, 7, 7],
         "read_slots": [4, 6, 7, 8, 9, 10, 11],
         "page_table": [[1, 2], [0, 0], [0, 0]],
-        # Row 6 is third, its request's shadow rows of 4 and 5 fourth and fifth; and so on.
-        "logits_rows": [2, 3, 4, 8, 10, 12],
-        "score_request": [0, 0, 0, 1, 1, 2],
-        "score_positions": [6, 4, 5, 3, 2, 0],
+        # First what each request scores, then the shadow rows of all: 4 and 5 of one, 2 of another.
+        "logits_rows": [2, 8, 12, 3, 4, 10],
+        "score_request": [0, 1, 2, 0, 0, 1],
+        "score_positions": [6, 3, 0, 4, 5, 2],
         "shadow_lens": [3, 2, 0],
         # Rows 0, 2 and 3 are read in front of the block, and row 1 is computed in front of it.
         "shadow_columns": [3, 1, 0],
