@@ -337,7 +337,8 @@ void bind_batch(nb::module_& m) {
           "score_positions"_a.noconvert(), "shadow_lens"_a.noconvert(),
           "shadow_columns"_a.noconvert(),
           "Write the batch into numpy arrays, requests in add() order and rows ascending, the\n"
-          "shadow rows of a request behind its others:\n"
+          "shadow rows of a request behind its others; of the scored rows (M) the shadow rows of\n"
+          "all requests come last:\n"
           "input_ids, positions, slot_mapping int64 [T] (slot -1: the row is not written);\n"
           "cu_query, cu_read int32 [R + 1]; read_slots int64 [num_read_rows];\n"
           "page_table int32 [R, max_pages], zeros where there is no page;\n"

@@ -120,6 +120,7 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
   query_tokens_.insert(query_tokens_.end(), static_cast<std::size_t>(num_shadow), mask_token_id);
   num_read_rows_ += paged ? plan.read.num_rows() : 0;
   num_score_rows_ += plan.score.num_rows() + plan.shadow_score.num_rows();
+  num_shadow_score_rows_ += plan.shadow_score.num_rows();
   max_pages_ = std::max(max_pages_, request.pages);
 }
 
@@ -128,7 +129,7 @@ void BatchBuilder::clear() noexcept {
   ranges_.clear();
   pages_.clear();
   query_tokens_.clear();
-  num_read_rows_ = num_score_rows_ = 0;
+  num_read_rows_ = num_score_rows_ = num_shadow_score_rows_ = 0;
   max_pages_ = 0;
 }
 
@@ -158,8 +159,18 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
   std::span<const PageId> pages = pages_;
   std::int64_t num_query = 0;
   std::int64_t num_score = 0;
+  std::int64_t num_shadow_score = num_score_rows_ - num_shadow_score_rows_;
   std::int64_t* read_slot = out.read_slots.data();
   out.cu_query[0] = out.cu_read[0] = 0;
+  const auto append_scores = [&](const RowRange& range, std::int64_t shift, std::size_t request,
+                                 std::int64_t& count) {
+    for (std::int32_t row = range.start; row < range.stop; ++row) {
+      const auto i = static_cast<std::size_t>(count++);
+      out.logits_rows[i] = row + shift;
+      out.score_request[i] = static_cast<std::int32_t>(request);
+      out.score_positions[i] = row;
+    }
+  };
   const auto append_positions = [&](const RowRange& range, std::int64_t shift) {
     for (std::int64_t row = range.start; row < range.stop; ++row) {
       out.positions[static_cast<std::size_t>(row + shift)] = row;
@@ -174,14 +185,6 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     const auto shadow = take(ranges, request.shadow_ranges);
     const auto shadow_score = take(ranges, request.shadow_score_ranges);
     const auto table = take(pages, request.pages);
-    const auto append_scores = [&](const RowRange& range, std::int64_t shift) {
-      for (std::int32_t row = range.start; row < range.stop; ++row) {
-        const auto i = static_cast<std::size_t>(num_score++);
-        out.logits_rows[i] = row + shift;
-        out.score_request[i] = static_cast<std::int32_t>(r);
-        out.score_positions[i] = row;
-      }
-    };
     for (const RowRange& range : query) {
       // Row numbers become batch indices by adding this; ranges of W and D never cross a range
       // of A, because ranges do not touch and both are subsets of A.
@@ -192,7 +195,7 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
         append_slots(write.front(), table, page_size_, slot);
       }
       for (; !score.empty() && score.front().start < range.stop; score = score.subspan(1)) {
-        append_scores(score.front(), shift);
+        append_scores(score.front(), shift, r, num_score);
       }
       num_query += range.stop - range.start;
     }
@@ -201,7 +204,9 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     for (const RowRange& range : shadow) {
       const std::int64_t shift = num_query - range.start;
       append_positions(range, shift);
-      for (const RowRange& scored : shadow_score) append_scores(scored, shift);
+      for (const RowRange& scored : shadow_score) {
+        append_scores(scored, shift, r, num_shadow_score);
+      }
       out.shadow_lens[r] += range.stop - range.start;
       num_query += range.stop - range.start;
     }

@@ -12,7 +12,8 @@
 namespace starr {
 
 // What fill() writes. R requests, T query rows, M score rows, all requests in add() order and
-// the rows of each in position order, its shadow rows behind the others.
+// the rows of each in position order, its shadow rows behind the others. Of the score rows the
+// shadow rows of all requests come last.
 struct BatchBuffers {
   std::span<std::int64_t> input_ids;        // [T]
   std::span<std::int64_t> positions;        // [T] row of its request
@@ -81,7 +82,8 @@ class BatchBuilder {
   std::vector<PageId> pages_;
   std::vector<std::int32_t> query_tokens_;  // [T]
   std::int64_t num_read_rows_ = 0;
-  std::int64_t num_score_rows_ = 0;
+  std::int64_t num_score_rows_ = 0;  // M
+  std::int64_t num_shadow_score_rows_ = 0;
   std::int32_t max_pages_ = 0;
 };
 

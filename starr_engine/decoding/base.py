@@ -106,6 +106,8 @@ class RemaskingPolicy(Protocol):
 
     Implementations are frozen data classes: their fields are the ``remasking_args``, and rows of
     equal policies are decided together. The engine guarantees that every row makes progress.
+    ``PolicyDefaults`` declares what most of them need; a need that is declared nowhere is an error
+    when a request is added.
     """
 
     @property

@@ -56,8 +56,8 @@ class DecodingRow:
     """[m] offsets within the block that were scored, ascending; rows lie in order in ``Scores``."""
 
     shadow_offsets: Offsets | None = None
-    """[s] offsets within the block whose shadow rows were scored, ascending; these scores lie
-    behind those of ``score_offsets``. None if the policy does not need them."""
+    """[s] offsets within the block whose shadow rows were scored, ascending; these scores lie in
+    order behind all others. None if the policy does not need them."""
 
     noise: Noise | None = None
     """What sampling added to the row's logits."""
@@ -66,10 +66,9 @@ class DecodingRow:
     """When to fill the block at once; None never."""
 
     @property
-    def num_scores(self) -> int:
-        """Rows of ``Scores`` that are this row's."""
-        shadows = 0 if self.shadow_offsets is None else len(self.shadow_offsets)
-        return len(self.score_offsets) + shadows
+    def num_shadows(self) -> int:
+        """Shadow rows scored."""
+        return 0 if self.shadow_offsets is None else len(self.shadow_offsets)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +98,7 @@ class _Member:
     index: int
     row: DecodingRow
     first_score: int
+    shadow_scores: slice
 
 
 def decide_rows(
@@ -108,7 +108,7 @@ def decide_rows(
 
     Args:
         rows: In the order in which their scores lie in ``scores``.
-        scores: Of all scored positions of all rows.
+        scores: Of all scored positions of all rows, and then of all their shadow rows.
         logits: [M, V] what the scores were computed from.
 
     Returns:
@@ -117,11 +117,13 @@ def decide_rows(
     has_numbers = scores.top1.isfinite().cpu().numpy()
     groups: dict[_GroupKey, list[_Member]] = defaultdict(list)
     results: dict[int, RowDecision | RowFailure] = {}
-    first = 0
+    first, first_shadow = 0, sum(len(row.score_offsets) for row in rows)
     for index, row in enumerate(rows):
-        count = row.num_scores
-        if has_numbers[first : first + count].all():
-            groups[_group_key(row)].append(_Member(index, row, first))
+        count = len(row.score_offsets)
+        shadows = slice(first_shadow, first_shadow + row.num_shadows)
+        first_shadow = shadows.stop
+        if has_numbers[first : first + count].all() and has_numbers[shadows].all():
+            groups[_group_key(row)].append(_Member(index, row, first, shadows))
         else:
             results[index] = RowFailure(
                 reason="the model's logits are not finite numbers; check the weights, or use a "
@@ -171,6 +173,7 @@ def _decide_group(
 def _view(
     policy: RemaskingPolicy, members: list[_Member], scores: Scores, logits: Tensor
 ) -> BlockView:
+    shadow_confidence = _shadow_confidence(members, scores) if policy.needs_shadow else None
     group = [member.row for member in members]
     device = scores.confidence.device
     length = len(group[0].block_ids)
@@ -219,18 +222,17 @@ def _view(
         logit=spread(scores.logit, 0.0),
         logits=given,
         sampling_logits=drawn,
-        shadow_confidence=_shadow_confidence(members, scores) if policy.needs_shadow else None,
+        shadow_confidence=shadow_confidence,
     )
 
 
 def _shadow_confidence(members: list[_Member], scores: Scores) -> Tensor:
     grid = scores.confidence.new_ones((len(members), len(members[0].row.block_ids)))
     for n, member in enumerate(members):
-        row = member.row
-        assert row.shadow_offsets is not None, "the policy needs shadow rows"
-        last = member.first_score + row.num_scores
-        shadows = slice(last - len(row.shadow_offsets), last)
-        grid[n, torch.from_numpy(row.shadow_offsets).to(grid.device)] = scores.confidence[shadows]
+        offsets = member.row.shadow_offsets
+        assert offsets is not None, "the policy needs shadow rows"
+        checked = torch.from_numpy(offsets).to(grid.device)
+        grid[n, checked] = scores.confidence[member.shadow_scores]
     return grid
 
 

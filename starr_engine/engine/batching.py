@@ -28,7 +28,7 @@ class StepBatch:
     """[T] int64, counted from 0 in each request."""
 
     logits_rows: Tensor
-    """[M] int64 flat rows that need logits, request by request, shadow rows last in each."""
+    """[M] int64 flat rows that need logits, request by request; then shadow rows, likewise."""
 
     present_ids: Tensor
     """[M] int64 token that stands on the canvas at each scored row's position, or the mask."""
@@ -66,16 +66,13 @@ class Batcher:
         builder.clear()
         scored: list[Positions] = []
         shadowed: list[Positions] = []
-        checked: list[tuple[int, TokenIds]] = []
-        num_scored = 0
+        checked: list[TokenIds] = []
         for entry in schedule:
             canvas, plan = entry.running.request.canvas, entry.plan
             scored.append(entry.running.score_positions())
             shadowed.append(entry.running.shadow_positions())
-            num_scored += len(scored[-1])
             if entry.shadow:
-                checked.append((num_scored, canvas.token_ids[shadowed[-1]]))
-                num_scored += len(shadowed[-1])
+                checked.append(canvas.token_ids[shadowed[-1]])
             builder.add(
                 entry.running.pages,
                 canvas.token_ids,
@@ -112,8 +109,9 @@ class Batcher:
             shadow_columns=shadow_columns,
         )
         present_ids = input_ids[logits_rows]
-        for first, ids in checked:  # shadow rows hold the mask instead of the token they check
-            present_ids[first : first + len(ids)] = ids
+        if checked:  # the shadow rows, which hold the mask instead of the token they check
+            tokens = np.concatenate(checked)
+            present_ids[-len(tokens) :] = tokens
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
         return StepBatch(

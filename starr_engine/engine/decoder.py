@@ -65,12 +65,10 @@ class Decoder:
     def _noise(self, batch: StepBatch) -> list[Noise | None]:
         noise: list[Noise | None] = []
         first = 0
-        for entry, positions, shadows in zip(
-            batch.schedule, batch.score_positions, batch.shadow_positions, strict=True
-        ):
+        for entry, positions in zip(batch.schedule, batch.score_positions, strict=True):
             request = entry.running.request
             rows = slice(first, first + len(positions))
-            first = rows.stop + len(shadows)
+            first = rows.stop
             noise.append(
                 Noise(
                     rows=rows,

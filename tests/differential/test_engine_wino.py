@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 from torch import Tensor
 
 from starr_engine import LLM, RequestError, SamplingParams
+from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.engine.batching import StepBatch
 from tests.helpers.checkpoints import MASK_TOKEN_ID
 from tests.helpers.engines import (
@@ -101,6 +103,20 @@ def test_a_canvas_whose_shadow_rows_exceed_the_row_budget_is_refused(folder: Pat
     fitting = tight.generate(as_prompts([[5] * 4] * 2), wino())
     roomy = make_llm(folder).generate(as_prompts([[5] * 4] * 2), wino())
     assert [out.token_ids for out in fitting] == [out.token_ids for out in roomy]
+
+
+def test_a_policy_that_does_not_say_whether_it_needs_shadow_rows_is_refused(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True)
+    class Silent:
+        scores_unmasked: ClassVar[bool] = False
+        needs_logits: ClassVar[bool] = False
+
+    monkeypatch.setitem(REMASKING_POLICIES._targets, "silent", Silent)
+    with pytest.raises((AttributeError, RequestError), match="needs_shadow"):
+        llm.engine.add_request([5], wino(remasking="silent", remasking_args={}))
+    assert not llm.engine.has_unfinished
 
 
 @pytest.mark.parametrize("cache", ["none", "dual"])

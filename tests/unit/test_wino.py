@@ -148,15 +148,15 @@ def scores(confidence: list[float]) -> Scores:
     )
 
 
-def test_the_scores_of_shadow_rows_lie_behind_those_of_the_masks_of_their_row() -> None:
+def test_the_scores_of_shadow_rows_lie_behind_those_of_all_masks() -> None:
     rows = [row([MASK, 5, MASK, 6], [1, 3]), row([4, MASK, MASK, MASK], [0])]
-    values = [0.6, 0.7, 0.95, 0.2, 0.8, 0.9, 0.1, 0.3]  # masks, shadows, masks, shadow
+    values = [0.6, 0.7, 0.8, 0.9, 0.1, 0.95, 0.2, 0.3]  # masks of both, shadow rows of both
     first, second = decide_rows(rows, scores(values), torch.zeros(8, 10))
     assert isinstance(first, RowDecision)
     assert isinstance(second, RowDecision)
     assert (first.unmask_offsets.tolist(), first.unmask_ids.tolist()) == ([0, 2], [0, 1])
     assert first.revoke_offsets.tolist() == [3]
-    assert (second.unmask_offsets.tolist(), second.unmask_ids.tolist()) == ([1, 2], [4, 5])
+    assert (second.unmask_offsets.tolist(), second.unmask_ids.tolist()) == ([1, 2], [2, 3])
     assert second.revoke_offsets.tolist() == [0]
 
 
@@ -168,7 +168,7 @@ def test_a_row_without_its_shadow_scores_fails_instead_of_trusting_its_tokens() 
 
 def test_a_shadow_row_without_a_number_fails_its_request_alone() -> None:
     rows = [row([MASK, 5], [1]), row([MASK, 5], [1])]
-    broken, fine = decide_rows(rows, scores([0.6, np.nan, 0.6, 0.9]), torch.zeros(4, 10))
+    broken, fine = decide_rows(rows, scores([0.6, 0.6, np.nan, 0.9]), torch.zeros(4, 10))
     assert isinstance(broken, RowFailure)
     assert "not finite" in broken.reason
     assert isinstance(fine, RowDecision)

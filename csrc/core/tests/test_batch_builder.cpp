@@ -119,9 +119,10 @@ void shadow_rows_come_behind_their_request_and_have_no_slot() {
   CHECK(out.slot_mapping == (I64{8, 9, 10, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1}));
   CHECK(out.cu_query == (I32{0, 6, 12, 13}) && out.cu_read == (I32{0, 7, 7, 7}));
   CHECK(out.read_slots == (I64{4, 6, 7, 8, 9, 10, 11}));
-  CHECK(out.logits_rows == (I64{2, 3, 4, 8, 10, 12}));
-  CHECK(out.score_request == (I32{0, 0, 0, 1, 1, 2}));
-  CHECK(out.score_positions == (I32{6, 4, 5, 3, 2, 0}));
+  // First what each request scores, then the shadow rows of all: 4 and 5 of one, 2 of the other.
+  CHECK(out.logits_rows == (I64{2, 8, 12, 3, 4, 10}));
+  CHECK(out.score_request == (I32{0, 1, 2, 0, 0, 1}));
+  CHECK(out.score_positions == (I32{6, 3, 0, 4, 5, 2}));
   CHECK(out.shadow_lens == (I32{3, 2, 0}));
   // Rows 0, 2 and 3 are read in front of the block; row 1 is computed in front of it.
   CHECK(out.shadow_columns == (I32{3, 1, 0}));
