@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,13 @@ def measure(llm: LLM, task: Task, count: int) -> dict[str, dict[str, float]]:
     pairs = list(zip(cuts, lengths, strict=True))
     both_ends = (SEARCHED[0], SEARCHED[-1])
     every_length = llm.generate([as_prompt(cut, gap, end) for cut in cuts for gap in SEARCHED])
+    tried = [
+        every_length[at : at + len(SEARCHED)] for at in range(0, len(every_length), len(SEARCHED))
+    ]
     most_confident = [
-        max(every_length[at : at + len(SEARCHED)], key=lambda got: got.mean_log_confidence or 0.0)
-        for at in range(0, len(every_length), len(SEARCHED))
+        replace(best, search_nfe=sum(each.nfe for each in group) - best.nfe)
+        for group in tried
+        for best in [max(group, key=lambda got: got.mean_log_confidence or 0.0)]
     ]
     return {
         "given": score(cuts, llm.generate([as_prompt(cut, gap, end) for cut, gap in pairs])),

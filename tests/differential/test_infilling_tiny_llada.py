@@ -1,4 +1,4 @@
-"""The shipped model fills gaps in unseen answers: measured 157 of 160, and 142 of 160 by length."""
+"""The shipped model fills gaps in unseen answers; measured by ``benchmarks.bench_infilling``."""
 
 from __future__ import annotations
 

@@ -70,3 +70,13 @@ def test_the_examples_of_the_infilling_page_run_and_print_what_it_says(
         assert words[:2] == ["starr-engine", "generate"]
         assert main(words[1:]) == 0
         assert "London" in capsys.readouterr().out
+
+
+def test_the_table_of_the_infilling_page_is_that_of_the_result_file() -> None:
+    page = (ROOT / "docs" / "infilling.md").read_text()
+    tasks = json.loads((ROOT / "benchmarks/results/infilling.json").read_text())["tasks"]
+    settings = ("given", "given, no end", "searched", "searched by the gap alone")
+    for name, measured in tasks.items():
+        cells = [name, *(str(measured[setting]["exact"]) for setting in settings)]
+        assert f"| {' | '.join(cells)} |" in page
+    assert len(tasks) == 4
