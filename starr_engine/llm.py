@@ -11,6 +11,7 @@ from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
+from starr_engine.samples import join_samples, sample_id, split_samples
 from starr_engine.tokenization import Tokenizer
 
 Prompt = str | Mapping[str, Any]
@@ -66,7 +67,8 @@ class LLM:
             use_tqdm: Show a progress bar.
 
         Returns:
-            One output per prompt, in order.
+            One output per prompt, in order; with ``n`` above 1 the first sample's, which holds
+            the others.
 
         Raises:
             RequestError: If a prompt cannot run, before any has started; names its index.
@@ -100,14 +102,16 @@ class LLM:
     ) -> OutputStream:
         """Generate, giving each block as it is committed and each output as it finishes.
 
-        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. Closing the stream
-        aborts what is unfinished.
+        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. With ``n`` above 1 each
+        sample comes as a request of its own: prompt 3 gives ``"3"``, ``"3.1"``, ``"3.2"`` ...
+        Closing the stream aborts what is unfinished.
 
         Raises:
             RequestError: As ``generate``, at once and not when the first output is read.
         """
         ids = _encode(self._prompt_ids, _as_list(prompts))
-        return OutputStream(self.engine, self._add(ids, params))
+        added = self._add(ids, params)
+        return OutputStream(self.engine, [name for samples in added for name in samples])
 
     def _run(
         self,
@@ -116,21 +120,23 @@ class LLM:
         *,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
-        request_ids = self._add(ids, params)
+        added = self._add(ids, params)
+        request_ids = [name for samples in added for name in samples]
         finished: dict[str, RequestOutput] = {}
         with OutputStream(self.engine, request_ids) as stream:
             outputs = (output for output in stream if isinstance(output, RequestOutput))
             if use_tqdm:
                 from tqdm import tqdm
 
-                outputs = tqdm(outputs, total=len(ids), unit="request")
+                outputs = tqdm(outputs, total=len(request_ids), unit="request")
             for output in outputs:
                 finished[output.request_id] = output
-        return [finished[request_id] for request_id in request_ids]
+        return [join_samples([finished[name] for name in samples]) for samples in added]
 
     def _add(
         self, ids: list[list[int]], params: SamplingParams | Sequence[SamplingParams] | None
-    ) -> list[str]:
+    ) -> list[list[str]]:
+        """Add all samples of all prompts, or none; returns the request ids of each prompt."""
         if params is None or isinstance(params, SamplingParams):
             each = [params or SamplingParams()] * len(ids)
         else:
@@ -145,13 +151,16 @@ class LLM:
             raise RequestError(
                 "another call of this LLM is not finished; read its stream to the end or close it"
             )
-        added: list[str] = []
+        added: list[list[str]] = [[] for _ in ids]
         for index, (prompt, wanted) in enumerate(zip(ids, each, strict=True)):
             try:
-                added.append(self.engine.add_request(prompt, wanted, request_id=str(index)))
+                for number, sample in enumerate(split_samples(wanted)):
+                    name = sample_id(str(index), number)
+                    added[index].append(self.engine.add_request(prompt, sample, request_id=name))
             except RequestError as error:
-                for request_id in added:
-                    self.engine.abort(request_id)
+                for samples in added:
+                    for request_id in samples:
+                        self.engine.abort(request_id)
                 raise RequestError(f"prompt {index}: {error}") from error
         return added
 

@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from starr_engine.outputs import TokenLogprob
 from starr_engine.params import SamplingParams
 
 TokenIds = NDArray[np.int32]
@@ -133,6 +134,9 @@ class Request:
         self.steps_in_block = 0
         self.num_revoked_in_block = 0
         self.steps_since_refresh = 0
+        self.logprobs: dict[int, TokenLogprob] = {}
+        """By position on the canvas, of its last unmasking; empty unless asked for."""
+
         self.arrival_s = time.perf_counter()
 
     def count_forward(self, computed_rows: int, *, is_refresh: bool) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starr_engine.decoding.bad_words import BadWordGuard
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
+from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
+from starr_engine.outputs import TokenLogprob
 
 Offsets = NDArray[np.int64]
 
@@ -52,6 +55,12 @@ class DecodingRow:
     noise: Noise | None = None
     """What sampling added to the row's logits."""
 
+    late_ids: tuple[int, ...] = ()
+    """Candidates that wait for all others; see :mod:`starr_engine.decoding.eos_last`."""
+
+    guard: BadWordGuard | None = None
+    """What the positions of one step must not complete together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDecision:
@@ -61,6 +70,9 @@ class RowDecision:
     unmask_ids: NDArray[np.int32]
     revoke_offsets: Offsets
     state: State
+
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of ``unmask_ids``, if the request asks for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +113,23 @@ def decide_rows(
         if has_numbers[first : first + count].all():
             groups[row.policy, len(row.block_ids)].append(_Member(index, row, first))
         else:
-            results[index] = RowFailure(
-                reason="the model's logits are not finite numbers; check the weights, or use a "
-                "wider dtype"
-            )
+            results[index] = RowFailure(reason=_why_no_numbers(row, logits[first : first + count]))
         first += count
     for (policy, _), members in groups.items():
         results.update(_decide_group(policy, members, scores, logits))
     return [results[index] for index in range(len(rows))]
+
+
+def _why_no_numbers(row: DecodingRow, logits: Tensor) -> str:
+    others = torch.arange(logits.shape[1], device=logits.device) != row.mask_token_id
+    forbidden = (logits[:, others] == -torch.inf).all(1).cpu().numpy()
+    if forbidden.any():
+        offset = row.score_offsets[forbidden][0]
+        return (
+            f"the request's options forbid every token at position {offset} of the block behind "
+            f"{row.num_left} tokens; relax allowed_token_ids, bad_words, min_tokens or suppress_eos"
+        )
+    return "the model's logits are not finite numbers; check the weights, or use a wider dtype"
 
 
 def _decide_group(
@@ -122,8 +143,8 @@ def _decide_group(
         decision, state = policy.decide(view, state)
         _check(view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
-        decision = guarantee_progress(view, decision)
-        split = _split(view, decision, state)
+        decision = guarantee_progress(view, _put_allowed(view, decision, members, logits))
+        split = _split(group, view, decision, state)
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
@@ -153,10 +174,17 @@ def _view(
     target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
     taken = torch.from_numpy(source).to(device)
     placed = torch.from_numpy(target).to(device)
+    masked = torch.from_numpy(masks).to(device)
+    scores = scores.take(taken)
+    late = late_rows(
+        scores.candidates, masked.view(-1)[placed], [row.late_ids for row in group], counts
+    )
+    if late is not None:
+        scores = postpone(scores, late, logits.shape[1])
 
     def spread(values: Tensor, fill: float) -> Tensor:
         grid = torch.full((len(group) * length,), fill, dtype=values.dtype, device=device)
-        grid[placed] = values[taken]
+        grid[placed] = values
         return grid.view(len(group), length)
 
     def spread_rows(values: Tensor) -> Tensor:
@@ -167,18 +195,19 @@ def _view(
     given = drawn = None
     if policy.needs_logits:
         taken_logits = _allowed_logits(group, logits[taken])
-        given = spread_rows(taken_logits)
         noisy = _with_noise(group, taken_logits)
+        shown = taken_logits if late is None else flatten(taken_logits, scores.candidates, late)
+        given = spread_rows(shown)
         drawn = given if noisy is taken_logits else spread_rows(noisy)
     candidates = torch.from_numpy(ids).to(device).view(-1)
-    candidates[placed] = scores.candidates[taken]
+    candidates[placed] = scores.candidates
     return BlockView(
         candidates=candidates.view(len(group), length),
         confidence=spread(scores.confidence, 1.0),
         top1=spread(scores.top1, 1.0),
         top2=spread(scores.top2, 0.0),
         entropy=spread(scores.entropy, 0.0),
-        masked=torch.from_numpy(masks).to(device),
+        masked=masked,
         step=torch.tensor([row.step for row in group], device=device),
         num_left=torch.tensor([row.num_left for row in group], device=device),
         progress=torch.tensor([row.progress for row in group], device=device),
@@ -222,11 +251,35 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it revoked a position that is a mask")
 
 
-def _split(view: BlockView, decision: Decision, state: State) -> list[RowDecision]:
+def _put_allowed(
+    view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
+) -> Decision:
+    """The candidate where a policy puts a token that the request's options forbid."""
+    if decision.tokens is None:
+        return decision
+    tokens = decision.tokens.clone()
+    for n, member in enumerate(members):
+        count = len(member.row.score_offsets)
+        offsets = torch.from_numpy(member.row.score_offsets).to(tokens.device)
+        rows = logits[member.first_score : member.first_score + count]
+        put = tokens[n, offsets]
+        is_forbidden = rows.gather(1, put[:, None])[:, 0] == -torch.inf
+        tokens[n, offsets] = torch.where(is_forbidden, view.candidates[n, offsets], put)
+    return replace(decision, tokens=tokens)
+
+
+def _split(
+    group: list[DecodingRow], view: BlockView, decision: Decision, state: State
+) -> list[RowDecision]:
     unmask = decision.unmask.cpu().numpy()
     tokens = view.candidates if decision.tokens is None else decision.tokens
     ids = tokens.cpu().numpy().astype(np.int32)
     revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
+    for n, row in enumerate(group):
+        if row.guard is not None:
+            chosen, revoked = np.flatnonzero(unmask[n]), np.flatnonzero(revoke[n])
+            confidence = view.confidence[n].cpu().numpy()
+            unmask[n, chosen] = row.guard.spare(revoked, chosen, ids[n, chosen], confidence[chosen])
     return [
         RowDecision(
             unmask_offsets=(offsets := np.flatnonzero(unmask[n])),

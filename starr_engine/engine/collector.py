@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from starr_engine.engine.progress import Change, CommittedBlock, FailedRequest
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.stopping import Visible
-from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
+from starr_engine.request import Request, TokenIds
 
 
 class OutputCollector:
@@ -86,4 +87,12 @@ def request_output(
         cache_label=running.cache.label,
         latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
         error=error,
+        logprobs=_logprobs(request, visible.token_ids),
     )
+
+
+def _logprobs(request: Request, token_ids: TokenIds) -> tuple[TokenLogprob, ...] | None:
+    if request.params.logprobs is None:
+        return None
+    start = request.canvas.prompt_len
+    return tuple(request.logprobs[start + place] for place in range(len(token_ids)))

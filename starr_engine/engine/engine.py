@@ -17,6 +17,7 @@ from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import LoadedEngine, load
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stopping import StopRule
@@ -98,6 +99,7 @@ class Engine:
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         ids = _plain_ids(prompt_token_ids)
         self._check(ids, params, cache)
+        rules = make_rules(params, self.spec, self._stop_rule, self.tokenizer)
         if request_id is None:
             made = (f"request-{number}" for number in self._auto_ids)
             request_id = next(name for name in made if name not in self.scheduler)
@@ -106,7 +108,7 @@ class Engine:
         if request_id in self.scheduler:
             raise RequestError(f"request id {request_id!r} is in use; choose another")
         request = Request(request_id, np.array(ids, np.int32), params, self.spec.mask_token_id)
-        self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
+        self.scheduler.add(RunningRequest(request, remasking, cache, self.device, rules))
         return request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:
@@ -137,6 +139,11 @@ class Engine:
         return self.scheduler.num_waiting
 
     def _check(self, ids: list[int], params: SamplingParams, cache: CachePolicy) -> None:
+        if params.n > 1:
+            raise RequestError(
+                f"a request of the engine is one sample, and n={params.n}; add one request for "
+                "each of starr_engine.samples.split_samples(params), or use LLM"
+            )
         if len(ids) == 0:
             raise RequestError("the prompt is empty; give at least one token")
         for at, token in enumerate(ids):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
 
 from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, CacheView, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
+from starr_engine.decoding.logits import TokenRules
 from starr_engine.request import Positions, Request
+
+_NO_RULES: Final = TokenRules()
 
 
 class RunningRequest:
@@ -19,6 +24,7 @@ class RunningRequest:
         remasking: Built from the request's arguments.
         cache: Built from the request's arguments.
         device: Of the remasking policy's state.
+        rules: What the request asks of its logits.
     """
 
     def __init__(
@@ -27,10 +33,12 @@ class RunningRequest:
         remasking: RemaskingPolicy,
         cache: CachePolicy,
         device: torch.device,
+        rules: TokenRules = _NO_RULES,
     ) -> None:
         self.request = request
         self.remasking = remasking
         self.cache = cache
+        self.rules = rules
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 

@@ -10,6 +10,7 @@ from starr_engine.errors import CapacityError, ConfigError, RequestError
 from starr_engine.offline.rows import Encoder, RawRow, Row, output_row, parse_row
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
+from starr_engine.samples import join_samples, sample_id, split_samples
 
 OutputRow = dict[str, object]
 
@@ -80,6 +81,7 @@ class RowLoop:
         # Twice what runs at once: a request that ends is replaced in the next step.
         self._max_in_engine: Final = 2 * llm.engine.config.max_num_requests
         self._running: dict[str, Row] = {}
+        self._samples: dict[int, dict[str, RequestOutput]] = {}
         self._finished: dict[int, OutputRow] = {}
         self._num_read = 0
         self._num_done = 0
@@ -118,23 +120,39 @@ class RowLoop:
             self._finish(row, row.error)
             return
         try:
-            # Policies that do not exist are ConfigErrors of their registry.
-            request_id = self._engine.add_request(
-                row.prompt_token_ids, row.params, request_id=f"row-{row.index}"
-            )
+            for number, sample in enumerate(split_samples(row.params)):
+                # Policies that do not exist are ConfigErrors of their registry.
+                request_id = self._engine.add_request(
+                    row.prompt_token_ids, sample, request_id=_request_id(row, number)
+                )
+                self._running[request_id] = row
         except (RequestError, ConfigError, CapacityError) as error:
-            self._finish(row, str(error))
-        else:
-            self._running[request_id] = row
+            self._fail(row, str(error))
 
     def _collect(self, outputs: Sequence[BlockOutput | RequestOutput]) -> None:
         for output in outputs:
             if isinstance(output, RequestOutput) and output.request_id in self._running:
+                row = self._running.pop(output.request_id)
                 aborted = output.finish_reason is FinishReason.ABORT
                 reason = "the engine aborted the request" if aborted else output.error
-                self._finish(self._running.pop(output.request_id), reason or output)
+                if reason is not None:
+                    self._fail(row, reason)
+                    continue
+                samples = self._samples.setdefault(row.index, {})
+                samples[output.request_id] = output
+                if len(samples) == row.params.n:
+                    names = (_request_id(row, number) for number in range(row.params.n))
+                    self._finish(row, join_samples([samples[name] for name in names]))
+
+    def _fail(self, row: Row, reason: str) -> None:
+        """Finish a row with an error; its other samples are of no use then."""
+        for number in range(row.params.n):
+            if self._running.pop(_request_id(row, number), None) is not None:
+                self._engine.abort(_request_id(row, number))
+        self._finish(row, reason)
 
     def _finish(self, row: Row, result: RequestOutput | str) -> None:
+        self._samples.pop(row.index, None)
         self._finished[row.index] = output_row(row, result)
         while (columns := self._finished.pop(self._num_done, None)) is not None:
             self._emit(columns)
@@ -142,11 +160,12 @@ class RowLoop:
 
     def _run_one_by_one(self) -> None:
         """After a failed step run each request alone, so that only the guilty one loses."""
-        suspects = list(self._running.items())
-        for request_id, _ in suspects:
+        suspects = {row.index: row for row in self._running.values()}
+        for request_id in self._running:
             self._engine.abort(request_id)
         self._running.clear()
-        for _, row in suspects:
+        self._samples.clear()
+        for row in suspects.values():
             if self._is_stopped():
                 return
             self._admit(row)
@@ -154,7 +173,8 @@ class RowLoop:
                 try:
                     self._collect(self._engine.step())
                 except (RequestError, CapacityError) as error:
-                    for request_id in self._running:
-                        self._engine.abort(request_id)
-                    self._running.clear()
-                    self._finish(row, str(error))
+                    self._fail(row, str(error))
+
+
+def _request_id(row: Row, sample: int) -> str:
+    return sample_id(f"row-{row.index}", sample)

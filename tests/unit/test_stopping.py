@@ -18,8 +18,9 @@ MASK, EOS, LENGTH = 0, 1, 4
 class Letters:
     """Token 97 is "a" and so on; EOS has no text, as a special token."""
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        return "".join(chr(token) for token in token_ids if token != EOS)
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        shown = (token for token in token_ids if token != EOS or not skip_special_tokens)
+        return "".join("." if token == EOS else chr(token) for token in shown)
 
 
 def end_after(text: str, num_blocks: int, **changes: Any) -> Visible:
