@@ -23,9 +23,10 @@ rows:
     prompt            text
     messages          [{"role": ..., "content": ...}, ...], through the model's chat template
     prompt_token_ids  [int, ...]
-  and may have an id and any of the sampling fields (max_tokens, block_length, temperature, seed,
-  stop, stop_token_ids, ignore_eos, remasking, remasking_args, cache, cache_args), which override
-  the flags for that row. null counts as absent. All other columns are carried through.
+  and may have an id and any of the fields of SamplingParams (max_tokens, temperature, seed, stop,
+  top_p, logit_bias, n, logprobs, remasking, cache ...: docs/sampling.md lists them), which override
+  the flags for that row. null counts as absent. All other columns are carried through, but fields
+  of other engines that are not offered (best_of, guided_json, tools ...) are an error of the row.
 
   The output has, in the order of the input: id, the carried columns, and
     text, token_ids   the output, without EOS and padding
@@ -33,6 +34,8 @@ rows:
     nfe, tpf          model forwards of the row; unmasked positions per forward
     cache_label       exact, or approximate: and why
     error             null; or why the row could not run, and then the others are null
+    logprobs          for rows that ask: token_id, logprob, step and top of each token
+    samples           for rows with n above 1: all samples; the columns above are the first one's
 
 interruption:
   Finished rows are kept in OUTPUT.partial until the last one is done. After Ctrl-C, a kill or a

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
 from starr_engine.config import EngineConfig
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
@@ -166,6 +167,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode all --max-tokens and keep EOS in the output",
     )
+    add_candidate_options(parser)
 
 
 def sampling_params(args: argparse.Namespace) -> SamplingParams:
@@ -186,6 +188,7 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         remasking_args=parse_args_list("--remasking-arg", args.remasking_args),
         cache=args.cache,
         cache_args=parse_args_list("--cache-arg", args.cache_args),
+        **candidate_fields(args),
     )
     # A wrong flag is one error now, not one error in every row later.
     from starr_engine.cache.base import CACHE_POLICIES
