@@ -13,7 +13,7 @@ import torch
 from starr_engine import LLM, BlockOutput, RequestError, RequestOutput, SamplingParams
 from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.samples import sample_seed
-from tests.helpers.engines import as_prompts, random_prompts, sharp_checkpoint
+from tests.helpers.engines import Reference, as_prompts, make_llm, random_prompts, sharp_checkpoint
 from tests.helpers.word_models import write_word_model
 
 EOS, MASK, VOCAB = 1, 3, 101
@@ -39,9 +39,18 @@ LOGITS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> LLM:
-    folder = write_word_model(tmp_path_factory.mktemp("words"))
-    return LLM(str(sharp_checkpoint(folder)), device="cpu", dtype="float32")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return sharp_checkpoint(write_word_model(tmp_path_factory.mktemp("words")))
+
+
+@pytest.fixture(scope="module")
+def shared(folder: Path) -> LLM:
+    return make_llm(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(folder: Path) -> Reference:
+    return Reference(folder)
 
 
 @pytest.fixture
@@ -164,7 +173,7 @@ def test_a_request_that_forbids_everything_somewhere_fails_alone_and_with_the_re
 
 @pytest.mark.parametrize("remasking", ["threshold", "starr", "low_confidence"])
 def test_log_probabilities_are_those_of_the_confidences_at_the_unmasking_step(
-    llm: LLM, remasking: str
+    llm: LLM, reference: Reference, remasking: str
 ) -> None:
     params = small(
         remasking=remasking, remasking_args={}, logprobs=3, temperature=1.2, top_k=5, cache="none"
@@ -180,7 +189,7 @@ def test_log_probabilities_are_those_of_the_confidences_at_the_unmasking_step(
             token if other.step < entry.step else MASK
             for token, other in zip(output.token_ids, output.logprobs, strict=True)
         ]
-        logits = plain_logits(llm, canvas)[len(prompt) + place]
+        logits = torch.from_numpy(reference.model.logits(canvas)[len(prompt) + place])
         logits[MASK] = -torch.inf
         expected = logits.log_softmax(-1)
         assert entry.logprob == pytest.approx(expected[entry.token_id].item(), abs=1e-4)
@@ -189,36 +198,6 @@ def test_log_probabilities_are_those_of_the_confidences_at_the_unmasking_step(
         )
         assert len(entry.top) == 3
         assert entry.logprob <= entry.top[0][1]
-
-
-def plain_logits(llm: LLM, canvas: list[int]) -> torch.Tensor:
-    engine = llm.engine
-    seen: list[torch.Tensor] = []
-    original = engine.decoder.decide
-    # Every position of a canvas in one block: the first forward scores all of its masks.
-    masks = [at for at, token in enumerate(canvas) if token == MASK]
-
-    def keep(batch: Any, logits: torch.Tensor) -> Any:
-        seen.append(logits.double().clone())
-        return original(batch, logits)
-
-    request_id = engine.add_request([5], SamplingParams(max_tokens=8, block_length=8, cache="none"))
-    running = engine.scheduler._by_id[request_id]
-    running.request.canvas.token_ids = np.array(canvas, np.int32)
-    running.request.canvas.prompt_len = masks[0]
-    running.request.canvas.block_length = len(canvas) - masks[0]
-    engine.decoder.decide = keep  # type: ignore[method-assign]
-    try:
-        running.state = running.remasking.init_state(
-            1, running.request.canvas.block_length, engine.device
-        )
-        engine.step()
-    finally:
-        del engine.decoder.decide
-        engine.abort(request_id)
-    full = torch.zeros((len(canvas), VOCAB), dtype=torch.float64)
-    full[masks] = seen[0]
-    return full
 
 
 def test_log_probabilities_know_bias_but_not_temperature(llm: LLM) -> None:
