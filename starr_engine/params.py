@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 from starr_engine.errors import RequestError
 from starr_engine.registry import unknown_name
@@ -18,7 +18,7 @@ from starr_engine.sampling_checks import (
     plain_sampling_fields,
     sampling_problems,
 )
-from starr_engine.unsupported import unsupported_reason
+from starr_engine.unsupported import refuses_unsupported, unsupported_reason
 
 __all__ = ["ArgValue", "Args", "SamplingParams", "is_finite"]
 
@@ -26,12 +26,14 @@ ArgValue = bool | int | float | str | None
 Args = Mapping[str, ArgValue]
 
 
+@refuses_unsupported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """Sampling, remasking and caching of one request; every field is per request.
 
     Raises:
-        RequestError: If a value is out of range; names all of them at once.
+        RequestError: If a value is out of range; names all of them at once. Or if a field is one
+            of another engine that is not supported.
     """
 
     max_tokens: int = 64
@@ -115,12 +117,6 @@ class SamplingParams:
 
     cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
-
-    def __new__(cls, **given: Any) -> Self:
-        """Refuse known fields of other engines with a reason that a ``TypeError`` lacks."""
-        if reason := unsupported_reason(given):
-            raise RequestError(reason)
-        return object.__new__(cls)
 
     def __post_init__(self) -> None:
         for name, value in self._plain().items():

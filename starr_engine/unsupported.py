@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final, TypeVar
+
+from starr_engine.errors import RequestError
+
+T = TypeVar("T")
 
 _BEAMS: Final = "positions are unmasked in any order, so there are no beams; use n samples"
 _STRUCTURE: Final = (
@@ -55,6 +60,20 @@ UNSUPPORTED_FIELDS: Final = {
     "spaces_between_special_tokens": "texts are decoded as the checkpoint's tokenizer does",
 }
 """Field -> what to do instead. The only list of them."""
+
+
+def refuses_unsupported(cls: type[T]) -> type[T]:
+    """Let a data class raise a ``RequestError`` that says more than Python's ``TypeError``."""
+    plain = cls.__init__
+
+    @functools.wraps(plain)
+    def checked(self: T, *args: Any, **given: Any) -> None:
+        if reason := unsupported_reason(given):
+            raise RequestError(reason)
+        plain(self, *args, **given)
+
+    cls.__init__ = checked  # type: ignore[method-assign]
+    return cls
 
 
 def unsupported_reason(names: Iterable[str]) -> str | None:

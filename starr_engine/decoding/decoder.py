@@ -263,7 +263,9 @@ def _put_allowed(
         offsets = torch.from_numpy(member.row.score_offsets).to(tokens.device)
         rows = logits[member.first_score : member.first_score + count]
         put = tokens[n, offsets]
-        is_forbidden = rows.gather(1, put[:, None])[:, 0] == -torch.inf
+        # What a policy leaves at positions that it does not unmask need not be a token.
+        own = put.clamp(0, rows.shape[1] - 1)
+        is_forbidden = rows.gather(1, own[:, None])[:, 0] == -torch.inf
         tokens[n, offsets] = torch.where(is_forbidden, view.candidates[n, offsets], put)
     return replace(decision, tokens=tokens)
 
