@@ -72,7 +72,7 @@ def refuses_unsupported(cls: type[T]) -> type[T]:
             raise RequestError(reason)
         plain(self, *args, **given)
 
-    cls.__init__ = checked  # type: ignore[method-assign]
+    cls.__init__ = checked  # type: ignore[assignment, method-assign]
     return cls
 
 
