@@ -308,3 +308,18 @@ def test_bad_words_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
     bare = LLM(str(sharp_checkpoint(tmp_path)), device="cpu")
     with pytest.raises(RequestError, match="bad_words need a tokenizer"):
         bare.generate(PROMPTS[0], small(bad_words=["w1"]))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rules_work_on_logits_of_half_precision(folder: Path, dtype: str) -> None:
+    half = make_llm(folder, dtype=dtype)
+    params = [
+        small(),
+        small(allowed_token_ids=TEN, presence_penalty=0.5, logprobs=2),
+        small(remasking="put_second", remasking_args={}, allowed_token_ids=TEN),
+        small(logit_bias={17: 100.0}, temperature=1.0, top_p=0.9),
+    ]
+    plain, few, put, forced = half.generate(PROMPTS + PROMPTS[:1], params)
+    assert plain.finish_reason == "length"
+    assert set(few.token_ids) | set(put.token_ids) <= set(TEN)
+    assert forced.token_ids == (17,) * 16
