@@ -53,7 +53,7 @@ def make_rules(
 
 
 def _late_ids(params: SamplingParams, spec: ModelSpec) -> tuple[int, ...]:
-    # Those that the tokenizer of a chat model adds to EOS come as stop tokens.
+    # The EoT of a chat model is no EOS of its checkpoint: users name it as a stop token.
     stops = (token for token in params.stop_token_ids if token < spec.vocab_size)
     return (*spec.eos_token_ids, *stops)
 
