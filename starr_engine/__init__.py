@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from starr_engine.config import EngineConfig
     from starr_engine.errors import CapacityError, ConfigError, RequestError, StarrError
     from starr_engine.llm import LLM
-    from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+    from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
     from starr_engine.params import SamplingParams
 
 __version__ = "0.1.0"
@@ -28,6 +28,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StarrError",
+    "TokenLogprob",
 ]
 
 _HOME = {
@@ -41,6 +42,7 @@ _HOME = {
     "RequestOutput": "outputs",
     "SamplingParams": "params",
     "StarrError": "errors",
+    "TokenLogprob": "outputs",
 }
 
 

@@ -14,13 +14,13 @@ from starr_engine.infilling import (
     SEAM_PARAMS,
     Candidates,
     TokenPrompt,
-    choose,
     is_infill,
     parse_infill,
     seam_checks,
 )
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
+from starr_engine.samples import join_requests, requests_of, sample_id
 from starr_engine.tokenization import Tokenizer
 
 Prompt = str | Mapping[str, Any]
@@ -78,7 +78,8 @@ class LLM:
             use_tqdm: Show a progress bar.
 
         Returns:
-            One output per prompt, in order.
+            One output per prompt, in order; with ``n`` above 1 the first sample's, which holds
+            the others.
 
         Raises:
             RequestError: If a prompt cannot run, before any has started; names its index.
@@ -112,8 +113,9 @@ class LLM:
     ) -> OutputStream:
         """Generate, giving each block as it is committed and each output as it finishes.
 
-        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. Closing the stream
-        aborts what is unfinished.
+        Request ids are ``"0"``, ``"1"`` ... in the order of the prompts. With ``n`` above 1 each
+        sample comes as a request of its own: prompt 3 gives ``"3"``, ``"3.1"``, ``"3.2"`` ...
+        Closing the stream aborts what is unfinished.
 
         Raises:
             RequestError: As ``generate``, at once and not when the first output is read; or if a
@@ -127,7 +129,9 @@ class LLM:
                     f"prompt {index}: which gap length is taken is known only at the end, so a "
                     "range cannot be streamed; use generate, or give one length"
                 )
-        return OutputStream(self.engine, [names[0] for names in self._add(encoded, each)])
+        return OutputStream(
+            self.engine, [name for names in self._add(encoded, each) for name in names]
+        )
 
     def _run(
         self,
@@ -140,7 +144,7 @@ class LLM:
         tried = self._outputs(prompts, each, use_tqdm=use_tqdm)
         checks = [seam_checks(*pair) for pair in zip(prompts, tried, strict=True)]
         judged = self._outputs(checks, [SEAM_PARAMS] * len(checks), use_tqdm=False)
-        return [choose(*parts) for parts in zip(prompts, tried, judged, strict=True)]
+        return [join_requests(*parts) for parts in zip(prompts, tried, judged, strict=True)]
 
     def _outputs(
         self, prompts: list[Candidates], params: list[SamplingParams], *, use_tqdm: bool
@@ -168,12 +172,12 @@ class LLM:
         for index, (candidates, wanted) in enumerate(zip(prompts, params, strict=True)):
             added.append([])
             try:
-                for number, prompt in enumerate(candidates):
-                    name = f"{index}.{number}" if number else str(index)
+                for number, (prompt, sample) in enumerate(requests_of(candidates, wanted)):
+                    name = sample_id(str(index), number)
                     added[-1].append(
                         self.engine.add_request(
                             prompt.prompt_token_ids,
-                            wanted,
+                            sample,
                             name,
                             template=prompt.template,
                             given=prompt.given,

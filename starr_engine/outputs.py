@@ -44,6 +44,24 @@ class BlockOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How probable a token was at the step that unmasked it; the last one if it was revoked."""
+
+    token_id: int
+
+    logprob: float
+    """Natural logarithm, of the distribution after bias, penalties and forbidden tokens, before
+    temperature and truncation: the logarithm of the token's confidence."""
+
+    step: int
+    """The forward that unmasked it, counted from 1 (NFE)."""
+
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable tokens at that step and their log-probabilities, best first; without
+    those that were forbidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
     """The result of one finished request."""
 
@@ -97,6 +115,18 @@ class RequestOutput:
     def total_nfe(self) -> int:
         """All forwards, those spent on choosing a gap's length included."""
         return self.nfe + self.search_nfe
+
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """One for each of ``token_ids`` but the fixed ones of a template; None if
+    ``SamplingParams.logprobs`` is."""
+
+    other_samples: tuple[RequestOutput, ...] = ()
+    """Samples 1 to n - 1, where more than one was asked for; this output is sample 0."""
+
+    @property
+    def samples(self) -> tuple[RequestOutput, ...]:
+        """All samples, this one first."""
+        return (self, *self.other_samples)
 
     @property
     def tpf(self) -> float:

@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any
 
 from starr_engine.errors import RequestError
 from starr_engine.registry import unknown_name
+from starr_engine.sampling_checks import (
+    is_finite,
+    is_int,
+    is_token_id,
+    is_tuple_of,
+    plain_int,
+    plain_sampling_fields,
+    sampling_problems,
+)
+from starr_engine.unsupported import refuses_unsupported, unsupported_reason
+
+__all__ = ["ArgValue", "Args", "SamplingParams", "is_finite"]
 
 ArgValue = bool | int | float | str | None
 Args = Mapping[str, ArgValue]
 
 
+@refuses_unsupported
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SamplingParams:
     """Sampling, remasking and caching of one request; every field is per request.
 
     Raises:
-        RequestError: If a value is out of range; names all of them at once.
+        RequestError: If a value is out of range; names all of them at once. Or if a field is one
+            of another engine that is not supported.
     """
 
     max_tokens: int = 64
@@ -32,8 +45,41 @@ class SamplingParams:
     temperature: float = 0.0
     """0 takes the most probable token; above 0 adds Gumbel noise to float64 logits."""
 
+    top_p: float = 1.0
+    """Draw only from the most probable tokens that reach this mass together; 1 is off."""
+
+    top_k: int = 0
+    """Draw only from so many of the most probable tokens; 0 or -1 is off."""
+
+    min_p: float = 0.0
+    """Draw only from tokens at least this fraction as probable as the best one; 0 is off."""
+
+    repetition_penalty: float = 1.0
+    """Divides positive and multiplies negative logits of tokens on the canvas; 1 is off."""
+
+    presence_penalty: float = 0.0
+    """Taken off the logits of tokens that stand in the output."""
+
+    frequency_penalty: float = 0.0
+    """Taken off the logit of a token once for each time it stands in the output."""
+
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Added to the logits of these token ids; keys may be digits as text."""
+
+    bad_words: tuple[str, ...] = ()
+    """Texts whose token sequences, with and without a space before them, are never generated."""
+
+    allowed_token_ids: tuple[int, ...] | None = None
+    """The only token ids that may be generated; EOS is not among them unless named."""
+
     seed: int = 0
     """Seed of this request's noise; the same seed gives the same tokens in any batch."""
+
+    n: int = 1
+    """Samples of the prompt, with seeds derived from ``seed``; the first has ``seed`` itself."""
+
+    logprobs: int | None = None
+    """Log-probabilities of the output's tokens, with so many alternatives each; None for none."""
 
     stop: tuple[str, ...] = ()
     """Strings that end the output, looked for when a block is committed; not part of the text."""
@@ -43,6 +89,22 @@ class SamplingParams:
 
     ignore_eos: bool = False
     """Decode all ``max_tokens`` and keep EOS in the output."""
+
+    min_tokens: int = 0
+    """Output positions before which nothing may end the output: no EOS, stop token or string."""
+
+    suppress_eos: bool = False
+    """Never generate EOS: its logit is minus infinity (``logits_eos_inf`` of LLaDA)."""
+
+    eos_last: bool = False
+    """Unmask EOS and stop tokens after everything else: their confidence counts as 0
+    (``confidence_eos_eot_inf`` of LLaDA)."""
+
+    include_stop_str_in_output: bool = False
+    """Keep the stop string that ended the output."""
+
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text; they stay among the ids."""
 
     remasking: str = "starr"
     """Remasking policy: which positions of the block to unmask at a step."""
@@ -84,31 +146,27 @@ class SamplingParams:
         elif isinstance(self.stop, Iterable):
             plain["stop"] = tuple(self.stop)
         if isinstance(self.stop_token_ids, Iterable):
-            plain["stop_token_ids"] = tuple(
-                int(token) if isinstance(token, Integral) and not isinstance(token, bool) else token
-                for token in self.stop_token_ids
-            )
+            plain["stop_token_ids"] = tuple(plain_int(token) for token in self.stop_token_ids)
         for name in ("remasking_args", "cache_args", "early_exit_args"):
             if isinstance(args := getattr(self, name), Mapping):
                 plain[name] = dict(args)
-        return plain
+        return plain | plain_sampling_fields(self)
 
     def _problems(self) -> list[str]:
         problems: list[str] = []
         for name in ("max_tokens", "block_length"):
             value = getattr(self, name)
-            if not _is_int(value) or value < 1:
+            if not is_int(value) or value < 1:
                 problems.append(f"{name} must be a positive integer, got {value!r}")
         if not is_finite(self.temperature) or self.temperature < 0:
             problems.append(f"temperature must be a finite number >= 0, got {self.temperature!r}")
-        if not _is_int(self.seed) or not 0 <= self.seed < 2**63:
+        if not is_int(self.seed) or not 0 <= self.seed < 2**63:
             problems.append(f"seed must be an integer in [0, 2**63), got {self.seed!r}")
-        if not _is_tuple_of(self.stop, lambda text: isinstance(text, str) and text != ""):
+        if not is_tuple_of(self.stop, lambda text: isinstance(text, str) and text != ""):
             problems.append(f"stop must hold non-empty strings, got {self.stop!r}")
-        if not _is_tuple_of(self.stop_token_ids, lambda token: _is_int(token) and token >= 0):
+        if not is_tuple_of(self.stop_token_ids, is_token_id):
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
-        if not isinstance(self.ignore_eos, bool):
-            problems.append(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        problems += sampling_problems(self)
         for name in ("remasking", "cache"):
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")
@@ -137,25 +195,12 @@ class SamplingParams:
             RequestError: If a name is not a field or a value is out of range.
         """
         known = [entry.name for entry in fields(self)]
+        if reason := unsupported_reason(overrides):
+            raise RequestError(reason)
         for name in overrides:
             if name not in known:
                 raise RequestError(unknown_name("sampling field", name, known))
         return replace(self, **overrides)
-
-
-def is_finite(value: object) -> bool:
-    """Whether ``value`` is a number, and no truth value, that tensors can be multiplied with."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return _is_int(value) and abs(value) < 2**63
-
-
-def _is_int(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_tuple_of(values: object, accepts: Callable[[Any], bool]) -> bool:
-    return isinstance(values, tuple) and all(accepts(value) for value in values)
 
 
 def _args_problems(field_name: str, args: object) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from starr_engine.outputs import TokenLogprob
 from starr_engine.params import SamplingParams
 
 TokenIds = NDArray[np.int32]
@@ -134,7 +135,6 @@ class Request:
         mask_token_id: From the checkpoint's configuration.
         template: Ids behind the prompt, masks where a token is to be generated; None stands for
             ``max_tokens`` masks.
-        forbidden_ids: Tokens that must not be generated, besides the mask.
     """
 
     def __init__(
@@ -144,12 +144,10 @@ class Request:
         params: SamplingParams,
         mask_token_id: int,
         template: TokenIds | None = None,
-        forbidden_ids: tuple[int, ...] = (),
     ) -> None:
         self.request_id = request_id
         self.params = params
         self.has_template = template is not None
-        self.forbidden_ids = forbidden_ids
         rest = np.full(params.max_tokens, mask_token_id) if template is None else template
         self.canvas = Canvas(
             np.concatenate([prompt_token_ids, rest]).astype(np.int32),
@@ -164,6 +162,9 @@ class Request:
         self.steps_in_block = 0
         self.num_revoked_in_block = 0
         self.steps_since_refresh = 0
+        self.logprobs: dict[int, TokenLogprob] = {}
+        """By position on the canvas, of its last unmasking; empty unless asked for."""
+
         self.arrival_s = time.perf_counter()
 
     def count_forward(self, computed_rows: int, *, is_refresh: bool) -> None:

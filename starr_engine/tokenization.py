@@ -115,9 +115,14 @@ class Tokenizer:
             raise RequestError("the prompt is empty: its text has no tokens")
         return ids
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        """Text of generated ids; special tokens are left out, spaces are not cleaned up."""
-        return str(self._fast.decode(list(token_ids), skip_special_tokens=True))
+    def encode_word(self, text: str) -> list[int]:
+        """Ids of a piece of text, without the special tokens around it; may be empty."""
+        ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of generated ids; spaces are not cleaned up."""
+        return str(self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
 
 def check_messages(messages: object) -> None:

@@ -26,10 +26,10 @@ rows:
     prefix, suffix    text on both sides of a gap, with
       gap             its tokens, or [low, high] of which the best of up to 16 lengths is taken
     template          ["Name: ", 4, ...], texts and numbers of tokens to generate, after prompt
-  and may have an id and any of the sampling fields (max_tokens, block_length, temperature, seed,
-  stop, stop_token_ids, ignore_eos, remasking, remasking_args, cache, cache_args, early_exit,
-  early_exit_args), which override the flags for that row. null counts as absent. All other columns
-  are carried through.
+  and may have an id and any of the fields of SamplingParams (max_tokens, temperature, seed, stop,
+  top_p, logit_bias, n, logprobs, remasking, cache ...: docs/sampling.md lists them), which override
+  the flags for that row. null counts as absent. All other columns are carried through, but fields
+  of other engines that are not offered (best_of, guided_json, tools ...) are an error of the row.
 
   The output has, in the order of the input: id, the carried columns, and
     text, token_ids   the output, without EOS and padding
@@ -38,6 +38,8 @@ rows:
     cache_label       exact, or approximate: and why
     slots             of a row with a gap or a template: the text of each
     error             null; or why the row could not run, and then the others are null
+    logprobs          for rows that ask: token_id, logprob, step and top of each token
+    samples           for rows with n above 1: all samples; the columns above are the first one's
 
 interruption:
   Finished rows are kept in OUTPUT.partial until the last one is done. After Ctrl-C, a kill or a

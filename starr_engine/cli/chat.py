@@ -13,7 +13,7 @@ from starr_engine.cli.options import (
     engine_options,
     sampling_params,
 )
-from starr_engine.errors import RequestError
+from starr_engine.errors import ConfigError, RequestError
 
 if TYPE_CHECKING:
     from starr_engine.llm import LLM
@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> None:
         StarrError: If the model has no chat template, or a message or flag cannot be used.
     """
     params = sampling_params(args)
+    if params.n > 1:
+        raise ConfigError(f"a conversation goes on with one answer, and --n is {params.n}; drop it")
     message = args.message
     if message is None and not sys.stdin.isatty():
         message = read_text()

@@ -15,7 +15,8 @@ from starr_engine.cli.options import (
     engine_options,
     sampling_params,
 )
-from starr_engine.errors import RequestError
+from starr_engine.errors import ConfigError, RequestError
+from starr_engine.offline.rows import logprob_objects, sample_object
 from starr_engine.outputs import BlockOutput, RequestOutput
 
 if TYPE_CHECKING:
@@ -46,23 +47,25 @@ def run(args: argparse.Namespace) -> None:
         StarrError: If the prompt or a flag cannot be used.
     """
     params = sampling_params(args)
+    if args.stream and params.n > 1:
+        raise ConfigError(f"--stream shows one sample as it grows, and --n is {params.n}; drop one")
     prompt: Prompt | None = infill_prompt(args) or args.prompt
     from starr_engine.llm import LLM
 
     if prompt is None:
         prompt = read_text()
     llm = LLM(**engine_options(args))
-    run_prompt = llm.stream if args.stream else llm.generate
-    for output in run_prompt(prompt, params):
-        if isinstance(output, RequestOutput) and output.error is not None:
-            raise RequestError(output.error)
+    for output in llm.stream(prompt, params) if args.stream else llm.generate(prompt, params):
+        samples = output.samples if isinstance(output, RequestOutput) else ()
+        for sample in samples:
+            if sample.error is not None:
+                raise RequestError(sample.error)
         if args.json:
-            if args.stream or isinstance(output, RequestOutput):
-                print(json.dumps(as_json(output), ensure_ascii=False), flush=True)
-        elif isinstance(output, RequestOutput):
-            print("" if args.stream else output.text)
-        elif args.stream:
+            print(json.dumps(as_json(output), ensure_ascii=False), flush=True)
+        elif isinstance(output, BlockOutput):
             print(output.text, end="", flush=True)
+        else:
+            print("" if args.stream else "\n".join(sample.text for sample in samples))
 
 
 def read_text() -> str:
@@ -79,6 +82,11 @@ def as_json(output: BlockOutput | RequestOutput) -> Mapping[str, object]:
             "token_ids": list(output.token_ids),
             "nfe": output.num_forwards,
         }
+    optional: dict[str, object] = {}
+    if output.logprobs is not None:
+        optional["logprobs"] = logprob_objects(output.logprobs)
+    if output.other_samples:
+        optional["samples"] = [sample_object(sample) for sample in output.samples]
     return {
         "text": output.text,
         "token_ids": list(output.token_ids),
@@ -96,4 +104,5 @@ def as_json(output: BlockOutput | RequestOutput) -> Mapping[str, object]:
             if output.gap_lengths_tried
             else {}
         ),
+        **optional,
     }

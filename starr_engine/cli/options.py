@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
+from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
 from starr_engine.config import EngineConfig
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
@@ -182,6 +183,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="decode all --max-tokens and keep EOS in the output",
     )
+    add_candidate_options(parser)
 
 
 def sampling_params(args: argparse.Namespace) -> SamplingParams:
@@ -204,6 +206,7 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         cache_args=parse_args_list("--cache-arg", args.cache_args),
         early_exit=args.early_exit,
         early_exit_args=parse_args_list("--early-exit-arg", args.early_exit_args),
+        **candidate_fields(args),
     )
     # A wrong flag is one error now, not one error in every row later.
     from starr_engine.cache.base import CACHE_POLICIES

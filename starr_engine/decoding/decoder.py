@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starr_engine.decoding.bad_words import BadWordGuard
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
+from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress, keep_fixed
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
+from starr_engine.outputs import TokenLogprob
 
 Offsets = NDArray[np.int64]
 _GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
@@ -65,6 +68,12 @@ class DecodingRow:
     exit_rule: ExitRule | None = None
     """When to fill the block at once; None never."""
 
+    late_ids: tuple[int, ...] = ()
+    """Candidates that wait for all others; see :mod:`starr_engine.decoding.eos_last`."""
+
+    guard: BadWordGuard | None = None
+    """What the positions of one step must not complete together."""
+
     @property
     def num_shadows(self) -> int:
         """Shadow rows scored."""
@@ -82,6 +91,9 @@ class RowDecision:
 
     revoke_offsets: Offsets
     state: State
+
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of ``unmask_ids``, if the request asks for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,10 +137,7 @@ def decide_rows(
         if has_numbers[first : first + count].all() and has_numbers[shadows].all():
             groups[_group_key(row)].append(_Member(index, row, first, shadows))
         else:
-            results[index] = RowFailure(
-                reason="the model's logits are not finite numbers; check the weights, or use a "
-                "wider dtype"
-            )
+            results[index] = RowFailure(reason=_why_no_numbers(row, logits[first : first + count]))
         first += count
     for members in groups.values():
         results.update(_decide_group(members, scores, logits))
@@ -138,6 +147,18 @@ def decide_rows(
 def _group_key(row: DecodingRow) -> _GroupKey:
     # A state of vocabulary size is empty before the block's first step: such rows go together.
     return row.policy, row.exit_rule, len(row.block_ids), state_shapes(row.state)
+
+
+def _why_no_numbers(row: DecodingRow, logits: Tensor) -> str:
+    others = torch.arange(logits.shape[1], device=logits.device) != row.mask_token_id
+    forbidden = (logits[:, others] == -torch.inf).all(1).cpu().numpy()
+    if forbidden.any():
+        offset = row.score_offsets[forbidden][0]
+        return (
+            f"the request's options forbid every token at position {offset} of the block behind "
+            f"{row.num_left} tokens; relax allowed_token_ids, bad_words, min_tokens or suppress_eos"
+        )
+    return "the model's logits are not finite numbers; check the weights, or use a wider dtype"
 
 
 def _decide_group(
@@ -154,9 +175,9 @@ def _decide_group(
         decision = keep_fixed(decision, [row.is_fixed for row in group])
         decision = exit_early(group[0].exit_rule, view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
-        decision = guarantee_progress(view, decision)
+        decision = guarantee_progress(view, _put_allowed(view, decision, members, logits))
         confidence = _unmask_confidence(view, decision, members, logits)
-        split = _split(view, decision, state, confidence)
+        split = _split(group, view, decision, state, confidence)
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
@@ -189,10 +210,17 @@ def _view(
     target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
     taken = torch.from_numpy(source).to(device)
     placed = torch.from_numpy(target).to(device)
+    masked = torch.from_numpy(masks).to(device)
+    scores = scores.take(taken)
+    late = late_rows(
+        scores.candidates, masked.view(-1)[placed], [row.late_ids for row in group], counts
+    )
+    if late is not None:
+        scores = postpone(scores, late, logits.shape[1])
 
     def spread(values: Tensor, fill: float) -> Tensor:
         grid = torch.full((len(group) * length,), fill, dtype=values.dtype, device=device)
-        grid[placed] = values[taken]
+        grid[placed] = values
         return grid.view(len(group), length)
 
     def spread_rows(values: Tensor) -> Tensor:
@@ -203,18 +231,19 @@ def _view(
     given = drawn = None
     if policy.needs_logits:
         taken_logits = _allowed_logits(group, logits[taken])
-        given = spread_rows(taken_logits)
         noisy = _with_noise(group, taken_logits)
+        shown = taken_logits if late is None else flatten(taken_logits, scores.candidates, late)
+        given = spread_rows(shown)
         drawn = given if noisy is taken_logits else spread_rows(noisy)
     candidates = torch.from_numpy(ids).to(device).view(-1)
-    candidates[placed] = scores.candidates[taken]
+    candidates[placed] = scores.candidates
     return BlockView(
         candidates=candidates.view(len(group), length),
         confidence=spread(scores.confidence, 1.0),
         top1=spread(scores.top1, 1.0),
         top2=spread(scores.top2, 0.0),
         entropy=spread(scores.entropy, 0.0),
-        masked=torch.from_numpy(masks).to(device),
+        masked=masked,
         step=torch.tensor([row.step for row in group], device=device),
         num_left=torch.tensor([row.num_left for row in group], device=device),
         progress=torch.tensor([row.progress for row in group], device=device),
@@ -270,31 +299,61 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it revoked a position that is a mask")
 
 
+def _put_allowed(
+    view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
+) -> Decision:
+    """The candidate where a policy puts a token that the request's options forbid."""
+    if decision.tokens is None:
+        return decision
+    tokens = decision.tokens.clone()
+    for n, member in enumerate(members):
+        count = len(member.row.score_offsets)
+        offsets = torch.from_numpy(member.row.score_offsets).to(tokens.device)
+        rows = logits[member.first_score : member.first_score + count]
+        put = tokens[n, offsets]
+        # What a policy leaves at positions that it does not unmask need not be a token.
+        own = put.clamp(0, rows.shape[1] - 1)
+        is_forbidden = rows.gather(1, own[:, None])[:, 0] == -torch.inf
+        tokens[n, offsets] = torch.where(is_forbidden, view.candidates[n, offsets], put)
+    return replace(decision, tokens=tokens)
+
+
 def _unmask_confidence(
     view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
 ) -> Tensor:
-    """The view's confidence, and where a policy puts a token of its own that token's: [n, L]."""
-    if decision.tokens is None:
-        return view.confidence
+    """Probability of each token that is put: [n, L].
+
+    The view's confidence, except where a policy puts another token, or the view does not tell
+    because end tokens wait.
+    """
+    put = view.candidates if decision.tokens is None else decision.tokens
+    own = decision.unmask & ((put != view.candidates) | (view.confidence == 0))
     confidence = view.confidence.clone()
-    own = decision.unmask & (decision.tokens != view.candidates)
     for n, offset in own.nonzero().tolist():
         row = members[n].row
         scored = members[n].first_score + int(np.searchsorted(row.score_offsets, offset))
         allowed = logits[scored].to(torch.float32, copy=True)
         allowed[row.mask_token_id] = -torch.inf
-        confidence[n, offset] = allowed.softmax(0)[decision.tokens[n, offset]]
+        confidence[n, offset] = allowed.softmax(0)[put[n, offset]]
     return confidence
 
 
 def _split(
-    view: BlockView, decision: Decision, state: State, confidence: Tensor
+    group: list[DecodingRow],
+    view: BlockView,
+    decision: Decision,
+    state: State,
+    confidence: Tensor,
 ) -> list[RowDecision]:
     unmask = decision.unmask.cpu().numpy()
     tokens = view.candidates if decision.tokens is None else decision.tokens
     ids = tokens.cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
     revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
+    for n, row in enumerate(group):
+        if row.guard is not None:
+            chosen, revoked = np.flatnonzero(unmask[n]), np.flatnonzero(revoke[n])
+            unmask[n, chosen] = row.guard.spare(revoked, chosen, ids[n, chosen], chances[n, chosen])
     return [
         RowDecision(
             unmask_offsets=(offsets := np.flatnonzero(unmask[n])),

@@ -5,6 +5,7 @@ Letters: M scored rows, V vocabulary.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,17 @@ class Scores:
     top2: Tensor
     entropy: Tensor
 
+    def take(self, rows: Tensor) -> Scores:
+        """The scores of some rows."""
+        return Scores(
+            candidates=self.candidates[rows],
+            confidence=self.confidence[rows],
+            logit=self.logit[rows],
+            top1=self.top1[rows],
+            top2=self.top2[rows],
+            entropy=self.entropy[rows],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Noise:
@@ -38,6 +50,11 @@ class Noise:
     step: int
     """Counts the request's forwards, so that each step draws anew."""
 
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    """What may be drawn at all; see :func:`truncate`."""
+
 
 def score_rows(
     logits: Tensor, present: Tensor, mask_token_id: int, noise: Sequence[Noise]
@@ -46,7 +63,8 @@ def score_rows(
 
     The mask token is never a candidate and has no probability. At temperature 0 the candidate is
     the arg-max, lowest id first; above, it is drawn by the Gumbel-max rule on float64 logits while
-    its confidence stays the probability without noise (LLaDA, arXiv 2502.09992, appendix).
+    its confidence stays the probability without noise and truncation (LLaDA, arXiv 2502.09992,
+    appendix).
 
     Args:
         logits: [M, V] float32, bfloat16 or float16.
@@ -61,8 +79,9 @@ def score_rows(
     given = present != mask_token_id
     chosen = torch.where(given, present, candidates)
     for draw in noise:
-        noisy = add_gumbel(logits[draw.rows], draw)
-        noisy[:, mask_token_id] = -torch.inf
+        allowed = logits[draw.rows].double()
+        allowed[:, mask_token_id] = -torch.inf
+        noisy = add_gumbel(allowed, draw)
         chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
     logit = logits.gather(1, chosen[:, None])[:, 0].float()
     confidence = torch.where(chosen == candidates, top1, torch.exp(logit - log_normalizer))
@@ -77,9 +96,35 @@ def score_rows(
 
 
 def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
-    """``logits`` [m, V] of one request in float64, with the noise of its step and temperature."""
+    """``logits`` [m, V] of one request in float64, with the noise of its step and temperature.
+
+    What truncation leaves out is -inf. The mask token's logit must be -inf already.
+    """
     gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
-    return logits.double() + draw.temperature * gumbel.to(logits.device)
+    return truncate(logits.double(), draw) + draw.temperature * gumbel.to(logits.device)
+
+
+def truncate(logits: Tensor, draw: Noise) -> Tensor:
+    """-inf for what may not be drawn by softmax(logits / temperature); [m, V] float64.
+
+    In vLLM's order: min-p (arXiv 2407.01082) keeps tokens at least ``min_p`` times as probable as
+    the best; top-k keeps the k best and those equal to the last of them; top-p keeps the most
+    probable of what is left, lowest id first among equals, until they hold ``top_p`` of its mass.
+    At least one token is always kept.
+    """
+    if draw.min_p > 0:
+        floor = logits.amax(-1, keepdim=True) + draw.temperature * math.log(draw.min_p)
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    if 0 < draw.top_k < logits.shape[-1]:
+        last = logits.topk(draw.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < last, -torch.inf)
+    if draw.top_p < 1:
+        probabilities = (logits / draw.temperature).softmax(-1)
+        ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+        # The mass in front of a token, without its own: the first always stays.
+        is_behind = ordered.cumsum(-1) - ordered >= draw.top_p
+        logits = logits.masked_fill(is_behind.scatter(1, ids, is_behind), -torch.inf)
+    return logits
 
 
 def gumbel_noise(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:

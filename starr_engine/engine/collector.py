@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from starr_engine.engine.progress import Change, CommittedBlock, FailedRequest
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.stopping import Visible
-from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
+from starr_engine.request import Request, TokenIds
 
 
 class OutputCollector:
@@ -88,4 +89,14 @@ def request_output(
         error=error,
         mean_log_confidence=request.mean_log_confidence,
         slots=visible.slots,
+        logprobs=_logprobs(request, visible.token_ids),
     )
+
+
+def _logprobs(request: Request, token_ids: TokenIds) -> tuple[TokenLogprob, ...] | None:
+    if request.params.logprobs is None:
+        return None
+    start = request.canvas.prompt_len
+    places = range(start, start + len(token_ids))
+    # The fixed tokens of a template were not generated.
+    return tuple(request.logprobs[place] for place in places if place in request.logprobs)

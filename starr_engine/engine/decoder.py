@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.decoder import DecodingRow, RowDecision, RowFailure, decide_rows
-from starr_engine.decoding.forbidden import forbid
+from starr_engine.decoding.logits import OutputCanvas
+from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.scores import Noise, score_rows
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.running import RunningRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """A scheduled request and its rows of the logits."""
+
+    running: RunningRequest
+    rows: slice
+    positions: NDArray[np.int64]
+    """On the canvas, ascending."""
+
+    shadows: NDArray[np.int64]
+    """Positions of the shadow rows, whose logits lie behind those of all requests."""
 
 
 class Decoder:
-    """Scores the logits and lets every request's policy decide.
+    """Applies what requests ask of their logits, scores them, and lets every policy decide.
 
     Args:
         mask_token_id: From the checkpoint.
@@ -25,58 +44,107 @@ class Decoder:
     @torch.inference_mode()
     def decide(self, batch: StepBatch, logits: Tensor) -> list[RowDecision | RowFailure]:
         """What changes in every scheduled request's block, or why it fails, in schedule order."""
-        noise = self._noise(batch)
+        members = _members(batch)
+        logits = self._obey(members, logits)
+        noise = [_noise(member) for member in members]
         drawing = [draw for draw in noise if draw is not None]
-        forbid(
-            logits,
-            [
-                (len(positions), entry.running.request.forbidden_ids)
-                for entry, positions in zip(batch.schedule, batch.score_positions, strict=True)
-            ],
-        )
         scores = score_rows(logits, batch.present_ids, self._mask_token_id, drawing)
-        rows = []
-        for entry, positions, shadows, draw in zip(
-            batch.schedule, batch.score_positions, batch.shadow_positions, noise, strict=True
-        ):
-            running, request = entry.running, entry.running.request
-            canvas = request.canvas
-            start = canvas.block_start
-            rows.append(
-                DecodingRow(
-                    policy=running.remasking,
-                    state=running.state,
-                    block_ids=canvas.active_block,
-                    is_fixed=canvas.is_fixed[start : canvas.block_stop],
-                    mask_token_id=self._mask_token_id,
-                    step=request.steps_in_block,
-                    num_left=start,
-                    num_revoked=request.num_revoked_in_block,
-                    progress=request.num_unmasked / canvas.num_masks,
-                    seed=request.params.seed,
-                    score_offsets=positions.astype(np.int64) - start,
-                    shadow_offsets=shadows.astype(np.int64) - start,
-                    noise=draw,
-                    exit_rule=running.exit_rule,
-                )
-            )
-        return decide_rows(rows, scores, logits)
+        rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
+        decisions = decide_rows(rows, scores, logits)
+        return [
+            self._with_logprobs(member, decision, logits)
+            for member, decision in zip(members, decisions, strict=True)
+        ]
 
-    def _noise(self, batch: StepBatch) -> list[Noise | None]:
-        noise: list[Noise | None] = []
-        first = 0
-        for entry, positions in zip(batch.schedule, batch.score_positions, strict=True):
-            request = entry.running.request
-            rows = slice(first, first + len(positions))
-            first = rows.stop
-            noise.append(
-                Noise(
-                    rows=rows,
-                    temperature=request.params.temperature,
-                    seed=request.params.seed,
-                    step=request.num_forwards,
-                )
-                if request.params.temperature > 0
-                else None
+    def _obey(self, members: Sequence[_Member], logits: Tensor) -> Tensor:
+        """``logits`` itself if no request has rules that change its rows, else a float32 copy."""
+        ruled = [member for member in members if member.running.rules.change_logits]
+        if not ruled:
+            return logits
+        # Every float16 and bfloat16 is a float32: the other rows keep their values.
+        changed = logits.to(torch.float32, copy=True)
+        for member in ruled:
+            canvas = member.running.request.canvas
+            seen = OutputCanvas(
+                prompt_ids=canvas.token_ids[: canvas.prompt_len],
+                output_ids=canvas.token_ids[canvas.prompt_len :],
+                positions=member.positions - canvas.prompt_len,
+                mask_token_id=self._mask_token_id,
             )
-        return noise
+            changed[member.rows] = member.running.rules.apply(logits[member.rows], seen)
+        return changed
+
+    def _row(self, member: _Member, draw: Noise | None) -> DecodingRow:
+        running, request = member.running, member.running.request
+        canvas = request.canvas
+        return DecodingRow(
+            policy=running.remasking,
+            state=running.state,
+            block_ids=canvas.active_block,
+            is_fixed=canvas.is_fixed[canvas.block_start : canvas.block_stop],
+            mask_token_id=self._mask_token_id,
+            step=request.steps_in_block,
+            num_left=canvas.block_start,
+            num_revoked=request.num_revoked_in_block,
+            progress=request.num_unmasked / canvas.num_masks,
+            seed=request.params.seed,
+            score_offsets=member.positions - canvas.block_start,
+            shadow_offsets=member.shadows - canvas.block_start,
+            noise=draw,
+            exit_rule=running.exit_rule,
+            late_ids=running.rules.late_ids,
+            guard=running.rules.guard(
+                canvas.token_ids[canvas.prompt_len :],
+                canvas.block_start - canvas.prompt_len,
+                self._mask_token_id,
+            ),
+        )
+
+    def _with_logprobs(
+        self, member: _Member, decision: RowDecision | RowFailure, logits: Tensor
+    ) -> RowDecision | RowFailure:
+        request = member.running.request
+        if isinstance(decision, RowFailure) or request.params.logprobs is None:
+            return decision
+        positions = decision.unmask_offsets + request.canvas.block_start
+        rows = member.rows.start + np.searchsorted(member.positions, positions)
+        return replace(
+            decision,
+            logprobs=token_logprobs(
+                logits[torch.from_numpy(rows).to(logits.device)],
+                torch.from_numpy(decision.unmask_ids.astype(np.int64)).to(logits.device),
+                num_top=request.params.logprobs,
+                step=request.num_forwards + 1,
+                mask_token_id=self._mask_token_id,
+            ),
+        )
+
+
+def _members(batch: StepBatch) -> list[_Member]:
+    members: list[_Member] = []
+    first = 0
+    for entry, positions, shadows in zip(
+        batch.schedule, batch.score_positions, batch.shadow_positions, strict=True
+    ):
+        rows = slice(first, first + len(positions))
+        members.append(
+            _Member(entry.running, rows, positions.astype(np.int64), shadows.astype(np.int64))
+        )
+        first = rows.stop
+    return members
+
+
+def _noise(member: _Member) -> Noise | None:
+    request = member.running.request
+    params = request.params
+    if params.temperature == 0:
+        return None
+    return Noise(
+        rows=member.rows,
+        temperature=params.temperature,
+        seed=params.seed,
+        step=request.num_forwards,
+        top_p=params.top_p,
+        top_k=params.top_k,
+        min_p=params.min_p,
+    )

@@ -19,6 +19,7 @@ from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import LoadedEngine, load
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stopping import StopRule
@@ -116,6 +117,13 @@ class Engine:
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
             self._check_given(given, rest or [], params)
+        rules = make_rules(
+            params,
+            self.spec,
+            self._stop_rule,
+            self.tokenizer,
+            forbid_eos=rest is not None and given is None,
+        )
         if request_id is None:
             made = (f"request-{number}" for number in self._auto_ids)
             request_id = next(name for name in made if name not in self.scheduler)
@@ -129,9 +137,8 @@ class Engine:
             params,
             self.spec.mask_token_id,
             None if rest is None else np.array(rest, np.int32),
-            forbidden_ids=() if rest is None or given is not None else self.spec.eos_token_ids,
         )
-        self.scheduler.add(RunningRequest(request, remasking, cache, self.device, exit_rule))
+        self.scheduler.add(RunningRequest(request, remasking, cache, self.device, rules, exit_rule))
         return request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:

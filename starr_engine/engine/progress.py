@@ -80,6 +80,8 @@ class ProgressKeeper:
         canvas.unmask(unmasked, decision.unmask_ids)
         request.note_confidence(unmasked, decision.unmask_confidence)
         running.state = decision.state
+        if decision.logprobs:
+            request.logprobs.update(zip(unmasked.tolist(), decision.logprobs, strict=True))
         request.num_unmasked += len(unmasked) - len(revoked)
         request.num_revoked_in_block += len(revoked)
         self._count(entry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
 
@@ -9,7 +11,10 @@ from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, CacheView, RowRanges, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
+from starr_engine.decoding.logits import TokenRules
 from starr_engine.request import Positions, Request
+
+_NO_RULES: Final = TokenRules()
 
 
 class RunningRequest:
@@ -20,6 +25,7 @@ class RunningRequest:
         remasking: Built from the request's arguments.
         cache: Built from the request's arguments.
         device: Of the remasking policy's state.
+        rules: What the request asks of its logits.
         exit_rule: Built from the request's arguments; None never exits early.
     """
 
@@ -29,12 +35,14 @@ class RunningRequest:
         remasking: RemaskingPolicy,
         cache: CachePolicy,
         device: torch.device,
+        rules: TokenRules = _NO_RULES,
         exit_rule: ExitRule | None = None,
     ) -> None:
         self.request = request
         self.remasking = remasking
         self.cache = cache
         self.exit_rule = exit_rule
+        self.rules = rules
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 

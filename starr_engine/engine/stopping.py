@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 
 from starr_engine.outputs import FinishReason
+from starr_engine.params import SamplingParams
 from starr_engine.request import Request, TokenIds
 from starr_engine.tokenization import Tokenizer
 
@@ -48,31 +49,37 @@ class StopRule:
         self._eos_token_ids = eos_token_ids
         self._tokenizer = tokenizer
 
+    def end_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        """The tokens that end an output."""
+        return params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
+
     def visible(self, request: Request) -> Visible:
-        """The output as far as it is committed, and whether it ends there."""
+        """The output as far as it is committed, and whether it ends there.
+
+        A stop string counts if it ends behind the first ``min_tokens`` tokens, as in vLLM; stop
+        tokens and EOS are kept from standing there by the logits.
+        """
         if request.has_template:
             return self._filled(request)
         params, canvas = request.params, request.canvas
         ids = canvas.committed_ids
-        ends = params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
-        found = np.flatnonzero(np.isin(ids, ends))
+        found = np.flatnonzero(np.isin(ids, self.end_ids(params)))
         reason: FinishReason | None = None
         if len(found):
             ids, reason = ids[: found[0]], FinishReason.STOP
         elif canvas.block_index == canvas.num_blocks:
             reason = FinishReason.LENGTH
-        text = self._decode(ids)
-        cuts = [at for stop in params.stop if (at := text.find(stop)) >= 0]
-        if cuts:
-            text, reason = text[: min(cuts)], FinishReason.STOP
-            ids = self._ids_within(ids, len(text))
+        text = self._decode(ids, params)
+        if params.stop and (cut := self._cut(ids, text, params)) is not None:
+            text, reason = text[:cut], FinishReason.STOP
+            ids = self._ids_within(ids, len(text), params)
         sure_ids, sure_chars = len(ids), len(text)
         if reason is None:
             # The start of a stop string, or of a character, may stand at the end.
             held_back = max((len(stop) - 1 for stop in params.stop), default=0)
             sure_chars = len(text[: max(0, len(text) - held_back)].rstrip("\ufffd"))
             if params.stop:
-                sure_ids = len(self._ids_within(ids, sure_chars))
+                sure_ids = len(self._ids_within(ids, sure_chars, params))
         return Visible(
             token_ids=ids,
             text=text,
@@ -85,12 +92,12 @@ class StopRule:
         """Of a template: nothing ends it but its last block."""
         canvas = request.canvas
         is_done = canvas.block_index == canvas.num_blocks
-        text = self._decode_between(canvas.token_ids, canvas.prompt_len, canvas.block_start)
+        text = self._decode_between(request, canvas.prompt_len, canvas.block_start)
         slots: tuple[str, ...] = ()
         if is_done:
             edges = np.flatnonzero(np.diff(~canvas.is_fixed, prepend=False, append=False))
             slots = tuple(
-                self._decode_between(canvas.token_ids, start, stop)
+                self._decode_between(request, start, stop)
                 for start, stop in edges.reshape(-1, 2).tolist()
             )
         return Visible(
@@ -102,18 +109,37 @@ class StopRule:
             slots=slots,
         )
 
-    def _decode_between(self, ids: TokenIds, start: int, stop: int) -> str:
-        """Text of some ids as it continues those in front: spaces at the seam are part of it."""
-        context = ids[max(0, start - CONTEXT_TOKENS) : start]
-        before, whole = self._decode(context), self._decode(ids[start - len(context) : stop])
-        return whole[len(before) :] if whole.startswith(before) else self._decode(ids[start:stop])
+    def _decode_between(self, request: Request, start: int, stop: int) -> str:
+        """Text of some positions as it continues what is in front, with the space at the seam."""
+        ids, params = request.canvas.token_ids, request.params
+        first = max(0, start - CONTEXT_TOKENS)
+        before = self._decode(ids[first:start], params)
+        whole = self._decode(ids[first:stop], params)
+        if whole.startswith(before):
+            return whole[len(before) :]
+        return self._decode(ids[start:stop], params)
 
-    def _ids_within(self, ids: TokenIds, text_len: int) -> TokenIds:
+    def _cut(self, ids: TokenIds, text: str, params: SamplingParams) -> int | None:
+        """How much of the text is left by the stop string that begins first; None without one."""
+        settled = len(self._decode(ids[: params.min_tokens], params)) if params.min_tokens else 0
+        found = [
+            (at, at + len(stop))
+            for stop in params.stop
+            if (at := text.find(stop, max(0, settled - len(stop) + 1))) >= 0
+        ]
+        if not found:
+            return None
+        start, end = min(found)
+        return end if params.include_stop_str_in_output else start
+
+    def _ids_within(self, ids: TokenIds, text_len: int, params: SamplingParams) -> TokenIds:
         # From the end, because little is ever cut off.
         count = len(ids)
-        while count > 0 and len(self._decode(ids[:count])) > text_len:
+        while count > 0 and len(self._decode(ids[:count], params)) > text_len:
             count -= 1
         return ids[:count]
 
-    def _decode(self, ids: TokenIds) -> str:
-        return "" if self._tokenizer is None else self._tokenizer.decode(ids.tolist())
+    def _decode(self, ids: TokenIds, params: SamplingParams) -> str:
+        if self._tokenizer is None or len(ids) == 0:
+            return ""
+        return self._tokenizer.decode(ids.tolist(), skip_special_tokens=params.skip_special_tokens)

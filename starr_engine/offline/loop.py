@@ -7,10 +7,11 @@ from typing import Final, Protocol
 
 from starr_engine.config import EngineConfig
 from starr_engine.errors import CapacityError, ConfigError, RequestError
-from starr_engine.infilling import SEAM_PARAMS, Candidates, Template, choose, seam_checks
+from starr_engine.infilling import SEAM_PARAMS, Candidates, Template, seam_checks
 from starr_engine.offline.rows import Encoder, RawRow, Row, output_row, parse_row
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
+from starr_engine.samples import join_requests, requests_of, sample_id
 
 OutputRow = dict[str, object]
 
@@ -84,7 +85,7 @@ class RowLoop:
         # Twice what runs at once: a request that ends is replaced in the next step.
         self._max_in_engine: Final = 2 * llm.engine.config.max_num_requests
         self._running: dict[str, Row] = {}
-        # Of rows with several gap lengths: requests to wait for, finished ones, filled gaps.
+        # Of each row: requests to wait for, finished ones, filled gaps that are being judged.
         self._awaited: dict[int, list[str]] = {}
         self._outputs: dict[str, RequestOutput] = {}
         self._filled: dict[int, list[RequestOutput]] = {}
@@ -128,29 +129,32 @@ class RowLoop:
         self._start(row, row.candidates, row.params)
 
     def _start(self, row: Row, prompts: Candidates, params: SamplingParams) -> None:
-        names = [f"row-{row.index}.{n}" if n else f"row-{row.index}" for n in range(len(prompts))]
-        self._awaited[row.index] = names
         try:
-            for name, prompt in zip(names, prompts, strict=True):
+            asked = requests_of(prompts, params)
+            names = [sample_id(f"row-{row.index}", number) for number in range(len(asked))]
+            self._awaited[row.index] = names
+            for name, (prompt, sample) in zip(names, asked, strict=True):
                 # Policies that do not exist are ConfigErrors of their registry.
                 self._engine.add_request(
                     prompt.prompt_token_ids,
-                    params,
+                    sample,
                     request_id=name,
                     template=prompt.template,
                     given=prompt.given,
                 )
                 self._running[name] = row
         except (RequestError, ConfigError, CapacityError) as error:
-            for name in names:
-                if self._running.pop(name, None) is not None:
-                    self._engine.abort(name)
-            self._finish(row, str(error))
+            self._fail(row, str(error))
 
     def _collect(self, outputs: Sequence[BlockOutput | RequestOutput]) -> None:
         for output in outputs:
             if isinstance(output, RequestOutput) and output.request_id in self._running:
                 row = self._running.pop(output.request_id)
+                aborted = output.finish_reason is FinishReason.ABORT
+                reason = "the engine aborted the request" if aborted else output.error
+                if reason is not None and len(row.candidates) == 1:
+                    self._fail(row, reason)
+                    continue
                 self._outputs[output.request_id] = output
                 names = self._awaited[row.index]
                 if all(name in self._outputs for name in names):
@@ -165,10 +169,18 @@ class RowLoop:
                 self._start(row, checks, SEAM_PARAMS)
                 return
             filled, outputs = outputs, []
-        output = choose(row.candidates, filled, outputs)
+        output = join_requests(row.candidates, filled, outputs)
         aborted = output.finish_reason is FinishReason.ABORT
         reason = "the engine aborted the request" if aborted else output.error
         self._finish(row, reason or output)
+
+    def _fail(self, row: Row, reason: str) -> None:
+        """Finish a row with an error; its other requests are of no use then."""
+        for name in self._awaited.get(row.index, ()):
+            self._outputs.pop(name, None)
+            if self._running.pop(name, None) is not None:
+                self._engine.abort(name)
+        self._finish(row, reason)
 
     def _finish(self, row: Row, result: RequestOutput | str) -> None:
         self._awaited.pop(row.index, None)
@@ -192,10 +204,7 @@ class RowLoop:
                 try:
                     self._collect(self._engine.step())
                 except (RequestError, CapacityError) as error:
-                    for request_id in self._running:
-                        self._engine.abort(request_id)
-                    self._forget_running()
-                    self._finish(row, str(error))
+                    self._fail(row, str(error))
 
     def _forget_running(self) -> None:
         for of_rows in (self._running, self._outputs, self._awaited, self._filled):

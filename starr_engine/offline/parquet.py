@@ -35,6 +35,25 @@ _RESULT_SCHEMA: Final = pa.schema(
     ]
 )
 
+_LOGPROB: Final = [("token_id", pa.int32()), ("logprob", pa.float64())]
+_LOGPROBS: Final = pa.list_(
+    pa.struct([*_LOGPROB, ("step", pa.int64()), ("top", pa.list_(pa.struct(_LOGPROB)))])
+)
+_SAMPLE: Final = ("text", "token_ids", "finish_reason", "nfe", "tpf")
+_OPTIONAL_SCHEMA: Final = pa.schema(
+    [
+        ("logprobs", _LOGPROBS),
+        (
+            "samples",
+            pa.list_(
+                pa.struct(
+                    [*(_RESULT_SCHEMA.field(name) for name in _SAMPLE), ("logprobs", _LOGPROBS)]
+                )
+            ),
+        ),
+    ]
+)
+
 JournalRows = Iterable[dict[str, object]]
 
 
@@ -43,17 +62,17 @@ def write_parquet(path: Path, journal_rows: Callable[[], JournalRows], source: S
 
     Args:
         path: Of the new file.
-        journal_rows: Starts to read the journal from its first row; called up to twice.
+        journal_rows: Starts to read the journal from its first row; called up to three times.
         source: The input that the rows answer, one for one.
 
     Raises:
         OSError: If the disk is full.
     """
     if isinstance(source, ParquetSource):
-        schema = _copied_schema(source)
+        schema = _with_optional(_copied_schema(source), journal_rows())
         tables = _copied_tables(schema, journal_rows(), source)
     else:
-        schema = _inferred_schema(journal_rows())
+        schema = _with_optional(_inferred_schema(journal_rows()), journal_rows())
         tables = (_table(rows, schema) for rows in _groups(journal_rows()))
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
@@ -64,6 +83,17 @@ def _groups(rows: JournalRows) -> Iterator[list[dict[str, object]]]:
     iterator = iter(rows)
     while group := list(islice(iterator, GROUP_ROWS)):
         yield group
+
+
+def _with_optional(schema: pa.Schema, rows: JournalRows) -> pa.Schema:
+    """``schema`` with the columns that only some jobs have, where one of the rows has them."""
+    found: set[str] = set()
+    for row in rows:
+        found.update(_OPTIONAL.intersection(row))
+    for field in _OPTIONAL_SCHEMA:
+        if field.name in found:
+            schema = schema.append(field)
+    return schema
 
 
 def _copied_schema(source: ParquetSource) -> pa.Schema:
@@ -83,7 +113,7 @@ def _result_fields(columns: Collection[str]) -> list[pa.Field]:
 def _copied_tables(
     schema: pa.Schema, rows: JournalRows, source: ParquetSource
 ) -> Iterator[pa.Table]:
-    copied = [name for name in schema.names if name in source.schema.names and name not in _RESULT]
+    copied = [name for name in schema.names if name in source.schema.names and name not in _MADE]
     iterator = iter(rows)
     for batch in source.batches(batch_rows=GROUP_ROWS, columns=copied or None):
         group = list(islice(iterator, batch.num_rows))
@@ -112,7 +142,7 @@ def _inferred_schema(rows: JournalRows) -> pa.Schema:
     types: dict[str, pa.DataType | None] = {"id": pa.null()}  # None: no common type
     for group in _groups(rows):
         for name in dict.fromkeys(name for row in group for name in row):
-            if name not in _RESULT:
+            if name not in _MADE:
                 values = [row.get(name) for row in group]
                 types[name] = _common_type(types.get(name, pa.null()), values)
     return pa.schema([*(_inferred_field(name, kind) for name, kind in types.items()),
@@ -145,4 +175,5 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
     return any(_has_empty_struct(kind.field(place).type) for place in range(kind.num_fields))
 
 
-_RESULT: Final = frozenset(_RESULT_SCHEMA.names)
+_OPTIONAL: Final = frozenset(_OPTIONAL_SCHEMA.names)
+_MADE: Final = _OPTIONAL.union(_RESULT_SCHEMA.names)

@@ -15,9 +15,10 @@ from starr_engine.infilling import (
     is_infill,
     parse_infill,
 )
-from starr_engine.outputs import RequestOutput
+from starr_engine.outputs import RequestOutput, TokenLogprob
 from starr_engine.params import SamplingParams
 from starr_engine.tokenization import check_messages
+from starr_engine.unsupported import unsupported_reason
 
 PROMPT_FIELDS: Final = ("prompt", "messages", "prompt_token_ids")
 SAMPLING_FIELDS: Final = tuple(entry.name for entry in fields(SamplingParams))
@@ -27,6 +28,11 @@ RESULT_FIELDS: Final = (
 """What the job adds to a row; no column of the input may have one of these names."""
 SLOTS_FIELD: Final = "slots"
 """What the job adds to rows with a gap or a template, behind the other results."""
+
+OPTIONAL_FIELDS: Final = ("logprobs", "samples")
+"""What it adds to rows that ask for ``logprobs``, or for ``n`` above 1 samples."""
+
+_DEFAULTS: Final = SamplingParams()
 
 Columns = Mapping[str, object]
 
@@ -99,7 +105,7 @@ def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[],
         )
     given = {name: value for name, value in raw.columns.items() if value is not None}
     try:
-        _refuse_result_columns(given)
+        _refuse_columns(given)
         params = _params(given, defaults)
         candidates = _candidates(given, get_tokenizer)
     except (RequestError, ConfigError) as error:
@@ -121,9 +127,7 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
     columns: dict[str, object] = {"id": row.row_id, **row.carried}
     if isinstance(result, str):
         return {**columns, **dict.fromkeys(RESULT_FIELDS), "error": result}
-    slots = {SLOTS_FIELD: list(result.slots)} if row.is_infill else {}
-    return {
-        **columns,
+    columns |= {
         "text": result.text,
         "token_ids": list(result.token_ids),
         "finish_reason": str(result.finish_reason),
@@ -131,19 +135,55 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
         "tpf": result.tpf,
         "cache_label": result.cache_label,
         "error": None,
-        **slots,
     }
+    if row.is_infill:
+        columns[SLOTS_FIELD] = list(result.slots)
+    if result.logprobs is not None:
+        columns["logprobs"] = logprob_objects(result.logprobs)
+    if result.other_samples:
+        columns["samples"] = [sample_object(sample) for sample in result.samples]
+    return columns
+
+
+def sample_object(sample: RequestOutput) -> dict[str, object]:
+    """One of several samples of a row."""
+    shown: dict[str, object] = {
+        "text": sample.text,
+        "token_ids": list(sample.token_ids),
+        "finish_reason": str(sample.finish_reason),
+        "nfe": sample.nfe,
+        "tpf": sample.tpf,
+    }
+    if sample.logprobs is not None:
+        shown["logprobs"] = logprob_objects(sample.logprobs)
+    return shown
+
+
+def logprob_objects(logprobs: Sequence[TokenLogprob]) -> list[dict[str, object]]:
+    """Log-probabilities as JSON has them."""
+    return [
+        {
+            "token_id": token.token_id,
+            "logprob": token.logprob,
+            "step": token.step,
+            "top": [{"token_id": other, "logprob": value} for other, value in token.top],
+        }
+        for token in logprobs
+    ]
 
 
 def is_carried(name: str) -> bool:
     """Whether a column of the input goes to the output as it is."""
     return name != "id" and name not in (
-        *PROMPT_FIELDS, *INFILL_FIELDS, *SAMPLING_FIELDS, *RESULT_FIELDS
+        *PROMPT_FIELDS, *INFILL_FIELDS, *SAMPLING_FIELDS, *RESULT_FIELDS, *OPTIONAL_FIELDS
     )  # fmt: skip
 
 
-def _refuse_result_columns(given: Columns) -> None:
-    added = (*RESULT_FIELDS, SLOTS_FIELD) if is_infill(given) else RESULT_FIELDS
+def _refuse_columns(given: Columns) -> None:
+    """Refuse what would be overwritten, and what asks for something that is not done."""
+    if reason := unsupported_reason(given):
+        raise RequestError(reason)
+    added = (*RESULT_FIELDS, "samples", *((SLOTS_FIELD,) if is_infill(given) else ()))
     taken = [name for name in added if name in given]
     if taken:
         raise RequestError(
@@ -201,6 +241,9 @@ def _params(given: Columns, defaults: SamplingParams) -> SamplingParams:
     overrides = {name: given[name] for name in SAMPLING_FIELDS if name in given}
     for name, value in overrides.items():
         _check_kind(name, value)
+    if isinstance(bias := overrides.get("logit_bias"), dict):
+        # A struct of a Parquet file has all keys in every row.
+        overrides["logit_bias"] = {key: value for key, value in bias.items() if value is not None}
     for policy in ("remasking", "cache", "early_exit"):
         args = f"{policy}_args"
         if isinstance(value := overrides.get(args), dict):
@@ -212,14 +255,14 @@ def _params(given: Columns, defaults: SamplingParams) -> SamplingParams:
 
 def _check_kind(name: str, value: object) -> None:
     """Refuse what ``SamplingParams`` is not meant to be asked; ranges are its own affair."""
-    if name == "ignore_eos" and not isinstance(value, bool):
-        raise RequestError(f"ignore_eos must be true or false, got {_show(value)}")
+    if isinstance(getattr(_DEFAULTS, name), bool) and not isinstance(value, bool):
+        raise RequestError(f"{name} must be true or false, got {_show(value)}")
     if name == "temperature" and isinstance(value, bool):
         raise RequestError(f"temperature must be a number, got {_show(value)}")
-    if name == "stop" and not isinstance(value, str | list):
-        raise RequestError(f"stop must be a string or a list of strings, got {_show(value)}")
-    if name == "stop_token_ids" and not isinstance(value, list):
-        raise RequestError(f"stop_token_ids must be a list of integers, got {_show(value)}")
+    if name in ("stop", "bad_words") and not isinstance(value, str | list):
+        raise RequestError(f"{name} must be a string or a list of strings, got {_show(value)}")
+    if name in ("stop_token_ids", "allowed_token_ids") and not isinstance(value, list):
+        raise RequestError(f"{name} must be a list of integers, got {_show(value)}")
 
 
 def _show(value: object) -> str:

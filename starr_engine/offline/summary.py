@@ -24,7 +24,7 @@ class BatchSummary:
     """Rows that earlier runs had finished."""
 
     mean_nfe: float
-    """Model forwards per row without error; 0 if there is none."""
+    """Model forwards per row without error, those of all its samples; 0 if there is none."""
 
     tpf: float
     """Unmasked positions of all rows / forwards of all rows."""
@@ -60,10 +60,11 @@ class Tally:
         if row["error"] is not None:
             self.num_errors += 1
             return
-        self._num_forwards += row["nfe"]
-        self._num_unmasked += row["tpf"] * row["nfe"]
-        if not resumed:
-            self._num_tokens += len(row["token_ids"])
+        for sample in row.get("samples") or (row,):
+            self._num_forwards += sample["nfe"]
+            self._num_unmasked += sample["tpf"] * sample["nfe"]
+            if not resumed:
+                self._num_tokens += len(sample["token_ids"])
 
     def start_clock(self) -> None:
         """From here on seconds count."""

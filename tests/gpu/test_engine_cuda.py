@@ -85,6 +85,23 @@ def test_a_mixed_batch_of_sixteen_decodes_as_on_the_cpu(cuda: LLM, cpu: LLM) -> 
     assert_same_outputs(cuda, cpu, params)
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_rules_and_truncation_on_cuda_decode_as_on_the_cpu(
+    cuda: LLM, cpu: LLM, temperature: float
+) -> None:
+    fields: list[dict[str, Any]] = [
+        {"top_p": 0.8, "top_k": 7, "min_p": 0.05},
+        {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25},
+        {"logit_bias": {7: 3.0}, "min_tokens": 5, "stop_token_ids": (5, 6, 7)},
+        {"allowed_token_ids": tuple(range(20, 40)), "logprobs": 3},
+        {"suppress_eos": True},
+        {"eos_last": True, "stop_token_ids": tuple(range(4, 40))},
+    ]
+    params = [small(temperature=temperature, cache=cache, **each)
+              for each in fields for cache in CACHES]  # fmt: skip
+    assert_same_outputs(cuda, cpu, params)
+
+
 def test_many_requests_leave_no_memory_behind(cuda: LLM) -> None:
     params = [small(cache=cache, remasking=name) for name, _ in POLICIES for cache in CACHES]
     prompts = as_prompts(random_prompts(len(params), seed=1))

@@ -37,6 +37,15 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("dual", {}),
     ("dual", {"refresh_every": 2}),
 ]
+SAMPLING: list[dict[str, Any]] = [
+    {},
+    {"top_p": 0.8, "top_k": 5, "min_p": 0.05},
+    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.3},
+    {"logit_bias": {7: 3.0, 9: -100.0}, "min_tokens": 1},
+    {"allowed_token_ids": (1, 5, 6, 7, 8), "logprobs": 1},
+    {"eos_last": True},
+    {"suppress_eos": True},
+]
 POOLS = [
     # The longest request below has 12 + 15 rows, and 5 shadow rows.
     {"page_size": 1, "num_pages": 40, "max_num_requests": 5},
@@ -72,6 +81,7 @@ def random_request(rng: np.random.Generator) -> tuple[list[int], SamplingParams]
         cache=cache,
         cache_args=cache_args,
         **EXITS[rng.integers(len(EXITS))],
+        **SAMPLING[rng.integers(len(SAMPLING))],
     )
     return rng.integers(4, 101, rng.integers(1, 13)).tolist(), params
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 
 from starr_engine import LLM, SamplingParams, __version__
 from starr_engine.cli.main import COMMANDS, main
-from starr_engine.cli.options import parse_args_list
+from starr_engine.cli.options import add_sampling_options, parse_args_list, sampling_params
+from starr_engine.cli.sampling_options import parse_bias
 from starr_engine.errors import ConfigError
 from tests.helpers.word_models import write_word_model
 
@@ -316,3 +318,58 @@ def test_policy_arguments_are_json_scalars_or_text():
 def test_other_policy_arguments_are_refused(entries):
     with pytest.raises(ConfigError, match="--x"):
         parse_args_list("--x", entries)
+
+
+SAMPLING_FLAGS = [
+    "--temperature", "1", "--top-p", "0.9", "--top-k", "5", "--min-p", "0.1", "--n", "2",
+    "--repetition-penalty", "1.2", "--presence-penalty", "0.5", "--frequency-penalty", "-0.5",
+    "--logit-bias", "17=2.5", "--logit-bias", "9=-100", "--bad-word", "w5 w6", "--bad-word", "w7",
+    "--allowed-token-id", "17", "--allowed-token-id", "18", "--logprobs", "1", "--min-tokens", "3",
+    "--suppress-eos", "--eos-last", "--include-stop-str-in-output", "--keep-special-tokens",
+]  # fmt: skip
+
+
+def test_every_sampling_field_has_a_flag():
+    parser = argparse.ArgumentParser()
+    add_sampling_options(parser)
+    given = sampling_params(parser.parse_args(SAMPLING_FLAGS))
+    assert given == SamplingParams(
+        temperature=1, top_p=0.9, top_k=5, min_p=0.1, n=2, repetition_penalty=1.2,
+        presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={17: 2.5, 9: -100},
+        bad_words=("w5 w6", "w7"), allowed_token_ids=(17, 18), logprobs=1, min_tokens=3,
+        suppress_eos=True, eos_last=True, include_stop_str_in_output=True,
+        skip_special_tokens=False,
+    )  # fmt: skip
+    assert sampling_params(parser.parse_args([])) == SamplingParams()
+
+
+@pytest.mark.parametrize(
+    ("entries", "problem"),
+    [(["17"], "takes ID=VALUE, got '17'"), (["x=1"], "ID=VALUE"), (["5=1", "5=2"], "given twice")],
+)
+def test_a_bias_that_is_none_is_refused(entries, problem):
+    with pytest.raises(ConfigError, match=problem):
+        parse_bias(entries)
+
+
+def test_generate_prints_every_sample_and_their_log_probabilities(model, capsys):
+    flags = ["--model", model, *FLAGS, *SAMPLING_FLAGS, "--n", "3"]
+    assert main(["generate", "w1 w2", *flags]) == 0
+    texts = capsys.readouterr().out.splitlines()
+    assert len(texts) == 3
+    assert main(["generate", "w1 w2", "--json", *flags]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [sample["text"] for sample in shown["samples"]] == texts
+    assert [token["token_id"] for token in shown["logprobs"]] == shown["token_ids"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["generate", "w1", "--stream"], "--stream shows one sample"),
+        (["chat", "w1"], "a conversation goes on with one answer"),
+    ],
+)
+def test_where_samples_have_no_place_they_are_refused(model, capsys, argv, problem):
+    assert main([*argv, "--model", model, "--n", "2", "--temperature", "1"]) == 2
+    assert problem in capsys.readouterr().err

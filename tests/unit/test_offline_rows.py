@@ -7,7 +7,15 @@ from dataclasses import replace
 import pytest
 
 from starr_engine.errors import RequestError
-from starr_engine.offline.rows import RESULT_FIELDS, RawRow, Row, output_row, parse_row
+from starr_engine.offline.rows import (
+    OPTIONAL_FIELDS,
+    RESULT_FIELDS,
+    RawRow,
+    Row,
+    output_row,
+    parse_row,
+)
+from starr_engine.outputs import TokenLogprob
 from starr_engine.params import SamplingParams
 from tests.helpers.fake_llm import FakeTokenizer, make_output
 
@@ -89,6 +97,13 @@ def test_other_columns_are_carried_in_their_order():
         ({"prompt": "a", "temperature": "hot"}, "temperature must be"),
         ({"prompt": "a", "temperature": True}, "temperature must be a number"),
         ({"prompt": "a", "ignore_eos": 1}, "ignore_eos must be true or false"),
+        ({"prompt": "a", "eos_last": 0}, "eos_last must be true or false"),
+        ({"prompt": "a", "bad_words": 5}, "bad_words must be a string or a list"),
+        ({"prompt": "a", "allowed_token_ids": "5"}, "allowed_token_ids must be a list"),
+        ({"prompt": "a", "logit_bias": [1]}, "logit_bias must be a mapping"),
+        ({"prompt": "a", "top_p": 0}, r"top_p must be a number in \(0, 1\]"),
+        ({"prompt": "a", "n": 2}, "n=2 samples at temperature 0"),
+        ({"prompt": "a", "samples": 3}, "column 'samples' has the name of an output column"),
         ({"prompt": "a", "stop": 5}, "stop must be a string or a list"),
         ({"prompt": "a", "stop": [5]}, "stop must hold non-empty strings"),
         ({"prompt": "a", "stop_token_ids": 5}, "stop_token_ids must be a list"),
@@ -178,3 +193,56 @@ def test_slots_are_a_column_of_rows_that_have_them_and_else_a_column_like_others
     assert output_row(parse(prefix="a", gap=2), result)["slots"] == ["h", "i"]
     assert "slots" not in output_row(parse(prompt="a"), result)
     assert output_row(parse(prompt="a", slots=5), result)["slots"] == 5
+
+
+def test_every_sampling_field_may_stand_in_a_row():
+    row = parse(
+        prompt="a", top_p=0.5, top_k=-1, min_p=0.1, repetition_penalty=1.1, presence_penalty=1,
+        frequency_penalty=-1, logit_bias={"97": 5, "98": None}, bad_words="no", min_tokens=2,
+        allowed_token_ids=[97], n=2, logprobs=3, temperature=1, eos_last=True, suppress_eos=True,
+        include_stop_str_in_output=True, skip_special_tokens=False, best_of=None,
+    )  # fmt: skip
+    assert row.error is None
+    assert row.params == SamplingParams(
+        remasking="threshold", remasking_args={"threshold": 0.9}, top_p=0.5, min_p=0.1,
+        repetition_penalty=1.1, presence_penalty=1, frequency_penalty=-1, logit_bias={97: 5},
+        bad_words=("no",), min_tokens=2, allowed_token_ids=(97,), n=2, logprobs=3, temperature=1,
+        eos_last=True, suppress_eos=True, include_stop_str_in_output=True,
+        skip_special_tokens=False,
+    )  # fmt: skip
+
+
+def test_rows_that_ask_have_log_probabilities_and_samples():
+    tokens = (TokenLogprob(token_id=104, logprob=-0.5, step=2, top=((7, -0.25), (104, -0.5))),)
+    first = replace(make_output("r", (97,), "h", 3), logprobs=tokens)
+    second = replace(make_output("r.1", (97,), "i", 4), logprobs=tokens[:0])
+    shown = {
+        "token_id": 104, "logprob": -0.5, "step": 2,
+        "top": [{"token_id": 7, "logprob": -0.25}, {"token_id": 104, "logprob": -0.5}],
+    }  # fmt: skip
+    columns = output_row(parse(prompt="a"), replace(first, other_samples=(second,)))
+    assert list(columns) == ["id", *RESULT_FIELDS, *OPTIONAL_FIELDS]
+    assert (columns["text"], columns["logprobs"]) == ("h", [shown])
+    assert columns["samples"] == [
+        {"text": "h", "token_ids": [104], "finish_reason": "stop", "nfe": 3, "tpf": 4.0,
+         "logprobs": [shown]},
+        {"text": "i", "token_ids": [105], "finish_reason": "stop", "nfe": 4, "tpf": 3.0,
+         "logprobs": []},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("best_of", 1, "best_of is not supported: samples are not ranked"),
+        ("guided_regex", "a+", "guided_regex is not supported: outputs cannot"),
+        ("tools", [], "tools is not supported: tools are not called"),
+        ("typical_p", 0.9, "typical_p is not supported: use top_p"),
+    ],
+)
+def test_what_other_engines_offer_and_this_does_not_is_refused_and_never_ignored(
+    name: str, value: object, problem: str
+):
+    row = parse(prompt="a", answer=4, **{name: value})
+    assert problem in (row.error or "")
+    assert parse(prompt="a", answer=4, **{name: None}).error is None

@@ -18,8 +18,9 @@ MASK, EOS, LENGTH = 0, 1, 4
 class Letters:
     """Token 97 is "a" and so on; EOS has no text, as a special token."""
 
-    def decode(self, token_ids: Iterable[int]) -> str:
-        return "".join(chr(token) for token in token_ids if token != EOS)
+    def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        shown = (token for token in token_ids if token != EOS or not skip_special_tokens)
+        return "".join("." if token == EOS else chr(token) for token in shown)
 
 
 def end_after(text: str, num_blocks: int, **changes: Any) -> Visible:
@@ -100,3 +101,28 @@ def test_what_may_begin_a_stop_string_is_not_sure_yet() -> None:
     assert (visible.num_sure_ids, visible.num_sure_chars) == (0, 0)
     visible = end_after("ab..", 1, stop=("xyz",))
     assert (visible.num_sure_ids, visible.num_sure_chars) == (2, 2)
+
+
+def test_the_stop_string_stays_if_it_is_asked_for() -> None:
+    kept = {"include_stop_str_in_output": True}
+    assert seen(end_after("abcdefgh", 2, stop=("def",), **kept)) == ("abcdef", "abcdef", "stop")
+    assert seen(end_after("abcd", 1, stop=("abc", "bcd"), **kept)) == ("abc", "abc", "stop")
+    assert seen(end_after("abc.", 1, stop=("zz",), **kept)) == ("abc", "abc", "stop")
+
+
+def test_a_stop_string_counts_only_if_it_ends_behind_min_tokens() -> None:
+    assert seen(end_after("abcabcab", 2, stop=("abc",), min_tokens=3)) == ("abc", "abc", "stop")
+    assert seen(end_after("abcabcab", 2, stop=("abc",), min_tokens=2)) == ("", "", "stop")
+    assert seen(end_after("abcdefgh", 2, stop=("cd",), min_tokens=4))[2] is None
+    # It may begin before: "cd" ends at the fourth token.
+    assert seen(end_after("abcdefgh", 2, stop=("cd",), min_tokens=3)) == ("ab", "ab", "stop")
+    assert seen(end_after("abcdefgh", 1, stop=("cd",), min_tokens=8))[2] is None
+    assert seen(end_after("abcd" * 3, 3, stop=("d",), min_tokens=9)) == (
+        "abcdabcdabc", "abcdabcdabc", "stop",
+    )  # fmt: skip
+
+
+def test_special_tokens_are_shown_on_request() -> None:
+    visible = end_after("a.cd", 1, ignore_eos=True, skip_special_tokens=False)
+    assert visible.text == "a.cd"
+    assert end_after("a.cd", 1, ignore_eos=True).text == "acd"

@@ -1,0 +1,62 @@
+"""End tokens after everything else: how a policy sees a mask whose candidate is one.
+
+Its confidence, top-1 and top-2 are 0 and its entropy is that of no knowledge, log V, so that every
+other mask comes first; when only such masks are left the progress guarantee takes them from the
+left. A policy that reads logits sees a flat row instead, whose arg-max is still the candidate.
+
+The intent of ``confidence_eos_eot_inf`` in LLaDA's evaluation. Its code writes the confidence of
+EoT, and at temperature 0 through an alias that of EOS too, into logits; above temperature 0 EOS
+escapes it. Here both are treated alike at every temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from starr_engine.decoding.scores import Scores
+
+_ABOVE: Final = 1e-3  # what makes the candidate the arg-max of a flat row
+
+
+def late_rows(
+    candidates: Tensor, masked: Tensor, late_ids: Sequence[tuple[int, ...]], counts: Sequence[int]
+) -> Tensor | None:
+    """Which rows wait; None if no request asks for it.
+
+    Args:
+        candidates: [M] of the rows of n requests.
+        masked: [M] bool.
+        late_ids: [n] end tokens of each request that asks, empty for the others.
+        counts: [n] rows of each.
+    """
+    if not any(late_ids):
+        return None
+    late = [
+        torch.isin(proposed, proposed.new_tensor(ids))
+        for proposed, ids in zip(torch.split(candidates, list(counts)), late_ids, strict=True)
+    ]
+    return torch.cat(late) & masked
+
+
+def postpone(scores: Scores, late: Tensor, vocab_size: int) -> Scores:
+    """``scores`` with the least there is at the ``late`` rows."""
+    return replace(
+        scores,
+        confidence=scores.confidence.masked_fill(late, 0.0),
+        top1=scores.top1.masked_fill(late, 0.0),
+        top2=scores.top2.masked_fill(late, 0.0),
+        entropy=scores.entropy.masked_fill(late, math.log(vocab_size)),
+    )
+
+
+def flatten(logits: Tensor, candidates: Tensor, late: Tensor) -> Tensor:
+    """``logits`` [M, V] with flat rows where ``late``; what is forbidden stays so."""
+    flat = torch.where(logits == -torch.inf, logits, 0.0)
+    flat = flat.scatter(1, candidates[:, None], _ABOVE)
+    return torch.where(late[:, None], flat, logits)
