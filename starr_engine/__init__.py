@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starr_engine.llm import LLM
     from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
     from starr_engine.params import SamplingParams
+    from starr_engine.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StarrError",
+    "Trace",
 ]
 
 _HOME = {
@@ -41,6 +43,7 @@ _HOME = {
     "RequestOutput": "outputs",
     "SamplingParams": "params",
     "StarrError": "errors",
+    "Trace": "trace",
 }
 
 

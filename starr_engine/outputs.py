@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starr_engine.trace import Trace
 
 
 class FinishReason(StrEnum):
@@ -75,6 +79,9 @@ class RequestOutput:
 
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""
+
+    trace: Trace | None = None
+    """What happened at every step, if the request asked for it."""
 
     @property
     def tpf(self) -> float:

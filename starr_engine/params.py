@@ -56,6 +56,9 @@ class SamplingParams:
     cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
 
+    trace: bool = False
+    """Record every step's candidates, numbers and decisions in the output's ``trace``."""
+
     def __post_init__(self) -> None:
         for name, value in self._plain().items():
             object.__setattr__(self, name, value)
@@ -108,6 +111,8 @@ class SamplingParams:
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
         if not isinstance(self.ignore_eos, bool):
             problems.append(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        if not isinstance(self.trace, bool):
+            problems.append(f"trace must be True or False, got {self.trace!r}")
         for name in ("remasking", "cache"):
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")

@@ -111,6 +111,16 @@ class Tokenizer:
         """Text of generated ids; special tokens are left out, spaces are not cleaned up."""
         return str(self._fast.decode(list(token_ids), skip_special_tokens=True))
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token inside a text, with the space that leads it; specials by name."""
+        if token_id in self._backend.all_special_ids:
+            return str(self._fast.id_to_token(token_id))
+        one = str(self._fast.decode([token_id], skip_special_tokens=False))
+        # Many decoders drop the space in front of a text; the second of two tokens keeps it.
+        two = str(self._fast.decode([token_id, token_id], skip_special_tokens=False))
+        inside = two.removeprefix(one)
+        return inside or str(self._fast.id_to_token(token_id) or f"id {token_id}")
+
 
 def check_messages(messages: object) -> None:
     """Check the shape of a conversation.

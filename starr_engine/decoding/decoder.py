@@ -14,6 +14,8 @@ from torch import Tensor
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
+from starr_engine.decoding.tracing import Stages, trace_rows
+from starr_engine.trace import Decider, PositionTrace
 
 Offsets = NDArray[np.int64]
 
@@ -52,6 +54,9 @@ class DecodingRow:
     noise: Noise | None = None
     """What sampling added to the row's logits."""
 
+    trace: bool = False
+    """Whether the decision is to say how it came about."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowDecision:
@@ -61,6 +66,8 @@ class RowDecision:
     unmask_ids: NDArray[np.int32]
     revoke_offsets: Offsets
     state: State
+    trace: PositionTrace | None = None
+    """Only for a row that asked for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,9 +128,12 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        stages = [(Decider.POLICY, decision)]
         decision = bound_revocation(decision, [row.num_revoked for row in group])
+        stages.append((Decider.ENGINE, decision))
         decision = guarantee_progress(view, decision)
-        split = _split(view, decision, state)
+        stages.append((Decider.GUARANTEE, decision))
+        split = _split(view, decision, state, _traces(view, stages, group))
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
@@ -220,9 +230,20 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it unmasked a position that is no mask")
     if decision.revoke is not None and (decision.revoke & view.masked).any():
         raise ValueError("it revoked a position that is a mask")
+    for name, values in (decision.signals or {}).items():
+        if values.shape not in (shape, (shape[0], 1)):
+            raise ValueError(f"signal {name!r} must be a tensor {tuple(shape)} or of one column")
 
 
-def _split(view: BlockView, decision: Decision, state: State) -> list[RowDecision]:
+def _traces(
+    view: BlockView, stages: Stages, group: list[DecodingRow]
+) -> list[PositionTrace | None]:
+    return trace_rows(view, stages, [row.score_offsets if row.trace else None for row in group])
+
+
+def _split(
+    view: BlockView, decision: Decision, state: State, traces: list[PositionTrace | None]
+) -> list[RowDecision]:
     unmask = decision.unmask.cpu().numpy()
     tokens = view.candidates if decision.tokens is None else decision.tokens
     ids = tokens.cpu().numpy().astype(np.int32)
@@ -233,6 +254,7 @@ def _split(view: BlockView, decision: Decision, state: State) -> list[RowDecisio
             unmask_ids=ids[n, offsets],
             revoke_offsets=np.flatnonzero(revoke[n]),
             state={name: values[n : n + 1] for name, values in state.items()},
+            trace=traces[n],
         )
         for n in range(len(unmask))
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,9 @@ class StepBatch:
 
     attention: AttentionMetadata
 
+    started_s: float
+    """When its laying out began, of ``time.perf_counter``."""
+
 
 class Batcher:
     """Builds batches in C++, which refuses a plan that breaks a rule before anything runs.
@@ -57,6 +61,7 @@ class Batcher:
         Raises:
             PlanError: If a plan breaks a rule; names the rule and the first row.
         """
+        started_s = time.perf_counter()
         builder = self._builder
         builder.clear()
         scored: list[Positions] = []
@@ -111,6 +116,7 @@ class Batcher:
                 read_lens=tuple(np.where(fresh, query_lens, paged_lens).tolist()),
                 fresh=tuple(fresh.tolist()),
             ),
+            started_s=started_s,
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

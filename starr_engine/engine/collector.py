@@ -86,4 +86,13 @@ def request_output(
         cache_label=running.cache.label,
         latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
         error=error,
+        trace=(
+            None
+            if running.recorder is None
+            else running.recorder.finish(
+                text=visible.text,
+                num_visible_ids=len(visible.token_ids),
+                finish_reason=reason,
+            )
+        ),
     )

@@ -46,6 +46,7 @@ class Decoder:
                     seed=request.params.seed,
                     score_offsets=positions.astype(np.int64) - start,
                     noise=draw,
+                    trace=running.recorder is not None,
                 )
             )
         return decide_rows(rows, scores, logits)

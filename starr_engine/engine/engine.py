@@ -20,6 +20,7 @@ from starr_engine.engine.progress import ProgressKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stopping import StopRule
+from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
@@ -106,7 +107,12 @@ class Engine:
         if request_id in self.scheduler:
             raise RequestError(f"request id {request_id!r} is in use; choose another")
         request = Request(request_id, np.array(ids, np.int32), params, self.spec.mask_token_id)
-        self.scheduler.add(RunningRequest(request, remasking, cache, self.device))
+        running = RunningRequest(request, remasking, cache, self.device)
+        if params.trace:
+            running.recorder = TraceRecorder(
+                request, self.config.model, cache.label, self.tokenizer
+            )
+        self.scheduler.add(running)
         return request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:

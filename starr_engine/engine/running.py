@@ -8,6 +8,7 @@ import torch
 from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, CacheView, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
+from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
 
@@ -33,6 +34,9 @@ class RunningRequest:
         self.cache = cache
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
+
+        self.recorder: TraceRecorder | None = None
+        """Set by the engine if the request wants its trace."""
 
         self._device = device
         self.state: State = {}

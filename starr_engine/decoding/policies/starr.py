@@ -142,7 +142,8 @@ class StarrPolicy:
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
         state = self._observe(view, state)
-        stability = self._stability(state)
+        variation = self._variation(state)
+        stability = self._stability(state, variation)
         support = neighbourhood(view, self.neighbour_window)
         deviance = torch.where(support.isnan(), 0.0, view.confidence - support)
         support = support.nan_to_num(nan=0.0)
@@ -157,13 +158,19 @@ class StarrPolicy:
             threshold = (threshold - self.relax * overdue).clamp_min(self.c_slow)
 
         unmask = view.masked & (view.confidence >= threshold)
+        signals = {
+            "threshold": threshold,
+            "variance": variation,
+            "deviance": deviance,
+            "stability": stability,
+        }
         if self.revoke_below is None:
-            return Decision(unmask=unmask), state
+            return Decision(unmask=unmask, signals=signals), state
         revoke = ~view.masked & ~state["revoked"] & (view.confidence < self.revoke_below)
         state["revoked"] = state["revoked"] | revoke
         state["seen"] = state["seen"].masked_fill(revoke, 0)
         state["run"] = state["run"].masked_fill(revoke, 0)
-        return Decision(unmask=unmask, revoke=revoke), state
+        return Decision(unmask=unmask, revoke=revoke, signals=signals), state
 
     def _observe(self, view: BlockView, state: State) -> State:
         same = view.candidates == state["candidate"]
@@ -178,14 +185,18 @@ class StarrPolicy:
             "revoked": state["revoked"],
         }
 
-    def _stability(self, state: State) -> Tensor:
+    def _variation(self, state: State) -> Tensor:
         # The window is filled from its start after each restart, so its first n entries count.
         ring = state["ring"]
         length = state["seen"].clamp_max(self.temporal_window)
         counts = torch.arange(self.temporal_window, device=ring.device) < length[..., None]
         mean = (ring * counts).sum(-1) / length
         square = ((ring - mean[..., None]).square() * counts).sum(-1) / length
-        stability = torch.exp(-square.sqrt() / self.sigma) * (length / self.temporal_window)
+        return square.sqrt()
+
+    def _stability(self, state: State, variation: Tensor) -> Tensor:
+        length = state["seen"].clamp_max(self.temporal_window)
+        stability = torch.exp(-variation / self.sigma) * (length / self.temporal_window)
         return torch.where(length >= 2, stability, 0.0)
 
     def _step_threshold(self, view: BlockView) -> Tensor:

@@ -30,4 +30,6 @@ class ThresholdPolicy(StatelessPolicy):
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
-        return Decision(unmask=view.masked & (view.confidence >= self.threshold)), state
+        unmask = view.masked & (view.confidence >= self.threshold)
+        threshold = view.confidence.new_full((len(unmask), 1), self.threshold)
+        return Decision(unmask=unmask, signals={"threshold": threshold}), state
