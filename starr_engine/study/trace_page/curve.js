@@ -10,18 +10,24 @@ class Curve {
     this.element = make("div", { class: "card" }, paneHead(trace), this.status, this.plot);
   }
 
-  // Forward numbers that scored the position.
+  // Numbers of the forwards of the position's block, up to the last one that looked at it.
   static range(trace, position) {
-    return trace.steps.filter((step) => position >= step.block_start && position < step.block_start + step.length).map((step) => step.number);
+    const numbers = trace.steps.filter((step) => position >= step.block_start && position < step.block_start + step.length).map((step) => step.number);
+    const scored = (number) => !Number.isNaN(cellOf(trace, number, position).confidence);
+    return numbers.slice(0, numbers.findLastIndex(scored) + 1);
+  }
+
+  layOut() {
+    this.width = this.element.clientWidth - 34;
   }
 
   show(number, position) {
     this.number = number;
     this.position = position;
     const { trace } = this;
-    const width = this.element.clientWidth - 34;
+    const width = this.width;
     const numbers = Curve.range(trace, position);
-    if (width <= 0) return;
+    if (!(width > 0)) return;
     if (!numbers.length) {
       this.status.textContent = "This position was never reached.";
       this.plot.replaceChildren();
@@ -56,13 +62,14 @@ class Curve {
       if (value * 2 === Math.round(value * 2)) svg.append(draw("text", { x: left - 7, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(1)));
     }
     this.cursor(svg, x, numbers, top, bottom);
+    const crowded = x(1) - x(0) < 9;
     const thresholds = cells.map((cell) => cell.signals.threshold ?? NaN);
     svg.append(draw("path", { d: linePath(thresholds, x, y), fill: "none", stroke: "var(--threshold)", "stroke-width": 2, "stroke-dasharray": "5 4" }));
     thresholds.forEach((value, i) => {
-      if (!Number.isNaN(value)) svg.append(draw("path", { d: `M${x(i) - 6} ${y(value)}h12`, stroke: "var(--threshold)", "stroke-width": 3 }));
+      if (!Number.isNaN(value) && !crowded) svg.append(draw("path", { d: `M${x(i) - 6} ${y(value)}h12`, stroke: "var(--threshold)", "stroke-width": 3 }));
     });
     svg.append(draw("path", { d: linePath(cells.map((cell) => cell.confidence), x, y), fill: "none", stroke: "var(--accent)", "stroke-width": 2.2 }));
-    cells.forEach((cell, i) => this.point(svg, cell, x(i), y));
+    cells.forEach((cell, i) => this.point(svg, cell, x(i), y, crowded));
     this.under(svg, x, numbers, cells, bottom);
     const bars = numbers.map((at, i) => draw("rect", { class: "hit", x: x(i) - 10, y: top, width: 20, height: bottom - top, "data-number": at }));
     svg.append(...bars);
@@ -70,10 +77,11 @@ class Curve {
     return svg;
   }
 
-  point(svg, cell, x, y) {
+  point(svg, cell, x, y, crowded) {
     if (Number.isNaN(cell.confidence)) return;
     const at = y(cell.confidence);
     const moment = cell.outcome === UNMASKED || cell.outcome === REVOKED;
+    if (crowded && !moment) return;
     svg.append(moment
       ? draw("path", { d: momentPath(cell, x, at, 6), fill: cell.outcome === REVOKED ? "none" : "var(--accent)", stroke: "var(--ink)", "stroke-width": 1.6 })
       : draw("circle", { cx: x, cy: at, r: 3.4, fill: "var(--card)", stroke: "var(--accent)", "stroke-width": 2 }));
@@ -85,7 +93,7 @@ class Curve {
     cells.forEach((cell, i) => {
       if (x(i) > freeNumber) {
         svg.append(draw("text", { x: x(i), y: bottom + 16, "text-anchor": "middle" }, String(numbers[i])));
-        freeNumber = x(i) + 22;
+        freeNumber = x(i) + String(numbers[i]).length * 7 + 10;
       }
       const changed = cell.candidate !== before;
       before = cell.candidate;
@@ -116,7 +124,7 @@ class Curve {
     this.cursor(svg, x, numbers, top - 4, bottom + 4);
     svg.append(draw("path", { d: linePath(values, x, y), fill: "none", stroke: "var(--muted)", "stroke-width": 1.8 }));
     values.forEach((value, i) => {
-      if (Number.isFinite(value)) svg.append(draw("circle", { cx: x(i), cy: y(value), r: 2.6, fill: "var(--muted)" }));
+      if (Number.isFinite(value) && x(1) - x(0) >= 9) svg.append(draw("circle", { cx: x(i), cy: y(value), r: 2.6, fill: "var(--muted)" }));
     });
     return svg;
   }

@@ -5,8 +5,7 @@ const AXIS_WIDTH = 34, TOP = 18, BOTTOM = 18;
 class HeatMap {
   constructor(trace, all, handlers) {
     this.trace = trace;
-    this.columns = Math.max(...all.map((one) => one.size));
-    this.mostRows = Math.max(1, ...all.map((one) => one.nfe));
+    this.columns = Math.max(1, ...all.map((one) => one.reached));
     this.axis = make("canvas", { "aria-hidden": "true" });
     this.canvas = make("canvas", { role: "img", "aria-label": this.summary() });
     this.row = make("div", { class: "cursor" });
@@ -22,7 +21,7 @@ class HeatMap {
 
   summary() {
     const { trace } = this;
-    return `Heat map of the confidences of ${trace.letter}, ${trace.remasking}: ${plural(trace.size, "position")} over ` +
+    return `Heat map of the confidences of ${trace.letter}, ${trace.remasking}: ${plural(trace.reached, "position")} over ` +
       `${plural(trace.nfe, "forward")}. The same numbers stand in the table below the canvas.`;
   }
 
@@ -30,7 +29,7 @@ class HeatMap {
     const room = this.box.clientWidth - AXIS_WIDTH;
     if (room <= 0) return;
     this.cell = Math.max(6, Math.min(22, Math.floor(room / this.columns)));
-    this.height = Math.max(6, Math.min(22, Math.floor(330 / this.mostRows)));
+    this.height = Math.max(5, Math.min(22, Math.floor(330 / Math.max(1, this.trace.nfe))));
     this.paint();
     this.show(this.number, this.position);
   }
@@ -50,15 +49,15 @@ class HeatMap {
   paint() {
     const { trace, cell, height } = this;
     const bottom = TOP + trace.nfe * height;
-    this.sheet.style.width = `${trace.size * cell}px`;
-    const pen = this.size(this.canvas, trace.size * cell, bottom + BOTTOM);
+    this.sheet.style.width = `${trace.reached * cell}px`;
+    const pen = this.size(this.canvas, trace.reached * cell, bottom + BOTTOM);
     const ramp = makeRamp();
     const settled = this.hatch(pen);
     const gap = cell > 8 && height > 8 ? 1 : 0;
     trace.steps.forEach((step, at) => {
       const y = TOP + at * height;
       pen.fillStyle = settled;
-      for (let i = 0; i < trace.size; i++) {
+      for (let i = 0; i < trace.reached; i++) {
         const position = trace.first + i;
         const inBlock = position >= step.block_start && position < step.block_start + step.length;
         const sure = inBlock ? step.confidence[position - step.block_start] : NaN;
@@ -122,7 +121,7 @@ class HeatMap {
       from = at;
     }
     const every = [1, 2, 4, 8, 16, 32, 64, 128].find((count) => count * cell >= 34) ?? 256;
-    for (let i = 0; i < trace.size; i += every) pen.fillText(String(i), i * cell + 1, bottom + 13);
+    for (let i = 0; i < trace.reached; i += every) pen.fillText(String(i), i * cell + 1, bottom + 13);
   }
 
   labels(bottom) {
@@ -140,7 +139,7 @@ class HeatMap {
     const box = this.sheet.getBoundingClientRect();
     const i = Math.floor((event.clientX - box.left) / this.cell);
     const number = Math.floor((event.clientY - box.top - TOP) / this.height) + 1;
-    const inside = i >= 0 && i < this.trace.size && number >= 1 && number <= this.trace.nfe;
+    const inside = i >= 0 && i < this.trace.reached && number >= 1 && number <= this.trace.nfe;
     found(this.trace, inside ? number : 0, this.trace.first + i, event);
   }
 
@@ -151,8 +150,9 @@ class HeatMap {
     const { trace, cell, height } = this;
     this.row.hidden = number < 1 || number > trace.nfe;
     const place = (box, x, y, w, h) => Object.assign(box.style, { left: `${x}px`, top: `${y}px`, width: `${w}px`, height: `${h}px` });
-    place(this.row, 0, TOP + (number - 1) * height - 1, trace.size * cell, height + 1);
+    place(this.row, 0, TOP + (number - 1) * height - 1, trace.reached * cell, height + 1);
     const x = (position - trace.first) * cell;
+    this.column.hidden = position >= trace.first + trace.reached;
     place(this.column, x - 1, TOP, cell + 1, trace.nfe * height);
     const { scrollLeft, clientWidth } = this.scroll;
     if (x < scrollLeft || x + cell > scrollLeft + clientWidth) this.scroll.scrollLeft = x - clientWidth / 2;

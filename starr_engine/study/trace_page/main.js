@@ -3,7 +3,7 @@
 const traces = JSON.parse(document.getElementById("traces").textContent).map(readTrace);
 const find = (id) => document.getElementById(id);
 const lastNumber = Math.max(1, ...traces.map((trace) => trace.nfe));
-const shown = { number: 1, position: longestWait(), timer: null };
+const shown = { number: 1, position: longestWait(), timer: null, address: null };
 
 // The position worth looking at first: the one that took most forwards to become a token.
 function longestWait() {
@@ -37,11 +37,13 @@ function update() {
   for (const pane of timelines) pane.show(number);
   find("slider").value = number;
   const where = number === 0 ? "before the first" : `forward ${number} of ${lastNumber}`;
-  find("where").textContent = where;
+  find("where").replaceChildren(make("span", {}, "forward "), `${number} of ${lastNumber}`);
   find("slider").setAttribute("aria-valuetext", where);
   const place = position - traces[0].first;
   find("curve-note").replaceChildren(`Position ${place}: its candidate's confidence at each forward of its block, and what the policy held against it. `, curveLegend(traces.flatMap((trace) => trace.signalNames)));
-  history.replaceState(null, "", `#forward=${number}&position=${place}`);
+  // The address follows once things rest; browsers refuse a page that changes it too often.
+  clearTimeout(shown.address);
+  shown.address = setTimeout(() => history.replaceState(null, "", `#forward=${number}&position=${place}`), 250);
 }
 
 function goTo(number) {
@@ -109,7 +111,7 @@ function onKey(event) {
 
 function layOut() {
   fillMapLegend(find("map-legend"));
-  for (const pane of [...maps, ...timelines]) pane.layOut();
+  for (const pane of [...maps, ...curves, ...timelines]) pane.layOut();
   update();
 }
 

@@ -47,6 +47,7 @@ function readTrace(raw, index) {
     refreshes: steps.filter((step) => step.kind === "refresh").length,
     first: raw.num_prompt_tokens,
     size: raw.initial_ids.length - raw.num_prompt_tokens,
+    reached: Math.max(0, ...steps.map((step) => step.block_start + step.length - raw.num_prompt_tokens)),
     signalNames: [...new Set(steps.flatMap((step) => Object.keys(step.signals)))],
   };
 }

@@ -32,7 +32,18 @@ class TextPane {
     this.slots.forEach((slot, i) => this.showSlot(slot, trace.first + i, at, current, focus));
     this.choose(position);
     this.status.textContent = this.describe(number);
+    this.scrollTo(focus);
     this.fillTable();
+  }
+
+  // A long canvas follows its active block.
+  scrollTo(step) {
+    if (!step || step.block_index === this.inView) return;
+    this.inView = step.block_index;
+    const token = this.slots[step.block_start - this.trace.first]?.token;
+    const top = token ? token.offsetTop - this.text.offsetTop : 0;
+    const { scrollTop, clientHeight } = this.text;
+    if (top < scrollTop || top > scrollTop + clientHeight - 60) this.text.scrollTop = top - 40;
   }
 
   showSlot(slot, position, at, current, focus) {
@@ -59,12 +70,15 @@ class TextPane {
       if (cell.decider !== POLICY) classes.push("forced");
     }
     if (position >= trace.first + trace.num_visible_ids && at === trace.nfe) classes.push("beyond");
-    this.write(slot, shownId, classes, sure, position);
+    const before = position > trace.first ? this.slots[position - trace.first - 1].id : null;
+    slot.id = shownId;
+    this.write(slot, shownId, classes, sure, position, shownId !== null && shownId === before);
   }
 
-  // Spaces and line ends stand outside the token's box, so that the text flows as text.
-  write(slot, id, classes, sure, position) {
-    const signature = `${id} ${classes.join(" ")} ${sure.toFixed(2)}`;
+  // Spaces and line ends stand outside the token's box, so that the text flows as text. Of a run of
+  // one special token, such as the end token that fills a block, all but the first are a ditto mark.
+  write(slot, id, classes, sure, position, repeats) {
+    const signature = `${id} ${repeats} ${classes.join(" ")} ${sure.toFixed(2)}`;
     if (slot.shown === signature) return;
     slot.shown = signature;
     const text = id === null ? "" : tokenText(this.trace, id);
@@ -74,14 +88,19 @@ class TextPane {
       classes.push("symbol");
     } else if (/^<.*>$/.test(core)) {
       classes.push("special");
+      if (repeats) core = "\u2033";
     }
-    slot.lead.data = classes.includes("pending") ? "\u200B" : lead;
-    slot.token.textContent = classes.includes("masked") && core === "" ? "\u00A0\u00A0" : core;
-    slot.tail.data = tail;
-    slot.token.className = classes.join(" ") + (position === this.chosen ? " chosen" : "");
-    slot.token.style.setProperty("--sure", Number.isNaN(sure) ? 0 : sure);
+    if (classes.includes("pending")) lead = "\u200B";
+    else if (classes.includes("masked") && core === "") core = "\u00A0\u00A0";
+    // Writing what is there already would lay a long canvas out anew.
+    if (slot.lead.data !== lead) slot.lead.data = lead;
+    if (slot.token.textContent !== core) slot.token.textContent = core;
+    if (slot.tail.data !== tail) slot.tail.data = tail;
+    const names = classes.join(" ") + (position === this.chosen ? " chosen" : "");
+    if (slot.token.className !== names) slot.token.className = names;
+    if (classes.includes("masked")) slot.token.style.setProperty("--sure", Number.isNaN(sure) ? "0" : sure.toFixed(2));
     const state = classes.slice(1).filter((name) => !["special", "symbol", "beyond"].includes(name)).join(", ");
-    slot.token.setAttribute("aria-label", `position ${position - this.trace.first}: ${core || "mask"}${state ? `, ${state}` : ""}`);
+    slot.token.setAttribute("aria-label", `position ${position - this.trace.first}: ${text.trim() || core || "mask"}${state ? `, ${state}` : ""}`);
   }
 
   choose(position) {

@@ -33,7 +33,7 @@ class Timeline {
       svg.append(draw("line", { x1: left, x2: width, y1: y, y2: y, stroke: "var(--line)" }),
         draw("text", { x: left - 7, y: y + 4, "text-anchor": "end" }, thousands(share * this.mostRows)));
     }
-    this.here = draw("rect", { y: top - 20, height: bottom - top + 38, rx: 4, width: pitch, fill: "var(--mask)" });
+    this.here = draw("rect", { y: top - 20, height: bottom - top + 38, rx: Math.min(4, pitch / 4), width: Math.max(pitch, 3), fill: "var(--mask)", stroke: "var(--muted)", "stroke-width": 0.8 });
     svg.append(this.here);
     let free = -Infinity;
     trace.steps.forEach((step, at) => {
@@ -48,7 +48,7 @@ class Timeline {
       if (pitch >= 17) svg.append(draw("text", { class: "strong", x: x + pitch / 2, y: bottom - tall - 5, "text-anchor": "middle" }, String(step.unmasked)));
       if (x + pitch / 2 > free) {
         svg.append(draw("text", { x: x + pitch / 2, y: bottom + 15, "text-anchor": "middle" }, String(step.number)));
-        free = x + pitch / 2 + 22;
+        free = x + pitch / 2 + String(step.number).length * 7 + 10;
       }
       svg.append(draw("rect", { class: "hit", x, y: 0, width: pitch, height, "data-number": step.number }));
     });
