@@ -113,8 +113,9 @@ class Tokenizer:
 
     def token_text(self, token_id: int) -> str:
         """Text of one token inside a text, with the space that leads it; specials by name."""
-        if token_id in self._backend.all_special_ids:
-            return str(self._fast.id_to_token(token_id))
+        added = self._fast.get_added_tokens_decoder().get(token_id)
+        if added is not None and added.special:
+            return str(added.content)
         one = str(self._fast.decode([token_id], skip_special_tokens=False))
         # Many decoders drop the space in front of a text; the second of two tokens keeps it.
         two = str(self._fast.decode([token_id, token_id], skip_special_tokens=False))
