@@ -84,11 +84,14 @@ class TextPane {
     const text = id === null ? "" : tokenText(this.trace, id);
     let [, lead, core, tail] = /^(\s*)([^]*?)(\s*)$/.exec(text);
     if (core === "" && text !== "") {
-      [lead, core, tail] = ["", text.includes("\n") ? "\u21B5" : "\u2423", text.includes("\n") ? text : ""];
+      [lead, core, tail] = text.includes("\n") ? ["", "\u21B5", text] : ["", "\u2423", text.slice(1)];
       classes.push("symbol");
     } else if (/^<.*>$/.test(core)) {
       classes.push("special");
-      if (repeats) core = "\u2033";
+      if (repeats) {
+        core = "\u2033";
+        classes.push("ditto");
+      }
     }
     if (classes.includes("pending")) lead = "\u200B";
     else if (classes.includes("masked") && core === "") core = "\u00A0\u00A0";
@@ -99,7 +102,7 @@ class TextPane {
     const names = classes.join(" ") + (position === this.chosen ? " chosen" : "");
     if (slot.token.className !== names) slot.token.className = names;
     if (classes.includes("masked")) slot.token.style.setProperty("--sure", Number.isNaN(sure) ? "0" : sure.toFixed(2));
-    const state = classes.slice(1).filter((name) => !["special", "symbol", "beyond"].includes(name)).join(", ");
+    const state = classes.slice(1).filter((name) => !["special", "symbol", "ditto", "beyond"].includes(name)).join(", ");
     slot.token.setAttribute("aria-label", `position ${position - this.trace.first}: ${text.trim() || core || "mask"}${state ? `, ${state}` : ""}`);
   }
 
@@ -135,7 +138,7 @@ class TextPane {
     const { trace, number } = this;
     const step = trace.steps[number - 1];
     if (!step) {
-      this.table.replaceChildren(make("p", { class: "note" }, "There is no forward here."));
+      this.table.replaceChildren(make("p", { class: "note" }, number === 0 ? "The first forward is still to come." : "This request had finished before."));
       return;
     }
     const names = Object.keys(step.signals);
