@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -80,7 +80,7 @@ class RequestOutput:
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""
 
-    trace: Trace | None = None
+    trace: Trace | None = field(default=None, repr=False)
     """What happened at every step, if the request asked for it."""
 
     @property

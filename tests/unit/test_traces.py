@@ -192,6 +192,27 @@ def test_an_aborted_request_has_the_trace_of_what_it_did(llm: LLM) -> None:
     assert (stopped.trace.final_ids == MASK).sum() == 15
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FailsAtTheThirdStep(StatelessPolicy):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        if view.step[0] == 2:
+            raise ZeroDivisionError
+        return Decision(unmask=torch.zeros_like(view.masked)), state
+
+
+def test_a_failed_request_has_the_trace_of_the_steps_before(
+    llm: LLM, prompts: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(REMASKING_POLICIES, "create", lambda *_: FailsAtTheThirdStep())
+    [output] = llm.generate(prompts[0], PARAMS)
+    assert output.error is not None and output.trace is not None
+    assert (output.nfe, output.trace.nfe, output.trace.finish_reason) == (3, 2, "error")
+    assert (output.trace.final_ids != MASK).sum() == output.trace.num_prompt_tokens + 2
+    for step in output.trace.steps:
+        assert step.positions.deciders.tolist().count(Decider.GUARANTEE) == 1
+    assert "trace" not in repr(output)
+
+
 # Rows straight through the decoder, with policies that do what no shipped one does.
 
 Choose = Callable[[BlockView], Decision]
