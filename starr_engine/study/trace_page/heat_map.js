@@ -28,7 +28,7 @@ class HeatMap {
   layOut() {
     const room = this.box.clientWidth - AXIS_WIDTH;
     if (room <= 0) return;
-    this.cell = Math.max(6, Math.min(22, Math.floor(room / this.columns)));
+    this.cell = Math.max(6, Math.min(34, Math.floor(room / this.columns)));
     this.height = Math.max(5, Math.min(22, Math.floor(330 / Math.max(1, this.trace.nfe))));
     this.paint();
     this.show(this.number, this.position);

@@ -40,8 +40,9 @@ class Timeline {
       const x = left + at * pitch;
       const tall = Math.max(1, (step.num_rows / this.mostRows) * (bottom - top));
       if (at === 0 || step.block_index !== trace.steps[at - 1].block_index) {
+        const room = pitch * trace.steps.filter((other) => other.block_index === step.block_index).length;
         svg.append(draw("line", { x1: x, x2: x, y1: top - 4, y2: bottom + 30, stroke: "var(--muted)", "stroke-width": 0.8 }),
-          draw("text", { x: x + 4, y: bottom + 30 }, pitch * 6 > 46 || at === 0 ? `block ${step.block_index + 1}` : ""));
+          draw("text", { x: x + 4, y: bottom + 30 }, room > 52 ? `block ${step.block_index + 1}` : ""));
       }
       svg.append(draw("rect", { class: "bar", x: x + (pitch - bar) / 2, y: bottom - tall, width: bar, height: tall, rx: Math.min(2, bar / 4) }));
       if (step.kind === "refresh") svg.lastChild.style.fill = `url(#${hatch})`;
