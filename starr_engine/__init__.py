@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from starr_engine.llm import LLM
     from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
     from starr_engine.params import SamplingParams
+    from starr_engine.trace import Trace
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "SamplingParams",
     "StarrError",
     "TokenLogprob",
+    "Trace",
 ]
 
 _HOME = {
@@ -43,6 +45,7 @@ _HOME = {
     "SamplingParams": "params",
     "StarrError": "errors",
     "TokenLogprob": "outputs",
+    "Trace": "trace",
 }
 
 

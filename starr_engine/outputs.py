@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starr_engine.trace import Trace
 
 
 class FinishReason(StrEnum):
@@ -95,6 +99,9 @@ class RequestOutput:
 
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""
+
+    trace: Trace | None = field(default=None, repr=False)
+    """What happened at every step, if the request asked for it."""
 
     mean_log_confidence: float | None = None
     """Mean of log(confidence at the moment it was unmasked) over all generated tokens, those at

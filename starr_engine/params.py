@@ -125,6 +125,9 @@ class SamplingParams:
     early_exit_args: Args = field(default_factory=dict)
     """Arguments of the early exit rule, by name."""
 
+    trace: bool = False
+    """Record every step's candidates, numbers and decisions in the output's ``trace``."""
+
     def __post_init__(self) -> None:
         for name, value in self._plain().items():
             object.__setattr__(self, name, value)
@@ -167,6 +170,8 @@ class SamplingParams:
         if not is_tuple_of(self.stop_token_ids, is_token_id):
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
         problems += sampling_problems(self)
+        if not isinstance(self.trace, bool):
+            problems.append(f"trace must be True or False, got {self.trace!r}")
         for name in ("remasking", "cache"):
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")

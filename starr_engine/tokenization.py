@@ -124,6 +124,17 @@ class Tokenizer:
         """Text of generated ids; spaces are not cleaned up."""
         return str(self._fast.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token inside a text, with the space that leads it; specials by name."""
+        added = self._fast.get_added_tokens_decoder().get(token_id)
+        if added is not None and added.special:
+            return str(added.content)
+        one = str(self._fast.decode([token_id], skip_special_tokens=False))
+        # Many decoders drop the space in front of a text; the second of two tokens keeps it.
+        two = str(self._fast.decode([token_id, token_id], skip_special_tokens=False))
+        inside = two.removeprefix(one)
+        return inside or str(self._fast.id_to_token(token_id) or f"id {token_id}")
+
 
 def check_messages(messages: object) -> None:
     """Check the shape of a conversation.

@@ -17,7 +17,9 @@ from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress, keep_fixed
 from starr_engine.decoding.scores import Noise, Scores, add_gumbel
+from starr_engine.decoding.tracing import trace_rows
 from starr_engine.outputs import TokenLogprob
+from starr_engine.trace import Decider, PositionTrace
 
 Offsets = NDArray[np.int64]
 _GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
@@ -74,6 +76,9 @@ class DecodingRow:
     guard: BadWordGuard | None = None
     """What the positions of one step must not complete together."""
 
+    trace: bool = False
+    """Whether the decision is to say how it came about."""
+
     @property
     def num_shadows(self) -> int:
         """Shadow rows scored."""
@@ -91,6 +96,8 @@ class RowDecision:
 
     revoke_offsets: Offsets
     state: State
+    trace: PositionTrace | None = None
+    """Only for a row that asked for it."""
 
     logprobs: tuple[TokenLogprob, ...] = ()
     """Of ``unmask_ids``, if the request asks for them."""
@@ -172,12 +179,21 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        stages = [(Decider.POLICY, decision)]
         decision = keep_fixed(decision, [row.is_fixed for row in group])
+        stages.append((Decider.ENGINE, decision))
         decision = exit_early(group[0].exit_rule, view, decision)
+        stages.append((Decider.EARLY_EXIT, decision))
         decision = bound_revocation(decision, [row.num_revoked for row in group])
+        stages.append((Decider.ENGINE, decision))
         decision = guarantee_progress(view, _put_allowed(view, decision, members, logits))
+        stages.append((Decider.GUARANTEE, decision))
         confidence = _unmask_confidence(view, decision, members, logits)
-        split = _split(group, view, decision, state, confidence)
+        decision = _spare(group, view, decision, confidence)
+        stages.append((Decider.ENGINE, decision))
+        offsets = [row.score_offsets if row.trace else None for row in group]
+        traces = trace_rows(view, stages, offsets)
+        split = _split(view, decision, state, confidence, traces)
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: dict[int, RowDecision | RowFailure] = {}
@@ -297,6 +313,9 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it unmasked a position that is no mask")
     if decision.revoke is not None and (decision.revoke & view.masked).any():
         raise ValueError("it revoked a position that is a mask")
+    for name, values in (decision.signals or {}).items():
+        if values.shape not in (shape, (shape[0], 1)):
+            raise ValueError(f"signal {name!r} must be a tensor {tuple(shape)} or of one column")
 
 
 def _put_allowed(
@@ -338,14 +357,13 @@ def _unmask_confidence(
     return confidence
 
 
-def _split(
-    group: list[DecodingRow],
-    view: BlockView,
-    decision: Decision,
-    state: State,
-    confidence: Tensor,
-) -> list[RowDecision]:
-    unmask = decision.unmask.cpu().numpy()
+def _spare(
+    group: list[DecodingRow], view: BlockView, decision: Decision, confidence: Tensor
+) -> Decision:
+    """The decision without what would complete a bad word."""
+    if all(row.guard is None for row in group):
+        return decision
+    unmask = decision.unmask.cpu().numpy().copy()
     tokens = view.candidates if decision.tokens is None else decision.tokens
     ids = tokens.cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
@@ -354,6 +372,21 @@ def _split(
         if row.guard is not None:
             chosen, revoked = np.flatnonzero(unmask[n]), np.flatnonzero(revoke[n])
             unmask[n, chosen] = row.guard.spare(revoked, chosen, ids[n, chosen], chances[n, chosen])
+    return replace(decision, unmask=torch.from_numpy(unmask).to(decision.unmask.device))
+
+
+def _split(
+    view: BlockView,
+    decision: Decision,
+    state: State,
+    confidence: Tensor,
+    traces: list[PositionTrace | None],
+) -> list[RowDecision]:
+    unmask = decision.unmask.cpu().numpy()
+    tokens = view.candidates if decision.tokens is None else decision.tokens
+    ids = tokens.cpu().numpy().astype(np.int32)
+    chances = confidence.cpu().numpy()
+    revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
     return [
         RowDecision(
             unmask_offsets=(offsets := np.flatnonzero(unmask[n])),
@@ -361,6 +394,7 @@ def _split(
             unmask_confidence=chances[n, offsets],
             revoke_offsets=np.flatnonzero(revoke[n]),
             state={name: values[n : n + 1] for name, values in state.items()},
+            trace=traces[n],
         )
         for n in range(len(unmask))
     ]

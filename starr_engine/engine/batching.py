@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,9 @@ class StepBatch:
 
     attention: AttentionMetadata
 
+    started_s: float
+    """When its laying out began, of ``time.perf_counter``."""
+
 
 class Batcher:
     """Builds batches in C++, which refuses a plan that breaks a rule before anything runs.
@@ -62,6 +66,7 @@ class Batcher:
         Raises:
             PlanError: If a plan breaks a rule; names the rule and the first row.
         """
+        started_s = time.perf_counter()
         builder = self._builder
         builder.clear()
         scored: list[Positions] = []
@@ -134,6 +139,7 @@ class Batcher:
                 shadow_lens=tuple(shadow_lens.tolist()),
                 shadow_columns=tuple(shadow_columns.tolist()),
             ),
+            started_s=started_s,
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

@@ -90,6 +90,15 @@ def request_output(
         mean_log_confidence=request.mean_log_confidence,
         slots=visible.slots,
         logprobs=_logprobs(request, visible.token_ids),
+        trace=(
+            None
+            if running.recorder is None
+            else running.recorder.finish(
+                text=visible.text,
+                num_visible_ids=len(visible.token_ids),
+                finish_reason=reason,
+            )
+        ),
     )
 
 

@@ -92,6 +92,7 @@ class Decoder:
             shadow_offsets=member.shadows - canvas.block_start,
             noise=draw,
             exit_rule=running.exit_rule,
+            trace=running.recorder is not None,
             late_ids=running.rules.late_ids,
             guard=running.rules.guard(
                 canvas.token_ids[canvas.prompt_len :],

@@ -23,6 +23,7 @@ from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stopping import StopRule
+from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
 from starr_engine.infilling import Template, refuse_stops
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
@@ -138,7 +139,12 @@ class Engine:
             self.spec.mask_token_id,
             None if rest is None else np.array(rest, np.int32),
         )
-        self.scheduler.add(RunningRequest(request, remasking, cache, self.device, rules, exit_rule))
+        running = RunningRequest(request, remasking, cache, self.device, rules, exit_rule)
+        if params.trace:
+            running.recorder = TraceRecorder(
+                request, self.config.model, cache.label, self.tokenizer
+            )
+        self.scheduler.add(running)
         return request_id
 
     def abort(self, request_id: str) -> RequestOutput | None:

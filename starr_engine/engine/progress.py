@@ -62,10 +62,16 @@ class ProgressKeeper:
             if isinstance(decision, RowFailure):
                 changes.append(self._fail(entry, decision.reason))
                 continue
+            self._record(batch, entry, decision)
             self._change(entry, decision)
             if entry.running.request.canvas.is_block_done:
                 changes.append(self._commit(entry.running))
         return changes
+
+    def _record(self, batch: StepBatch, entry: ScheduledRequest, decision: RowDecision) -> None:
+        if entry.running.recorder is not None and decision.trace is not None:
+            elapsed_s = time.perf_counter() - batch.started_s
+            entry.running.recorder.record(entry.plan, decision.trace, elapsed_s)
 
     def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
         running, plan = entry.running, entry.plan

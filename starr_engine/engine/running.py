@@ -12,6 +12,7 @@ from starr_engine.cache.base import CachePolicy, CacheView, RowRanges, StepPlan
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
+from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
 _NO_RULES: Final = TokenRules()
@@ -45,6 +46,9 @@ class RunningRequest:
         self.rules = rules
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
+
+        self.recorder: TraceRecorder | None = None
+        """Set by the engine if the request wants its trace."""
 
         self._device = device
         self.state: State = {}

@@ -81,6 +81,8 @@ def check_job(job: BatchJob) -> None:
     """
     if not job.input.is_file():
         raise ConfigError(f"the input {job.input} does not exist or is not a file")
+    if job.params.trace:
+        raise ConfigError("a batch's output has no place for traces; use LLM.generate")
     is_parquet(job.input)
     is_parquet(job.output)
     if job.output.exists() and job.output.samefile(job.input):

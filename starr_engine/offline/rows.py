@@ -21,7 +21,10 @@ from starr_engine.tokenization import check_messages
 from starr_engine.unsupported import unsupported_reason
 
 PROMPT_FIELDS: Final = ("prompt", "messages", "prompt_token_ids")
-SAMPLING_FIELDS: Final = tuple(entry.name for entry in fields(SamplingParams))
+SAMPLING_FIELDS: Final = tuple(
+    entry.name for entry in fields(SamplingParams) if entry.name != "trace"
+)
+"""What a row may ask for; its output has no place for a trace."""
 RESULT_FIELDS: Final = (
     "text", "token_ids", "finish_reason", "nfe", "tpf", "cache_label", "error"
 )  # fmt: skip

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 # An import may only go to a lower level, or stay inside its own unit (the module or folder below
 # starr_engine). Where SIDEWAYS says so, units of one level see each other too.
 LEVELS = (
-    {"params", "config", "outputs", "errors", "registry", "request", "tokenization"}
+    {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
     | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types"},
     {"ops", "ops_reference", "_core"},
     {"layers"},
