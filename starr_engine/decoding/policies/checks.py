@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from starr_engine.errors import RequestError
@@ -60,13 +60,14 @@ def check_switch(policy: object, *names: str) -> None:
     _check(policy, names, "True or False", lambda value: isinstance(value, bool))
 
 
-def check_choice(policy: object, name: str, choices: tuple[str, ...]) -> None:
+def check_choice(policy: object, name: str, choices: Iterable[str]) -> None:
     """Refuse a field that is none of ``choices``.
 
     Raises:
         RequestError: Names the field and the choices.
     """
-    _check(policy, (name,), " or ".join(map(repr, choices)), lambda value: value in choices)
+    known = list(choices)
+    _check(policy, (name,), f"one of {', '.join(known)}", lambda value: value in known)
 
 
 def _check(
