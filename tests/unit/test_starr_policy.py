@@ -211,8 +211,8 @@ def test_cosine_deviance_is_that_of_dense_distributions() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"signal": "logits"}, "signal must be 'confidence' or 'logit', got 'logits'"),
-        ({"deviance": None}, "deviance must be 'confidence' or 'cosine', got None"),
+        ({"signal": "logits"}, "signal must be one of confidence, logit, got 'logits'"),
+        ({"deviance": None}, "deviance must be one of confidence, cosine, got None"),
         ({"top_k": 0}, "top_k must be an integer from 1 to 256"),
         ({"top_k": 1000}, "top_k must be an integer from 1 to 256"),
     ],
