@@ -286,13 +286,14 @@ class RevokesAll:
         return Decision(unmask=view.masked, revoke=~view.masked), state
 
 
-def test_a_policy_that_revokes_everything_cannot_revoke_what_is_fixed(words: LLM):
-    if "test_revokes_all" not in REMASKING_POLICIES.names():
-        REMASKING_POLICIES.add("test_revokes_all", f"{__name__}:RevokesAll")
+def test_a_policy_that_revokes_everything_cannot_revoke_what_is_fixed(
+    words: LLM, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(REMASKING_POLICIES._targets, "revokes_all", RevokesAll)
     for cache in ("none", "dual"):
         [output] = words.generate(
             {"prompt": "w1", "template": [2, "w2 w3", 2, "w4"]},
-            SamplingParams(remasking="test_revokes_all", cache=cache),
+            SamplingParams(remasking="revokes_all", cache=cache),
         )
         assert output.error is None
         assert output.text.split()[2:4] == ["w2", "w3"]
