@@ -19,7 +19,8 @@ LEVELS = (
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm"},
-    {"offline", "study", "distributed", "serving"},
+    {"offline", "distributed", "serving"},
+    {"study"},
     {"cli"},
     {"__main__"},
 )
