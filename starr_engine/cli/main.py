@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "batch": "run every row of a JSONL or Parquet file and write a file of the same order",
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
+    "calibrate": "find a policy's arguments on your own prompts",
     "info": "show models, policies, compiled parts and devices",
 }
 """Sub-command, which is a module of this package, to its line in the help."""
