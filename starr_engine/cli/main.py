@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
     "trace": "decode one prompt and write a page that shows every step of it",
+    "calibrate": "find a policy's arguments on your own prompts",
     "info": "show models, policies, compiled parts and devices",
 }
 """Sub-command, which is a module of this package, to its line in the help."""

@@ -122,7 +122,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--remasking",
         metavar="POLICY",
         default=_SAMPLING.remasking,
-        help="which positions to unmask at a step (default: %(default)s)",
+        help="which positions to unmask at a step; POLICY@FILE takes its arguments from a file "
+        "that `starr-engine calibrate` wrote (default: %(default)s)",
     )
     group.add_argument(
         "--remasking-arg",
@@ -192,6 +193,7 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     Raises:
         StarrError: If a value is out of range, a policy unknown, or an argument not the policy's.
     """
+    remasking, from_file = _remasking(args.remasking)
     params = SamplingParams(
         max_tokens=args.max_tokens,
         block_length=args.block_length,
@@ -200,8 +202,8 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         stop=tuple(args.stop),
         stop_token_ids=tuple(args.stop_token_ids),
         ignore_eos=args.ignore_eos,
-        remasking=args.remasking,
-        remasking_args=parse_args_list("--remasking-arg", args.remasking_args),
+        remasking=remasking,
+        remasking_args=from_file | parse_args_list("--remasking-arg", args.remasking_args),
         cache=args.cache,
         cache_args=parse_args_list("--cache-arg", args.cache_args),
         early_exit=args.early_exit,
@@ -217,6 +219,18 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     CACHE_POLICIES.create(params.cache, params.cache_args)
     create_exit_rule(params)
     return params
+
+
+def _remasking(text: str) -> tuple[str, dict[str, ArgValue]]:
+    """``starr`` or ``starr@file.json`` -> the policy's name and what the file says of it."""
+    name, at, path = text.partition("@")
+    if not at:
+        return name, {}
+    if not name or not path:
+        raise ConfigError(f"--remasking takes POLICY or POLICY@FILE, got {text!r}")
+    from starr_engine.study.policy_file import load_policy_args
+
+    return name, load_policy_args(path, name)
 
 
 def parse_args_list(flag: str, entries: Sequence[str]) -> dict[str, ArgValue]:

@@ -20,7 +20,8 @@ LEVELS = (
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm"},
-    {"offline", "study", "distributed", "serving", "testing"},
+    {"offline", "distributed", "serving", "testing"},
+    {"study"},
     {"cli"},
     {"__main__"},
 )

@@ -1,0 +1,1 @@
+"""Finding a policy's arguments on a user's own prompts."""

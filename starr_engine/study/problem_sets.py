@@ -1,0 +1,66 @@
+"""The problems that studies and calibration run on; one line adds a set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from starr_engine.study.tasks import TASKS, Problem, Split, make_problems
+
+SHIPPED_PROBLEMS: Final = Path(__file__).parents[1] / "assets" / "problems.jsonl"
+"""Problems of all tasks from the split ``demo``, as files of prompts are written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemSet:
+    """Problems of one task, and how they are decoded."""
+
+    task: str
+    """A name in ``TASKS``."""
+
+    max_tokens: int
+    block_length: int
+
+    def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
+        """``count`` different problems; the splits share none. See ``make_problems``."""
+        return make_problems(TASKS[self.task], split, count, seed)
+
+
+PROBLEM_SETS: Final[Mapping[str, ProblemSet]] = MappingProxyType(
+    {
+        "word_problems": ProblemSet(task="word_problems", max_tokens=64, block_length=32),
+        "sorting": ProblemSet(task="sorting", max_tokens=64, block_length=32),
+        "code": ProblemSet(task="code", max_tokens=64, block_length=32),
+        "json_extraction": ProblemSet(task="json_extraction", max_tokens=64, block_length=32),
+    }
+)
+"""Every set by its name."""
+
+
+def set_rows(name: str, split: Split, count: int, seed: int) -> list[dict[str, object]]:
+    """The problems of a set as rows of a batch job, with the set's decoding.
+
+    Args:
+        name: A name in ``PROBLEM_SETS``.
+        split: See ``make_problems``, as for ``count`` and ``seed``.
+        count: How many.
+        seed: Equal seeds give equal rows.
+    """
+    each = PROBLEM_SETS[name]
+    decoding = {"max_tokens": each.max_tokens, "block_length": each.block_length}
+    return [{**problem.to_row(), **decoding} for problem in each.problems(split, count, seed)]
+
+
+def shipped_rows() -> list[dict[str, object]]:
+    """The problems that ship with the package, the tasks in turns, each as its set is decoded."""
+    rows = [json.loads(line) for line in SHIPPED_PROBLEMS.read_text().splitlines()]
+    return [{**row, **_decoding(row["task"])} for row in rows]
+
+
+def _decoding(task: str) -> dict[str, int]:
+    each = next(each for each in PROBLEM_SETS.values() if each.task == task)
+    return {"max_tokens": each.max_tokens, "block_length": each.block_length}
