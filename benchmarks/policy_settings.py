@@ -49,6 +49,7 @@ TABLE: Mapping[str, Setting] = {
     "credit": Setting(policy="credit"),
     "saber": Setting(policy="saber"),
     "t2m": Setting(policy="t2m"),
+    "wino": Setting(policy="wino"),
     "starr": Setting(policy="starr"),
 }
 """Every policy with its published defaults; REFERENCE is what agreement is measured against."""
@@ -72,6 +73,7 @@ CURVES: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
     "klass": ("klass", "tau", (0.5, 0.6, 0.7, 0.8, 0.9)),
     "credit": ("credit", "threshold", (0.6, 0.7, 0.8, 0.9, 0.95)),
     "stdec": ("stdec", "tau", (0.6, 0.7, 0.8, 0.9, 0.95)),
+    "wino": ("wino", "tau1", (0.5, 0.6, 0.7, 0.8, 0.9)),
     "starr": ("starr", "alpha", (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
 }
 """Curve name to policy, its one argument that is swept, and the values."""
