@@ -7,7 +7,12 @@ from types import MappingProxyType
 from typing import Any, Final
 
 ONE_TOKEN_PER_STEP: Final[Mapping[str, Any]] = MappingProxyType(
-    {"remasking": "low_confidence", "remasking_args": {}}
+    {
+        "remasking": "low_confidence",
+        "remasking_args": {},
+        "early_exit": None,
+        "early_exit_args": {},
+    }
 )
 """What makes any sampling parameters those of the reference: one token per step, nothing else."""
 

@@ -120,6 +120,10 @@ SPACES: Final[Mapping[str, SearchSpace]] = MappingProxyType(
             "gamma": Range(low=0.05, high=1.0),
             "decay": Range(low=0.3, high=0.95),
         },
+        "wino": {
+            "tau1": Range(low=0.4, high=0.99),
+            "tau2": Range(low=0.0, high=0.99, can_be_off=True),
+        },
         "starr": {
             "temporal_window": Range(low=1, high=6, is_integer=True),
             "neighbour_window": Range(low=0, high=8, is_integer=True),
