@@ -45,6 +45,7 @@ _PROBLEMS: Final[dict[str, Task]] = {
     "few": Sorting(4, 5),
     "bare_few": Sorting(3, 6),
 }
+_CHAINED: Final = ("word_problems", "chains")
 _UNPADDED: Final = ("copy", "lookup", "bare_sorting", "bare_few")
 
 
@@ -149,7 +150,7 @@ class BatchMaker:
         padding = [self._eos] * (canvas - len(response))
         ids = (*prompt, *response, *padding)
         used = len(prompt) + len(response) + 1
-        chain = self._chain(ids, len(prompt)) if task == "word_problems" else ()
+        chain = self._chain(ids, len(prompt)) if task in _CHAINED else ()
         return _Example(ids, tuple(range(len(prompt), len(ids))), len(prompt), used, chain)
 
     def _chain(self, ids: tuple[int, ...], start: int) -> tuple[int, ...]:

@@ -100,6 +100,16 @@ _PHASES: Final = (
         3400, 0.4, 0.0018, 0.0009, 0.1, 0.0, 0.4,
         steps=0.7, bare_few=0.8, few=1.7, json_extraction=0.7, code=0.5, word_problems=2.8,
     ),
+    # the tasks are learnt; longer chains, which no single forward can work out
+    _phase(
+        4000, 0.4, 0.0018, 0.0009, 0.1, 1.0, 0.4,
+        steps=0.2, bare_few=0.3, few=1.2, json_extraction=0.5, code=0.4, word_problems=0.8,
+        chains=2.8,
+    ),
+    _phase(
+        4600, 0.4, 0.0018, 0.0009, 0.1, 0.0, 0.4,
+        few=1.5, json_extraction=0.7, code=0.5, word_problems=1.0, chains=2.4,
+    ),
 )  # fmt: skip
 
 
@@ -107,7 +117,7 @@ _PHASES: Final = (
 class TrainConfig:
     """All settings of a run."""
 
-    steps: int = 3400
+    steps: int = 4600
     seed: int = 0
     micro_batches: int = 4
     micro_batch_positions: int = 900

@@ -1,4 +1,4 @@
-"""The four synthetic tasks: problems from a seed, and scorers for the answers.
+"""The synthetic tasks: problems from a seed, and scorers for the answers.
 
 Imports nothing from the rest of the package and needs neither torch nor a model.
 """
@@ -20,10 +20,10 @@ from starr_engine.study.tasks.base import (
 from starr_engine.study.tasks.code import Code
 from starr_engine.study.tasks.json_extraction import JsonExtraction
 from starr_engine.study.tasks.sorting import Sorting
-from starr_engine.study.tasks.word_problems import WordProblems
+from starr_engine.study.tasks.word_problems import Chains, WordProblems
 
 TASKS: Final[Mapping[str, Task]] = MappingProxyType(
-    {task.name: task for task in (WordProblems(), Sorting(), Code(), JsonExtraction())}
+    {task.name: task for task in (WordProblems(), Chains(), Sorting(), Code(), JsonExtraction())}
 )
 """Every task by its name."""
 

@@ -1,4 +1,4 @@
-"""Word problems of two to four small steps, answered with worked steps."""
+"""Word problems answered with worked steps: of two to four steps, and chains of five or six."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ class WordProblems:
 
     def generate(self, rng: random.Random) -> Problem:
         """Return one story with its steps; ``answer`` is the final number."""
-        story = _comparison if rng.random() < 0.25 else _events
-        prompt, steps, answer = story(rng)
-        reference = "\n".join([*steps, f"Answer: {answer}"])
-        return Problem(problem_id(self.name, prompt), self.name, prompt, reference, answer)
+        told = _comparison(rng) if rng.random() < 0.25 else _events(rng, (1, 2), (2, 2, 3))
+        return _problem(self.name, *told)
 
     def score(self, problem: Problem, text: str) -> bool:
         """Return whether the last number marked as the answer is right."""
@@ -44,8 +42,34 @@ class WordProblems:
         return [self.score(p, t) for p, t in zip(problems, texts, strict=True)]
 
 
-def _events(rng: random.Random) -> tuple[str, list[str], int]:
-    """Return a story in which one person's things change two or three times."""
+class Chains(WordProblems):
+    """Stories of three to five changes, each step of which needs the result before it.
+
+    A model that unmasks a whole chain at once guesses: what tells remasking policies apart.
+    """
+
+    name = "chains"
+
+    def generate(self, rng: random.Random) -> Problem:
+        """Return one story with its steps; ``answer`` is the final number."""
+        return _problem(self.name, *_events(rng, (3, 4), (4, 5)))
+
+
+def _problem(task: str, prompt: str, steps: Sequence[str], answer: int) -> Problem:
+    reference = "\n".join([*steps, f"Answer: {answer}"])
+    return Problem(problem_id(task, prompt), task, prompt, reference, answer)
+
+
+def _events(
+    rng: random.Random, after_boxes: Sequence[int], after_total: Sequence[int]
+) -> tuple[str, list[str], int]:
+    """Return a story in which one person's things change.
+
+    Args:
+        rng: Source of all choices.
+        after_boxes: Numbers of changes to choose from when the story starts with a product.
+        after_total: Likewise when it starts with a number.
+    """
     who, other = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
     if rng.random() < 0.35:
@@ -53,12 +77,12 @@ def _events(rng: random.Random) -> tuple[str, list[str], int]:
         total = boxes * each
         story = [f"{who} has {boxes} {rng.choice(_CONTAINERS)} with {each} {thing} each."]
         steps = [f"Start: {boxes} * {each} = {total} {thing}"]
-        changes = rng.choice((1, 2))
+        changes = rng.choice(after_boxes)
     else:
         total = rng.randint(5, 40)
         story = [f"{who} has {total} {thing}."]
         steps = [f"Start: {total} {thing}"]
-        changes = rng.choice((2, 2, 3))
+        changes = rng.choice(after_total)
     if rng.random() < 0.25:  # a sentence that must be ignored
         story.append(f"{other} is {rng.randint(2, MAX_TOTAL)} years old.")
     for index in range(changes):
