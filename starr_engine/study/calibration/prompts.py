@@ -127,10 +127,15 @@ def read_prompts(
         row = parse_row(raw, params, get_tokenizer)
         if row.error is not None:
             raise ConfigError(f"row {raw.index} of {source} cannot run: {row.error}")
+        if row.is_infill or row.params.n > 1:
+            raise ConfigError(
+                f"row {raw.index} of {source} has a gap, a template or n above 1; calibration takes "
+                "prompts of one output each, so remove it"
+            )
         problem = _problem(raw, source) if is_set or with_problems else None
-        prompts.append(
-            CalibrationPrompt(token_ids=row.prompt_token_ids, params=row.params, problem=problem)
-        )
+        [prompt] = row.candidates
+        token_ids = tuple(prompt.prompt_token_ids)
+        prompts.append(CalibrationPrompt(token_ids=token_ids, params=row.params, problem=problem))
     return PromptSet(source=source, fingerprint=_fingerprint(prompts), prompts=tuple(prompts))
 
 
