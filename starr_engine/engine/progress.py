@@ -71,7 +71,9 @@ class ProgressKeeper:
     def _record(self, batch: StepBatch, entry: ScheduledRequest, decision: RowDecision) -> None:
         if entry.running.recorder is not None and decision.trace is not None:
             elapsed_s = time.perf_counter() - batch.started_s
-            entry.running.recorder.record(entry.plan, decision.trace, elapsed_s)
+            entry.running.recorder.record(
+                entry.plan, entry.num_query_rows, decision.trace, elapsed_s
+            )
 
     def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
         running, plan = entry.running, entry.plan

@@ -31,11 +31,14 @@ class TraceRecorder:
         self._initial_ids = request.canvas.token_ids.copy()
         self._steps: list[TraceStep] = []
 
-    def record(self, plan: StepPlan, positions: PositionTrace, time_s: float) -> None:
+    def record(
+        self, plan: StepPlan, num_rows: int, positions: PositionTrace, time_s: float
+    ) -> None:
         """Add a step; to be called before the canvas changes.
 
         Args:
-            plan: What was computed.
+            plan: What kind of step it was.
+            num_rows: What was computed, shadow rows included.
             positions: What was decided.
             time_s: Seconds the batch took up to here.
         """
@@ -45,7 +48,7 @@ class TraceRecorder:
                 kind=plan.kind.value,
                 block_index=canvas.block_index,
                 block_start=canvas.block_start,
-                num_rows=plan.num_query_rows,
+                num_rows=num_rows,
                 time_s=time_s,
                 positions=positions,
             )
