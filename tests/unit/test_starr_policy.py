@@ -211,8 +211,8 @@ def test_cosine_deviance_is_that_of_dense_distributions() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"signal": "logits"}, "signal must be 'confidence' or 'logit', got 'logits'"),
-        ({"deviance": None}, "deviance must be 'confidence' or 'cosine', got None"),
+        ({"signal": "logits"}, "signal must be one of confidence, logit, got 'logits'"),
+        ({"deviance": None}, "deviance must be one of confidence, cosine, got None"),
         ({"top_k": 0}, "top_k must be an integer from 1 to 256"),
         ({"top_k": 1000}, "top_k must be an integer from 1 to 256"),
     ],
@@ -248,6 +248,7 @@ def test_the_view_has_the_models_logit_of_every_candidate_with_and_without_noise
         row = DecodingRow(
             policy=spy, state={}, block_ids=ids, mask_token_id=VOCAB - 1, step=0, num_left=0,
             num_revoked=0, progress=0.0, seed=1, score_offsets=offsets,
+            is_fixed=np.zeros(len(ids), np.bool_),
         )  # fmt: skip
         assert isinstance(decide_rows([row], scores, logits)[0], RowDecision)
         view = spy.views[0]
