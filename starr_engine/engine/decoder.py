@@ -31,7 +31,8 @@ class Decoder:
             logits,
             [
                 (len(positions), entry.running.request.forbidden_ids)
-                for entry, positions in zip(batch.schedule, batch.score_positions, strict=True)
+                for scored in (batch.score_positions, batch.shadow_positions)
+                for entry, positions in zip(batch.schedule, scored, strict=True)
             ],
         )
         scores = score_rows(logits, batch.present_ids, self._mask_token_id, drawing)
