@@ -151,6 +151,7 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        _check_tokens(view, decision, group, logits.shape[1])
         decision = keep_fixed(decision, [row.is_fixed for row in group])
         decision = exit_early(group[0].exit_rule, view, decision)
         decision = bound_revocation(decision, [row.num_revoked for row in group])
@@ -268,6 +269,24 @@ def _check(view: BlockView, decision: Decision) -> None:
         raise ValueError("it unmasked a position that is no mask")
     if decision.revoke is not None and (decision.revoke & view.masked).any():
         raise ValueError("it revoked a position that is a mask")
+
+
+def _check_tokens(
+    view: BlockView, decision: Decision, group: list[DecodingRow], num_tokens: int
+) -> None:
+    """At every mask: early exit and the progress guarantee may unmask what the policy did not."""
+    tokens = decision.tokens
+    if tokens is None:
+        return
+    if tokens.dtype is not torch.int64 or tokens.shape != view.masked.shape:
+        raise ValueError(f"tokens must be an int64 tensor {tuple(view.masked.shape)}")
+    mask = torch.tensor([[row.mask_token_id] for row in group], device=tokens.device)
+    wrong = view.masked & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
+    if wrong.any():
+        raise ValueError(
+            "tokens must hold an id of the vocabulary, and not the mask token, at every mask; got "
+            f"{int(tokens[wrong][0])}"
+        )
 
 
 def _unmask_confidence(
