@@ -94,7 +94,8 @@ class Decision:
     """bool [n, L], within the unmasked positions."""
 
     tokens: Tensor | None = None
-    """int64 [n, L]: tokens to put where ``unmask`` says so; None puts the view's candidates."""
+    """int64 [n, L]: tokens to put where ``unmask`` says so; None puts the view's candidates. Every
+    mask needs one, since early exit and the progress guarantee may unmask more."""
 
     signals: Mapping[str, Tensor] | None = None
     """Numbers behind the decision, [n, L] or [n, 1] by name ("threshold", "variance" ...); shown

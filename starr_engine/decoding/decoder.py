@@ -179,6 +179,7 @@ def _decide_group(
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
+        _check_tokens(view, decision, group, logits.shape[1])
         stages = [(Decider.POLICY, decision)]
         decision = keep_fixed(decision, [row.is_fixed for row in group])
         stages.append((Decider.ENGINE, decision))
@@ -335,6 +336,24 @@ def _put_allowed(
         is_forbidden = rows.gather(1, own[:, None])[:, 0] == -torch.inf
         tokens[n, offsets] = torch.where(is_forbidden, view.candidates[n, offsets], put)
     return replace(decision, tokens=tokens)
+
+
+def _check_tokens(
+    view: BlockView, decision: Decision, group: list[DecodingRow], num_tokens: int
+) -> None:
+    """At every mask: early exit and the progress guarantee may unmask what the policy did not."""
+    tokens = decision.tokens
+    if tokens is None:
+        return
+    if tokens.dtype is not torch.int64 or tokens.shape != view.masked.shape:
+        raise ValueError(f"tokens must be an int64 tensor {tuple(view.masked.shape)}")
+    mask = torch.tensor([[row.mask_token_id] for row in group], device=tokens.device)
+    wrong = view.masked & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
+    if wrong.any():
+        raise ValueError(
+            "tokens must hold an id of the vocabulary, and not the mask token, at every mask; got "
+            f"{int(tokens[wrong][0])}"
+        )
 
 
 def _unmask_confidence(

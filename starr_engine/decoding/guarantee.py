@@ -20,6 +20,9 @@ MAX_REVOCATIONS_PER_POSITION: Final = 4
 def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Decision:
     """Drop revocations of tokens that came with the request.
 
+    A policy is not told which these are. They are never scored, so it sees them at a confidence of
+    1, at their shadow rows too, and has little reason to doubt them.
+
     Args:
         decision: Of n rows.
         is_fixed: [n] rows of [L].

@@ -27,8 +27,10 @@ class _Member:
     positions: NDArray[np.int64]
     """On the canvas, ascending."""
 
-    shadows: NDArray[np.int64]
-    """Positions of the shadow rows, whose logits lie behind those of all requests."""
+    shadow_rows: slice
+    """Of the logits, behind the rows of all requests."""
+
+    shadow_positions: NDArray[np.int64]
 
 
 class Decoder:
@@ -65,13 +67,17 @@ class Decoder:
         changed = logits.to(torch.float32, copy=True)
         for member in ruled:
             canvas = member.running.request.canvas
-            seen = OutputCanvas(
-                prompt_ids=canvas.token_ids[: canvas.prompt_len],
-                output_ids=canvas.token_ids[canvas.prompt_len :],
-                positions=member.positions - canvas.prompt_len,
-                mask_token_id=self._mask_token_id,
-            )
-            changed[member.rows] = member.running.rules.apply(logits[member.rows], seen)
+            for rows, positions in (
+                (member.rows, member.positions),
+                (member.shadow_rows, member.shadow_positions),
+            ):
+                seen = OutputCanvas(
+                    prompt_ids=canvas.token_ids[: canvas.prompt_len],
+                    output_ids=canvas.token_ids[canvas.prompt_len :],
+                    positions=positions - canvas.prompt_len,
+                    mask_token_id=self._mask_token_id,
+                )
+                changed[rows] = member.running.rules.apply(logits[rows], seen)
         return changed
 
     def _row(self, member: _Member, draw: Noise | None) -> DecodingRow:
@@ -89,7 +95,7 @@ class Decoder:
             progress=request.num_unmasked / canvas.num_masks,
             seed=request.params.seed,
             score_offsets=member.positions - canvas.block_start,
-            shadow_offsets=member.shadows - canvas.block_start,
+            shadow_offsets=member.shadow_positions - canvas.block_start,
             noise=draw,
             exit_rule=running.exit_rule,
             trace=running.recorder is not None,
@@ -123,15 +129,22 @@ class Decoder:
 
 def _members(batch: StepBatch) -> list[_Member]:
     members: list[_Member] = []
-    first = 0
+    first, first_shadow = 0, sum(len(positions) for positions in batch.score_positions)
     for entry, positions, shadows in zip(
         batch.schedule, batch.score_positions, batch.shadow_positions, strict=True
     ):
         rows = slice(first, first + len(positions))
+        shadow_rows = slice(first_shadow, first_shadow + len(shadows))
         members.append(
-            _Member(entry.running, rows, positions.astype(np.int64), shadows.astype(np.int64))
+            _Member(
+                running=entry.running,
+                rows=rows,
+                positions=positions.astype(np.int64),
+                shadow_rows=shadow_rows,
+                shadow_positions=shadows.astype(np.int64),
+            )
         )
-        first = rows.stop
+        first, first_shadow = rows.stop, shadow_rows.stop
     return members
 
 

@@ -87,7 +87,9 @@ class RunningRequest:
         canvas = self.request.canvas
         if not self.remasking.needs_shadow:
             return np.empty(0, np.int32)
-        tokens = np.flatnonzero(canvas.active_block != canvas.mask_token_id)
+        # Fixed tokens stay whatever a check says; they would only use up what a step may revoke.
+        fixed = canvas.is_fixed[canvas.block_start : canvas.block_stop]
+        tokens = np.flatnonzero((canvas.active_block != canvas.mask_token_id) & ~fixed)
         return (tokens + canvas.block_start).astype(np.int32)
 
     def shadow_rows(self) -> RowRanges:

@@ -39,7 +39,7 @@ def check_policy(
     - value: a frozen data class; made again from the same arguments it is equal and hashes equally.
     - state: tensors with one row per block, which keep their shape and dtype.
     - decision: bool [n, L]; masks alone are unmasked and tokens alone revoked; tokens are int64
-      [n, L] and never the mask token; signals are [n, L] or [n, 1].
+      [n, L] and at no mask the mask token; signals are [n, L] or [n, 1].
     - purity: the arguments are left as they were, and asking twice gives the same.
     - rows: a row is decided the same alone, in any order, and beside rows at other steps.
     - progress: with the engine's guarantee every block ends within its bound, and within one step
@@ -104,7 +104,7 @@ def _require(good: bool, rule: str) -> None:
 def _check_value(policy: RemaskingPolicy) -> None:
     frozen = is_dataclass(policy) and cast(Any, policy).__dataclass_params__.frozen
     _require(frozen, f"value: {type(policy).__name__} must be a frozen data class")
-    for name in ("scores_unmasked", "needs_logits"):
+    for name in ("scores_unmasked", "needs_logits", "needs_shadow"):
         answer = getattr(policy, name, None)
         _require(isinstance(answer, bool), f"value: {name} must be True or False, got {answer!r}")
     again = replace(cast(Any, policy))
@@ -147,7 +147,7 @@ def _check_decision(where: _Where, decision: Decision) -> None:
             where.fail(f"decision: tokens must be an int64 tensor {tuple(shape)}")
         allowed = (decision.tokens >= 0) & (decision.tokens < MASK_TOKEN_ID)
         rule = "decision: it put a token that is none of the vocabulary, or the mask token"
-        where.require((allowed | ~decision.unmask).all(1), rule)
+        where.require((allowed | ~view.masked).all(1), rule)
     for name, values in (decision.signals or {}).items():
         if values.shape not in (shape, (shape[0], 1)):
             where.fail(f"decision: signal {name!r} must be [n, L] or [n, 1]")

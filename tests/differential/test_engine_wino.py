@@ -24,7 +24,13 @@ from tests.helpers.engines import (
 )
 from tests.helpers.reference_wino import shadow_matrix
 
+EOS = 1
 BOLD: dict[str, Any] = {"tau1": 0.3, "tau2": 0.6, "cap_min": 2}
+TEMPLATES: list[list[int | list[int]]] = [
+    [3, [7, 8], 5, [9], 1, [10, 11]],  # a fixed suffix
+    [2, [20] * 9, 12, [21, 22], 3],  # a block of fixed tokens alone, and a short last block
+    [[30, 31], 11],
+]
 OTHERS = (("low_confidence", "none"), ("threshold", "dual"), ("starr", "dual"), ("starr", "none"))
 
 
@@ -36,6 +42,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=["sdpa", "reference"])
 def llm(request: pytest.FixtureRequest, folder: Path) -> LLM:
     return make_llm(folder, attention_backend=request.param)
+
+
+def spelled(template: list[int | list[int]]) -> list[int | None]:
+    """A template as the reference takes it."""
+    canvas: list[int | None] = []
+    for part in template:
+        canvas += [None] * part if isinstance(part, int) else part
+    return canvas
 
 
 def wino(cache: str = "none", **changes: Any) -> SamplingParams:
@@ -63,6 +77,69 @@ def test_wino_equals_the_dense_loop_among_other_policies_and_caches(llm: LLM, fo
     outputs = llm.generate(as_prompts(prompts), mixed)
     for prompt, wanted, output in list(zip(prompts, mixed, outputs, strict=True))[1::2]:
         assert_same(output, reference.generate(prompt, wanted))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_templates_and_short_last_blocks_equal_the_dense_loop(
+    llm: LLM, folder: Path, temperature: float
+) -> None:
+    reference = Reference(folder)
+    params = wino(max_tokens=13, temperature=temperature, seed=3)
+    prompts = random_prompts(len(TEMPLATES) + 1, seed=14)
+    asked = [
+        {"prompt_token_ids": prompt, "template": template}
+        for prompt, template in zip(prompts, TEMPLATES, strict=False)
+    ]
+    outputs = llm.generate([*asked, *as_prompts(prompts[-1:])], params)
+    for prompt, template, output in zip(prompts, [*TEMPLATES, None], outputs, strict=True):
+        canvas = None if template is None else spelled(template)
+        assert_same(output, reference.generate(prompt, params, canvas))
+        assert canvas is None or output.num_unmasked == canvas.count(None)
+
+
+@pytest.mark.parametrize("cache", ["none", "dual"])
+def test_fixed_tokens_have_no_shadow_scores_and_stay(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    forward = llm.engine.executor.forward
+    num_checked = 0
+
+    def look(batch: StepBatch) -> Tensor:
+        nonlocal num_checked
+        canvas = batch.schedule[0].running.request.canvas
+        assert not canvas.is_fixed[batch.shadow_positions[0]].any()
+        length = canvas.block_stop - canvas.block_start
+        num_checked += len(batch.shadow_positions[0])
+        assert batch.attention.shadow_lens == (length if len(batch.shadow_positions[0]) else 0,)
+        return forward(batch)
+
+    monkeypatch.setattr(llm.engine.executor, "forward", look)
+    # tau2 = 1 doubts every token that is checked.
+    params = wino(cache, remasking_args={"tau1": 0.1, "tau2": 1.0, "cap_min": 2, "cap_max": 3})
+    for template in TEMPLATES:
+        [output] = llm.generate([{"prompt_token_ids": [5, 6], "template": template}], params)
+        assert output.error is None
+        canvas = [*output.prompt_token_ids, *output.token_ids]
+        for token, given in zip(canvas, [5, 6, *spelled(template)], strict=False):
+            assert given is None or token == given
+    assert num_checked > 10
+
+
+def test_a_token_that_is_forbidden_weighs_in_no_shadow_score(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [{"prompt_token_ids": [5, 6], "template": template} for template in TEMPLATES]
+    expected = llm.generate(asked, wino())
+    forward = llm.engine.executor.forward
+
+    def wants_eos(batch: StepBatch) -> Tensor:
+        logits = forward(batch).clone()
+        logits[:, EOS] = 50.0
+        return logits
+
+    monkeypatch.setattr(llm.engine.executor, "forward", wants_eos)
+    for got, before in zip(llm.generate(asked, wino()), expected, strict=True):
+        assert (got.token_ids, got.nfe) == (before.token_ids, before.nfe)
 
 
 def test_other_requests_decode_the_same_with_and_without_a_wino_neighbour(llm: LLM) -> None:

@@ -52,6 +52,7 @@ class Reference:
                 params,
                 self.config["mask_token_id"],
                 [self.config["eos_token_id"]],
+                template,
             )
         return reference_generate(
             lambda canvas: self._logits(tuple(canvas)),

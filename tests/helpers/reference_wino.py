@@ -26,27 +26,40 @@ def reference_wino(
     params: SamplingParams,
     mask: int,
     eos: Sequence[int],
+    template: Sequence[int | None] | None = None,
 ) -> ReferenceOutput:
     args = {entry.name: entry.default for entry in fields(WinoPolicy)} | dict(params.remasking_args)
-    length = params.block_length
     canvas = list(prompt) + [mask] * params.max_tokens
-    nfe = unmasked = 0
+    banned = [mask]
     ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
-    for start in range(len(prompt), len(canvas), length):
+    if template is not None:
+        canvas = [*prompt, *(mask if token is None else token for token in template)]
+        banned, ends = [mask, *eos], set()
+    fixed = [token != mask for token in canvas]
+    first, end = fixed.index(False), len(fixed) - fixed[::-1].index(False)
+    nfe = unmasked = 0
+    for start in range(first, end, params.block_length):
+        length = min(params.block_length, end - start)
+        settled = fixed[start : start + length]
         last, num_revoked = 30, 0
         visible = shadow_matrix(len(canvas), start, length)
         positions = [*range(len(canvas)), *range(start, start + length)]
         while mask in canvas[start : start + length]:
-            logits = logits_of(canvas + [mask] * length, positions, visible)
+            logits = logits_of(canvas + [mask] * length, positions, visible).copy()
+            logits[:, banned] = -np.inf
             block = logits[start : start + length]
             probabilities = plain_softmax(block, mask)
             checks = plain_softmax(logits[len(canvas) :], mask)
             tokens = canvas[start : start + length]
             masks = [i for i in range(length) if tokens[i] == mask]
             masked = [token == mask for token in tokens]
-            candidates = choose(block, probabilities, params, nfe, masked, mask)
+            candidates = choose(block, probabilities, params, nfe, masked, settled)
             confidence = {i: float(probabilities[i, candidates[i]]) for i in masks}
-            check = {i: float(checks[i, tokens[i]]) for i in range(length) if i not in masks}
+            check = {
+                i: float(checks[i, tokens[i]])
+                for i in range(length)
+                if not masked[i] and not settled[i]
+            }
 
             best_first = sorted(masks, key=lambda i: (-confidence[i], i))
             cap = min(max(int(args["cap_share"] * len(masks)), args["cap_min"]), args["cap_max"])
@@ -67,11 +80,11 @@ def reference_wino(
                 canvas[start + i] = mask
             nfe += 1
             unmasked += len(unmask) - len(revoke)
-        output = canvas[len(prompt) : start + length]
+        output = canvas[first : start + length]
         found = [at for at, token in enumerate(output) if token in ends]
         if found:
             return ReferenceOutput(output[: found[0]], "stop", nfe, unmasked)
-    return ReferenceOutput(canvas[len(prompt) :], "length", nfe, unmasked)
+    return ReferenceOutput(canvas[first:end], "length", nfe, unmasked)
 
 
 def shadow_matrix(num_rows: int, start: int, length: int) -> NDArray[np.bool_]:

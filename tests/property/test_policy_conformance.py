@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -123,6 +123,11 @@ class UnequalTwin(Kept):
 
 
 @dataclass(frozen=True)
+class SilentOnShadowRows(Kept):
+    needs_shadow: ClassVar[Any] = None
+
+
+@dataclass(frozen=True)
 class StateOfNoRow(Kept):
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         return {"seen": torch.zeros(block_length)}
@@ -161,6 +166,13 @@ class PutsTheMaskToken(Kept):
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         tokens = torch.full_like(view.candidates, policy_views.MASK_TOKEN_ID)
         return Decision(unmask=self.unmask(view), tokens=tokens), state
+
+
+@dataclass(frozen=True)
+class TokensOnlyWhereUnmasked(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        unmask = self.unmask(view)
+        return Decision(unmask=unmask, tokens=view.candidates.where(unmask, -1)), state
 
 
 @dataclass(frozen=True)
@@ -222,6 +234,7 @@ class RightmostFirst(Kept):
         (NoDataClass(), "value: NoDataClass must be a frozen data class"),
         (WithoutHash(), "value: it must have a hash: unhashable type: 'list'"),
         (UnequalTwin(), "value: made again from the same arguments it must be equal"),
+        (SilentOnShadowRows(), "value: needs_shadow must be True or False, got None"),
         (
             StateOfNoRow(),
             "state: the first dimension of 'seen' must be the row: 1 rows, shape (9,)",
@@ -233,6 +246,10 @@ class RightmostFirst(Kept):
         (
             PutsTheMaskToken(),
             "decision: it put a token that is none of the vocabulary, or the mask",
+        ),
+        (
+            TokensOnlyWhereUnmasked(),
+            "decision: it put a token that is none of the vocabulary, or the mask token (row 0",
         ),
         (SignalOfNoShape(), "decision: signal 'line' must be [n, L] or [n, 1]"),
         (ChangesTheView(), "purity: decide changed the view's confidence"),

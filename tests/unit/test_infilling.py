@@ -278,6 +278,7 @@ class RevokesAll:
 
     scores_unmasked: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = True
+    needs_shadow: ClassVar[bool] = False
 
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         return {}

@@ -126,6 +126,7 @@ def row(block_ids: list[int], shadow_offsets: list[int] | None) -> DecodingRow:
         policy=policy,
         state=policy.init_state(1, len(ids), CPU),
         block_ids=ids,
+        is_fixed=np.zeros(len(ids), np.bool_),
         mask_token_id=MASK,
         step=0,
         num_left=1,
@@ -142,6 +143,7 @@ def scores(confidence: list[float]) -> Scores:
     return Scores(
         candidates=torch.arange(len(confidence)),
         confidence=values,
+        logit=values,
         top1=values,
         top2=values,
         entropy=values,

@@ -30,6 +30,10 @@ class MaskgitPlusPolicy(StatelessPolicy):
     softmax(score / alg_temp), as the n largest of score / alg_temp + Gumbel noise: the same
     distribution in one pass.
 
+    Fixed tokens are not in M, so in a block that has some the steps are smaller and not fewer,
+    down to the one token that the progress guarantee unmasks. T = None is the length of the block
+    at hand, fixed tokens and a short last block included.
+
     ``score`` makes it Dream's alg="maskgit_plus" (confidence), "topk_margin" or "entropy".
 
     Adapted: Dream has no blocks, so its T counts the steps of the whole canvas; here the schedule

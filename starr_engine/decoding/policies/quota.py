@@ -20,6 +20,8 @@ class QuotaPolicy(StatelessPolicy, ABC):
 
     k is ``tokens_per_step``, or, with ``num_steps_per_block`` S, LLaDA's schedule: the L
     positions of a block in S steps, floor(L / S) each and one more in the first L mod S steps.
+    L counts fixed tokens too, and is smaller in a short last block: a block with fixed tokens is
+    done in fewer steps, and one with S > L in at most L, one at a step.
 
     Raises:
         RequestError: If an argument is no positive integer, or both are given.

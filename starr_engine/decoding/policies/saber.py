@@ -37,6 +37,9 @@ class SaberPolicy(PolicyDefaults):
     that code in its reach: there theta and the tokens to take back run over all blocks (their
     runs have one block of 256), here over the active block, so each block begins with n.
 
+    A fixed token, of which no score changes, may be among the r; the engine keeps it, so the step
+    takes back fewer. It never counts in theta.
+
     State: 8 bytes a position. Scores the block's tokens at every step.
 
     Source:

@@ -42,6 +42,8 @@ class T2mPolicy(PolicyDefaults):
     a block has no mask left. Here a full block is final at once, the last step's revocations
     included.
 
+    A fixed token, which is not scored, counts among the block's tokens and is never doubted.
+
     State: 12 bytes a position.
 
     Source:

@@ -30,8 +30,9 @@ class WinoPolicy(PolicyDefaults):
     where ``last`` is |T| of the step before, and 30 in the block's first step, which has nothing
     to revoke. So after t steps at least t tokens stand, and a block of L ends after L at most.
 
-    The shadow rows are |B| more rows of each forward, the first of a block excepted, where there
-    is nothing to check; ``computed_rows`` counts them, NFE does not change.
+    The shadow rows are |B| more rows of each forward, except where there is nothing to check, as
+    in the first of a block; ``computed_rows`` counts them, NFE does not change. Fixed tokens stay
+    whatever q_j, so C leaves them out and they are not checked.
 
     Differs from the authors' code: the mask token has no probability here; of equal candidates the
     leftmost goes first; shadow rows are left out while nothing is checked, which changes nothing

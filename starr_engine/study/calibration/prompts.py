@@ -129,8 +129,8 @@ def read_prompts(
             raise ConfigError(f"row {raw.index} of {source} cannot run: {row.error}")
         if row.is_infill or row.params.n > 1:
             raise ConfigError(
-                f"row {raw.index} of {source} has a gap, a template or n above 1; calibration takes "
-                "prompts of one output each, so remove it"
+                f"row {raw.index} of {source} has a gap, a template or n above 1; calibration "
+                "takes prompts of one output each, so remove it"
             )
         problem = _problem(raw, source) if is_set or with_problems else None
         [prompt] = row.candidates
