@@ -213,6 +213,11 @@ class Engine:
         remasking: RemaskingPolicy,
         cache: CachePolicy,
     ) -> None:
+        if params.n > 1:
+            raise RequestError(
+                f"a request of the engine is one sample, and n={params.n}; add one request for "
+                "each of starr_engine.samples.split_samples(params), or use LLM"
+            )
         self._check_vocabulary("prompt", ids)
         if not ids and set(template or ()) <= {self.spec.mask_token_id}:
             raise RequestError("the prompt is empty; give at least one token")

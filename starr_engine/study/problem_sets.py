@@ -33,6 +33,7 @@ class ProblemSet:
 PROBLEM_SETS: Final[Mapping[str, ProblemSet]] = MappingProxyType(
     {
         "word_problems": ProblemSet(task="word_problems", max_tokens=64, block_length=32),
+        "chains": ProblemSet(task="chains", max_tokens=64, block_length=32),
         "sorting": ProblemSet(task="sorting", max_tokens=64, block_length=32),
         "code": ProblemSet(task="code", max_tokens=64, block_length=32),
         "json_extraction": ProblemSet(task="json_extraction", max_tokens=64, block_length=32),

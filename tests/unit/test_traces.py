@@ -42,6 +42,7 @@ class Spy:
     seen: list[tuple[BlockView, Decision]]
 
     __hash__ = object.__hash__
+    needs_shadow = False
 
     @property
     def scores_unmasked(self) -> bool:
@@ -233,6 +234,7 @@ def decided(choose: Choose, ids: list[int], *, num_revoked: int = 0, trace: bool
         policy=Does(choose=choose),
         state={},
         block_ids=block,
+        is_fixed=np.zeros(len(ids), np.bool_),
         mask_token_id=MASK,
         step=0,
         num_left=5,
