@@ -58,6 +58,7 @@ class Continuous:
 
     policy: RemaskingPolicy
     needs_logits: ClassVar[bool] = True
+    needs_shadow: ClassVar[bool] = False
 
     @property
     def scores_unmasked(self) -> bool:
