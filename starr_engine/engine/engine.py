@@ -186,10 +186,13 @@ class Engine:
 
     def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
         self._check_vocabulary("given", _plain_ids(given))
-        if rest.count(self.spec.mask_token_id) != len(given) or len(given) > params.block_length:
+        masks = [at for at, token in enumerate(rest) if token == self.spec.mask_token_id]
+        span = masks[-1] - masks[0] + 1 if masks else 0
+        if len(masks) != len(given) or span > params.block_length:
             raise RequestError(
                 f"given must have one token for each token to generate, and at most block_length="
-                f"{params.block_length} of them, got {len(given)}"
+                f"{params.block_length} positions from the first to the last, got {len(given)} "
+                f"tokens for {len(masks)} masks over {span} positions"
             )
 
     def _check_vocabulary(self, where: str, ids: list[int]) -> None:

@@ -257,7 +257,8 @@ def _same_rows(got: tuple[Decision, State], expected: tuple[Decision, State]) ->
         put = expected[0].unmask if name == "tokens" else torch.ones_like(first)
         same &= ((first == second) | ~put).all(1)
     for name, values in got[1].items():
-        same &= _equal(values, expected[1][name]).flatten(1).all(1)
+        # A state may be one number per row, and have a dimension of 0.
+        same &= _equal(values, expected[1][name])[..., None].flatten(1).all(1)
     return same
 
 

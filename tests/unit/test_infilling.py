@@ -385,4 +385,8 @@ def test_given_tokens_that_do_not_fit_are_refused(words: LLM, given: tuple[int, 
         words.engine.add_request(
             [4], SamplingParams(block_length=1), template=[None, None], given=[5, 6]
         )
+    with pytest.raises(RequestError, match="2 tokens for 2 masks over 4 positions"):
+        words.engine.add_request(
+            [4], SamplingParams(block_length=3), template=[None, 7, 8, None], given=[5, 6]
+        )
     assert not words.engine.has_unfinished

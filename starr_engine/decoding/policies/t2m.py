@@ -101,8 +101,8 @@ class T2mPolicy(PolicyDefaults):
                 unmask=view.masked & (view.confidence >= self.threshold),
                 revoke=revoke,
                 signals={
-                    "threshold": torch.full_like(doubt[:, :1], self.threshold),
-                    "doubt": doubt,
+                    "threshold": torch.full_like(view.confidence[:, :1], self.threshold),
+                    "doubt": doubt.float(),
                 },
             ),
             {"last": view.confidence, "resets": state["resets"] + revoke},
@@ -113,7 +113,8 @@ class T2mPolicy(PolicyDefaults):
         limit = self.remask_threshold
         limit = PUBLISHED_THRESHOLDS[self.strategy] if limit is None else limit
         if self.strategy == "low_prob":
-            return view.confidence < limit, 1.0 - view.confidence
+            # In float64, because in float32 the difference to 1 is the same for many of the least.
+            return view.confidence < limit, 1.0 - view.confidence.double()
         if self.strategy == "t2t_remask":
             return (view.top1 > limit) & (view.confidence < view.top1), view.top1
         change = torch.where(last == _UNKNOWN, 0.0, (view.confidence - last).abs())

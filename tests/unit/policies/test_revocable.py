@@ -83,6 +83,14 @@ def test_t2m_masks_improbable_tokens_again_the_least_probable_first() -> None:
     assert changes(never.decide(look, state)[0]) == ([3], [1])  # always at least one
 
 
+def test_t2m_tells_apart_tokens_that_are_all_but_impossible() -> None:
+    # 1 - 2e-9 and 1 - 1e-9 are both 1 in float32.
+    policy = T2mPolicy(max_share=0.5)
+    look = view([2e-9, 1e-9], masked=[False, False])
+    decision, _ = policy.decide(look, policy.init_state(1, 2, CPU))
+    assert changes(decision) == ([], [1])
+
+
 def test_t2m_masks_no_position_again_more_often_than_it_may() -> None:
     policy = T2mPolicy(max_resets=2)
     look = view([0.4, 0.45], masked=[False, False])
