@@ -35,7 +35,7 @@ def prompts(llm: LLM) -> list[list[int]]:
         for line in lines:
             problem = json.loads(line)
             first.setdefault(problem["task"], problem["prompt"])
-    assert len(first) == 4
+    assert len(first) == 5
     return [llm.tokenizer.encode(text) for text in first.values()]
 
 

@@ -140,7 +140,7 @@ def test_random_use_leaks_no_page_and_every_output_is_that_of_the_request_alone(
 ) -> None:
     driver = Driver(make_llm(folder, **pool), np.random.default_rng([seed, pool["page_size"]]))
     acts = [driver.add, driver.step, driver.abort]
-    for _ in range(60):
+    for _ in range(70):
         act = acts[driver.rng.choice(3, p=[0.3, 0.62, 0.08])]
         act()
         driver.check()

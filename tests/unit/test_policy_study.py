@@ -66,7 +66,7 @@ def test_a_set_names_a_task_and_a_canvas_of_whole_blocks(name):
 
 def test_the_shipped_problems_bring_the_decoding_of_their_set():
     rows = shipped_rows()
-    assert len(rows) == 240
+    assert len(rows) == 300
     assert all(row["max_tokens"] % row["block_length"] == 0 for row in rows)
 
 
