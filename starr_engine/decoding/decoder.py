@@ -73,6 +73,9 @@ class DecodingRow:
     late_ids: tuple[int, ...] = ()
     """Candidates that wait for all others; see :mod:`starr_engine.decoding.eos_last`."""
 
+    has_rules: bool = False
+    """Whether options of the request changed the logits, and may have forbidden every token."""
+
     guard: BadWordGuard | None = None
     """What the positions of one step must not complete together."""
 
@@ -159,7 +162,7 @@ def _group_key(row: DecodingRow) -> _GroupKey:
 def _why_no_numbers(row: DecodingRow, logits: Tensor) -> str:
     others = torch.arange(logits.shape[1], device=logits.device) != row.mask_token_id
     forbidden = (logits[:, others] == -torch.inf).all(1).cpu().numpy()
-    if forbidden.any():
+    if row.has_rules and forbidden.any():
         offset = row.score_offsets[forbidden][0]
         return (
             f"the request's options forbid every token at position {offset} of the block behind "

@@ -100,6 +100,7 @@ class Decoder:
             exit_rule=running.exit_rule,
             trace=running.recorder is not None,
             late_ids=running.rules.late_ids,
+            has_rules=running.rules.change_logits,
             guard=running.rules.guard(
                 canvas.token_ids[canvas.prompt_len :],
                 canvas.block_start - canvas.prompt_len,
