@@ -4,123 +4,23 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.bad_words import BadWordGuard
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
-from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress, keep_fixed
-from starr_engine.decoding.scores import Noise, Scores, add_gumbel
+from starr_engine.decoding.rows import DecodingRow, Member, RowDecision, RowFailure
+from starr_engine.decoding.scores import Scores
 from starr_engine.decoding.tracing import trace_rows
-from starr_engine.outputs import TokenLogprob
+from starr_engine.decoding.view import make_view
 from starr_engine.trace import Decider, PositionTrace
 
-Offsets = NDArray[np.int64]
 _GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
 """Policy, exit rule, block length, shapes of the state: rows of one key are decided together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodingRow:
-    """The active block of one request, as far as decoding knows it."""
-
-    policy: RemaskingPolicy
-
-    state: State
-    """Of this row alone, first dimension 1; as the last step left it."""
-
-    block_ids: NDArray[np.int32]
-    """[L] the block's tokens, masks included."""
-
-    is_fixed: NDArray[np.bool_]
-    """[L] tokens that were given with the request: no policy may revoke them."""
-
-    mask_token_id: int
-
-    step: int
-    """Denoising steps done in the block before this one."""
-
-    num_left: int
-    """Tokens in front of the block."""
-
-    num_revoked: int
-    """Revocations in this block so far."""
-
-    progress: float
-    """Share of the generated positions that are unmasked."""
-
-    seed: int
-
-    score_offsets: Offsets
-    """[m] offsets within the block that were scored, ascending; rows lie in order in ``Scores``."""
-
-    shadow_offsets: Offsets | None = None
-    """[s] offsets within the block whose shadow rows were scored, ascending; these scores lie in
-    order behind all others. None if the policy does not need them."""
-
-    noise: Noise | None = None
-    """What sampling added to the row's logits."""
-
-    exit_rule: ExitRule | None = None
-    """When to fill the block at once; None never."""
-
-    late_ids: tuple[int, ...] = ()
-    """Candidates that wait for all others; see :mod:`starr_engine.decoding.eos_last`."""
-
-    has_rules: bool = False
-    """Whether options of the request changed the logits, and may have forbidden every token."""
-
-    guard: BadWordGuard | None = None
-    """What the positions of one step must not complete together."""
-
-    trace: bool = False
-    """Whether the decision is to say how it came about."""
-
-    @property
-    def num_shadows(self) -> int:
-        """Shadow rows scored."""
-        return 0 if self.shadow_offsets is None else len(self.shadow_offsets)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowDecision:
-    """What changes in one row's block; offsets within the block, ascending."""
-
-    unmask_offsets: Offsets
-    unmask_ids: NDArray[np.int32]
-    unmask_confidence: NDArray[np.float32]
-    """Softmax probability of each of ``unmask_ids``, without noise."""
-
-    revoke_offsets: Offsets
-    state: State
-    trace: PositionTrace | None = None
-    """Only for a row that asked for it."""
-
-    logprobs: tuple[TokenLogprob, ...] = ()
-    """Of ``unmask_ids``, if the request asks for them."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowFailure:
-    """Why a row could not be decided; its request ends, the others go on."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Member:
-    """A row of a group, and where its scores begin."""
-
-    index: int
-    row: DecodingRow
-    first_score: int
-    shadow_scores: slice
 
 
 def decide_rows(
@@ -137,7 +37,7 @@ def decide_rows(
         One decision per row, in order, on the host; or why there is none.
     """
     has_numbers = scores.top1.isfinite().cpu().numpy()
-    groups: dict[_GroupKey, list[_Member]] = defaultdict(list)
+    groups: dict[_GroupKey, list[Member]] = defaultdict(list)
     results: dict[int, RowDecision | RowFailure] = {}
     first, first_shadow = 0, sum(len(row.score_offsets) for row in rows)
     for index, row in enumerate(rows):
@@ -145,7 +45,7 @@ def decide_rows(
         shadows = slice(first_shadow, first_shadow + row.num_shadows)
         first_shadow = shadows.stop
         if has_numbers[first : first + count].all() and has_numbers[shadows].all():
-            groups[_group_key(row)].append(_Member(index, row, first, shadows))
+            groups[_group_key(row)].append(Member(index, row, first, shadows))
         else:
             results[index] = RowFailure(reason=_why_no_numbers(row, logits[first : first + count]))
         first += count
@@ -172,13 +72,13 @@ def _why_no_numbers(row: DecodingRow, logits: Tensor) -> str:
 
 
 def _decide_group(
-    members: list[_Member], scores: Scores, logits: Tensor
+    members: list[Member], scores: Scores, logits: Tensor
 ) -> dict[int, RowDecision | RowFailure]:
     """Results by index; if the group as a whole fails, each row has its own chance."""
     group = [member.row for member in members]
     policy = group[0].policy
     try:
-        view = _view(policy, members, scores, logits)
+        view = make_view(policy, members, scores, logits)
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
         _check(view, decision)
@@ -211,102 +111,6 @@ def _decide_group(
     return {member.index: result for member, result in zip(members, split, strict=True)}
 
 
-def _view(
-    policy: RemaskingPolicy, members: list[_Member], scores: Scores, logits: Tensor
-) -> BlockView:
-    shadow_confidence = _shadow_confidence(members, scores) if policy.needs_shadow else None
-    group = [member.row for member in members]
-    device = scores.confidence.device
-    length = len(group[0].block_ids)
-    ids = np.stack([row.block_ids for row in group]).astype(np.int64)
-    masks = ids == np.array([[row.mask_token_id] for row in group])
-    counts = [len(row.score_offsets) for row in group]
-    source = np.concatenate(
-        [
-            np.arange(member.first_score, member.first_score + count)
-            for member, count in zip(members, counts, strict=True)
-        ]
-    )
-    target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
-    taken = torch.from_numpy(source).to(device)
-    placed = torch.from_numpy(target).to(device)
-    masked = torch.from_numpy(masks).to(device)
-    scores = scores.take(taken)
-    late = late_rows(
-        scores.candidates, masked.view(-1)[placed], [row.late_ids for row in group], counts
-    )
-    if late is not None:
-        scores = postpone(scores, late, logits.shape[1])
-
-    def spread(values: Tensor, fill: float) -> Tensor:
-        grid = torch.full((len(group) * length,), fill, dtype=values.dtype, device=device)
-        grid[placed] = values
-        return grid.view(len(group), length)
-
-    def spread_rows(values: Tensor) -> Tensor:
-        grid = values.new_zeros((len(group) * length, values.shape[1]))
-        grid[placed] = values
-        return grid.view(len(group), length, -1)
-
-    given = drawn = None
-    if policy.needs_logits:
-        taken_logits = _allowed_logits(group, logits[taken])
-        noisy = _with_noise(group, taken_logits)
-        shown = taken_logits if late is None else flatten(taken_logits, scores.candidates, late)
-        given = spread_rows(shown)
-        drawn = given if noisy is taken_logits else spread_rows(noisy)
-    candidates = torch.from_numpy(ids).to(device).view(-1)
-    candidates[placed] = scores.candidates
-    return BlockView(
-        candidates=candidates.view(len(group), length),
-        confidence=spread(scores.confidence, 1.0),
-        top1=spread(scores.top1, 1.0),
-        top2=spread(scores.top2, 0.0),
-        entropy=spread(scores.entropy, 0.0),
-        masked=masked,
-        step=torch.tensor([row.step for row in group], device=device),
-        num_left=torch.tensor([row.num_left for row in group], device=device),
-        progress=torch.tensor([row.progress for row in group], device=device),
-        seed=torch.tensor([row.seed for row in group], device=device),
-        logit=spread(scores.logit, 0.0),
-        logits=given,
-        sampling_logits=drawn,
-        shadow_confidence=shadow_confidence,
-    )
-
-
-def _shadow_confidence(members: list[_Member], scores: Scores) -> Tensor:
-    grid = scores.confidence.new_ones((len(members), len(members[0].row.block_ids)))
-    for n, member in enumerate(members):
-        offsets = member.row.shadow_offsets
-        assert offsets is not None, "the policy needs shadow rows"
-        checked = torch.from_numpy(offsets).to(grid.device)
-        grid[n, checked] = scores.confidence[member.shadow_scores]
-    return grid
-
-
-def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:
-    """A float32 copy in which no row can take its mask token."""
-    counts = torch.tensor([len(row.score_offsets) for row in group], device=logits.device)
-    masks = torch.tensor([row.mask_token_id for row in group], device=logits.device)
-    column = masks.repeat_interleave(counts)[:, None]
-    return logits.to(torch.float32, copy=True).scatter_(1, column, -torch.inf)
-
-
-def _with_noise(group: list[DecodingRow], logits: Tensor) -> Tensor:
-    """``logits`` itself if no row of the group samples, else a float64 copy with the noise."""
-    if all(row.noise is None for row in group):
-        return logits
-    noisy = logits.double()
-    first = 0
-    for row in group:
-        rows = slice(first, first + len(row.score_offsets))
-        first = rows.stop
-        if row.noise is not None:
-            noisy[rows] = add_gumbel(noisy[rows], row.noise)
-    return noisy
-
-
 def _check(view: BlockView, decision: Decision) -> None:
     shape = view.masked.shape
     for name in ("unmask", "revoke"):
@@ -323,7 +127,7 @@ def _check(view: BlockView, decision: Decision) -> None:
 
 
 def _put_allowed(
-    view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
+    view: BlockView, decision: Decision, members: list[Member], logits: Tensor
 ) -> Decision:
     """The candidate where a policy puts a token that the request's options forbid."""
     if decision.tokens is None:
@@ -360,7 +164,7 @@ def _check_tokens(
 
 
 def _unmask_confidence(
-    view: BlockView, decision: Decision, members: list[_Member], logits: Tensor
+    view: BlockView, decision: Decision, members: list[Member], logits: Tensor
 ) -> Tensor:
     """Probability of each token that is put: [n, L].
 

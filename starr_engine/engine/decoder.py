@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.decoder import DecodingRow, RowDecision, RowFailure, decide_rows
+from starr_engine.decoding.decoder import decide_rows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
+from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import Noise, score_rows
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.running import RunningRequest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from starr_engine.cache.base import StepKind
-from starr_engine.decoding.decoder import RowDecision, RowFailure
+from starr_engine.decoding.rows import RowDecision, RowFailure
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
-from starr_engine.decoding.decoder import DecodingRow, RowDecision, RowFailure, decide_rows
+from starr_engine.decoding.decoder import decide_rows
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.exit.sched import SchedRule
 from starr_engine.decoding.policies.low_confidence import LowConfidencePolicy
+from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import score_rows
 
 MASK = 9

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from starr_engine import ops_reference
 from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
-from starr_engine.decoding.decoder import DecodingRow, RowDecision, decide_rows
+from starr_engine.decoding.decoder import decide_rows
 from starr_engine.decoding.guarantee import guarantee_progress
 from starr_engine.decoding.policies.low_confidence import LowConfidencePolicy
 from starr_engine.decoding.policies.starr import StarrPolicy
 from starr_engine.decoding.policies.starr_cosine import cosine_deviance
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
+from starr_engine.decoding.rows import DecodingRow, RowDecision
 from starr_engine.decoding.scores import Noise, score_rows
 from starr_engine.errors import RequestError
 

@@ -22,7 +22,8 @@ from starr_engine.decoding.base import (
     State,
     StatelessPolicy,
 )
-from starr_engine.decoding.decoder import DecodingRow, RowDecision, decide_rows
+from starr_engine.decoding.decoder import decide_rows
+from starr_engine.decoding.rows import DecodingRow, RowDecision
 from starr_engine.decoding.scores import score_rows
 from starr_engine.offline.job import BatchJob, check_job
 from starr_engine.offline.rows import RawRow, parse_row

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from starr_engine.decoding.base import BlockView, State
-from starr_engine.decoding.decoder import DecodingRow, RowDecision, RowFailure, decide_rows
+from starr_engine.decoding.decoder import decide_rows
 from starr_engine.decoding.policies.wino import WinoPolicy
+from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import Scores
 from starr_engine.errors import RequestError
 
