@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, MultipleLocator, NullLocator
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "policy_study.json"
@@ -25,6 +26,8 @@ OUTPUT = ROOT / "docs" / "images" / "policy_study.svg"
 STARR_COLOR = "#c0392b"
 COLORS = ("#34495e", "#2980b9", "#27ae60", "#8e44ad", "#d68910", "#7f8c8d", "#16a085", "#a04000")
 MARKERS = "osD^vPX<>"
+TICKS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)
+"""Within each power of ten."""
 
 
 def draw(result: Mapping[str, Any], output: Path) -> None:
@@ -37,7 +40,12 @@ def draw(result: Mapping[str, Any], output: Path) -> None:
         _curves(axis, result, measure)
         _points(axis, result, measure)
         axis.set_title(title)
-        axis.set_xlabel("forwards per request (NFE)")
+        axis.set_xlabel("forwards per request (NFE), logarithmic")
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=TICKS))
+        axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(MultipleLocator(0.05))
         axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axis.grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
