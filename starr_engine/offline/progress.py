@@ -1,4 +1,4 @@
-"""The progress bar of a batch job."""
+"""Progress bars: what all have in common, and that of a batch job."""
 
 from __future__ import annotations
 
@@ -11,10 +11,45 @@ from tqdm import tqdm
 from starr_engine.offline.summary import Tally
 
 
-class Progress:
-    """Rows done, tokens per second and TPF on standard error.
+class Bar:
+    """A bar on standard error that closes at the end of a ``with`` statement.
 
     On a terminal it redraws itself; into a file or a pipe it writes at most every ten seconds.
+
+    Args:
+        total: What is expected.
+        unit: Of ``total``.
+        enabled: False shows nothing.
+        stream: Where to; None is standard error.
+    """
+
+    def __init__(
+        self, total: int, unit: str, *, enabled: bool, stream: TextIO | None = None
+    ) -> None:
+        stream = stream or sys.stderr
+        self._bar = tqdm(
+            total=total,
+            unit=unit,
+            file=stream,
+            disable=not enabled,
+            mininterval=0.2 if stream.isatty() else 10.0,
+            dynamic_ncols=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.close()
+
+
+class Progress(Bar):
+    """Rows done, tokens per second and TPF.
 
     Args:
         num_rows: Of the whole input.
@@ -26,16 +61,8 @@ class Progress:
     def __init__(
         self, num_rows: int, tally: Tally, *, enabled: bool, stream: TextIO | None = None
     ) -> None:
-        stream = stream or sys.stderr
+        super().__init__(num_rows, "row", enabled=enabled, stream=stream)
         self._tally = tally
-        self._bar = tqdm(
-            total=num_rows,
-            unit="row",
-            file=stream,
-            disable=not enabled,
-            mininterval=0.2 if stream.isatty() else 10.0,
-            dynamic_ncols=True,
-        )
 
     def start(self) -> None:
         """Begin at the rows that earlier runs have finished."""
@@ -51,14 +78,3 @@ class Progress:
             refresh=False,
         )
         self._bar.update(tally.num_rows - self._bar.n)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.close()

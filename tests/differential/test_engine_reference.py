@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +12,7 @@ from tests.helpers.engines import (
     Reference,
     as_prompts,
     assert_same,
-    make_llm,
     random_prompts,
-    sharp_checkpoint,
 )
 
 POLICIES: list[tuple[str, dict[str, Any]]] = [
@@ -37,24 +33,6 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("wino", {}),
     ("wino", {"tau1": 0.3, "tau2": 0.6, "cap_min": 2}),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharp_checkpoint(tmp_path_factory.mktemp("sharp"))
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder)
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[LLM]:
-    llm = make_llm(folder)
-    yield llm
-    llm.engine.page_pool.check_invariants()
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
 
 
 @pytest.mark.parametrize(("name", "args"), POLICIES)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ from tests.helpers.engines import (
     Reference,
     as_prompts,
     assert_same,
-    make_llm,
     random_prompts,
-    sharp_checkpoint,
 )
 
 Parts = list[int | list[int]]
@@ -37,24 +34,6 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("dual", {"refresh_every": 1}),
     ("dual", {"refresh_every": 2}),
 ]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharp_checkpoint(tmp_path_factory.mktemp("sharp"))
-
-
-@pytest.fixture(scope="module")
-def reference(folder: Path) -> Reference:
-    return Reference(folder)
-
-
-@pytest.fixture(scope="module")
-def llm(folder: Path) -> Iterator[LLM]:
-    llm = make_llm(folder)
-    yield llm
-    llm.engine.page_pool.check_invariants()
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
 
 
 def random_parts(rng: np.random.Generator) -> Parts:

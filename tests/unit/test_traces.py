@@ -18,7 +18,6 @@ from starr_engine.decoding.base import (
     REMASKING_POLICIES,
     BlockView,
     Decision,
-    RemaskingPolicy,
     State,
     StatelessPolicy,
 )
@@ -29,37 +28,11 @@ from starr_engine.offline.job import BatchJob, check_job
 from starr_engine.offline.rows import RawRow, parse_row
 from starr_engine.trace import Decider, Outcome, PositionTrace
 from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
+from tests.helpers.spies import Spy
 from tests.helpers.word_models import write_word_model
 
 MASK = 3
 PARAMS = SamplingParams(max_tokens=16, block_length=8, ignore_eos=True, trace=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spy:
-    """A policy that remembers what it saw and said; two spies are never equal."""
-
-    inner: RemaskingPolicy
-    seen: list[tuple[BlockView, Decision]]
-
-    __hash__ = object.__hash__
-    needs_shadow = False
-
-    @property
-    def scores_unmasked(self) -> bool:
-        return self.inner.scores_unmasked
-
-    @property
-    def needs_logits(self) -> bool:
-        return self.inner.needs_logits
-
-    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
-        return self.inner.init_state(rows, block_length, device)
-
-    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
-        decision, state = self.inner.decide(view, state)
-        self.seen.append((view, decision))
-        return decision, state
 
 
 @pytest.fixture(scope="module")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
-from tqdm import tqdm
+from starr_engine.offline.progress import Bar
 
 
-class SearchProgress:
-    """Evaluations done and what they are for, on standard error.
+class SearchProgress(Bar):
+    """Evaluations done and what they are for.
 
     An evaluation is one setting on one prompt. Their number is known only roughly beforehand: how
     many settings the front will have is not.
@@ -22,15 +20,7 @@ class SearchProgress:
     """
 
     def __init__(self, planned: int, *, enabled: bool, stream: TextIO | None = None) -> None:
-        stream = stream or sys.stderr
-        self._bar = tqdm(
-            total=planned,
-            unit="eval",
-            file=stream,
-            disable=not enabled,
-            mininterval=0.2 if stream.isatty() else 10.0,
-            dynamic_ncols=True,
-        )
+        super().__init__(planned, "eval", enabled=enabled, stream=stream)
 
     def stage(self, text: str, done: int, total: int) -> None:
         """Begin a part of the work.
@@ -49,14 +39,3 @@ class SearchProgress:
     def update(self) -> None:
         """One more evaluation."""
         self._bar.update()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.close()
