@@ -75,7 +75,7 @@ def score_rows(
     """
     if logits.dtype is torch.float16:
         logits = logits.float()  # exact; the op reads float32 and bfloat16
-    candidates, top1, top2, entropy, log_normalizer = ops.logits_statistics(logits, mask_token_id)
+    candidates, top1, top2, entropy, _ = ops.logits_statistics(logits, mask_token_id)
     given = present != mask_token_id
     chosen = torch.where(given, present, candidates)
     for draw in noise:
@@ -83,8 +83,9 @@ def score_rows(
         allowed[:, mask_token_id] = -torch.inf
         noisy = add_gumbel(allowed, draw)
         chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
-    logit = logits.gather(1, chosen[:, None])[:, 0].float()
-    confidence = torch.where(chosen == candidates, top1, torch.exp(logit - log_normalizer))
+    best, logit = logits.gather(1, torch.stack([candidates, chosen], dim=1)).float().unbind(1)
+    # From the best logit, not from the normalizer: its float32 is coarse where logits are large.
+    confidence = top1 * torch.exp(logit - best)
     return Scores(
         candidates=chosen,
         confidence=confidence,

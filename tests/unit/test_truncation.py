@@ -128,6 +128,16 @@ def test_a_drawn_token_lies_in_the_allowed_set_and_its_confidence_knows_no_trunc
         assert scores.confidence[row].item() == pytest.approx(plain.item(), abs=1e-6)
 
 
+def test_tokens_that_tie_have_one_confidence_however_large_their_logits() -> None:
+    logits = torch.tensor([[-torch.inf, 400.0, 400.0, -torch.inf, -torch.inf, 400.0]])
+    drawn = [
+        score_rows(logits, torch.tensor([MASK]), MASK, [noise(1, temperature=1.0, seed=seed)])
+        for seed in range(20)
+    ]
+    assert len({scores.candidates.item() for scores in drawn}) == 3
+    assert {scores.confidence.item() for scores in drawn} == {torch.tensor(1 / 3).item()}
+
+
 def test_top_k_of_one_draws_the_arg_max_at_any_temperature() -> None:
     logits = torch.randn((20, 30), generator=torch.Generator().manual_seed(2))
     present = torch.full((20,), MASK)
