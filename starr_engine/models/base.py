@@ -31,7 +31,14 @@ class ModelSpec:
 
     mask_token_id: int
     eos_token_ids: tuple[int, ...]
-    attention_kind: Literal["bidirectional"]
+    attention_kind: Literal["bidirectional", "block_causal"]
+    """Whether a row sees every row of its request, or those up to the end of its own block."""
+
+    block_length: int | None = None
+    """Of the attention mask; blocks are counted from position 0. None if bidirectional."""
+
+    def __post_init__(self) -> None:
+        assert (self.block_length is not None) == (self.attention_kind == "block_causal")
 
 
 class DiffusionModel(nn.Module, ABC):
