@@ -67,6 +67,8 @@ def build_cases() -> dict[str, tuple[Callable[[], object], int]]:
         "logits_rows": np.empty(num_score, np.int64),
         **{name: np.empty(num_score, np.int32) for name in ("score_request", "score_positions")},
         **{name: np.empty(NUM_REQUESTS, np.int32) for name in ("shadow_lens", "shadow_columns")},
+        "visible": np.empty(num_query, np.int32),
+        "limited": np.empty(NUM_REQUESTS, np.int32),
     }
 
     def add_and_fill() -> None:

@@ -74,6 +74,13 @@ RowRanges named(const char* name, const std::vector<Bounds>& bounds) {
   return named(name, [&] { return to_ranges(bounds); });
 }
 
+std::vector<Bounds> to_bounds(const std::vector<RowRange>& ranges) {
+  std::vector<Bounds> bounds;
+  bounds.reserve(ranges.size());
+  for (const RowRange& range : ranges) bounds.emplace_back(range.start, range.stop);
+  return bounds;
+}
+
 nb::bytes to_bytes(const PrefixKey& key) {
   const std::uint64_t words[2] = {key.low, key.high};
   return nb::bytes(reinterpret_cast<const char*>(words), sizeof(words));
@@ -243,6 +250,20 @@ void bind_table(nb::module_& m) {
       .def("release", &PageTable::release, "Give all pages back; repeating it does nothing.")
       .def("slot", &PageTable::slot, "row"_a, "page * page_size + offset of a row.")
       .def("is_sealed", &PageTable::is_sealed, "row"_a)
+      .def(
+          "cached_ranges",
+          [](const PageTable& table) {
+            return to_bounds(starr::to_ranges(table.cached(), table.num_rows()));
+          },
+          "Rows that have a KV, as ascending (start, stop).")
+      .def(
+          "dirty_ranges",
+          [](const PageTable& table) {
+            return to_bounds(starr::to_ranges(table.dirty(), table.num_rows()));
+          },
+          "Rows whose KV is older than their token, as ascending (start, stop).")
+      .def_prop_ro("num_clean", &PageTable::num_clean,
+                   "Rows in front of the first one that has no KV or is dirty.")
       .def("cached_rows",
            [](const PageTable& table) { return starr::to_rows(table.cached(), table.num_rows()); })
       .def("dirty_rows",
@@ -282,7 +303,8 @@ void bind_batch(nb::module_& m) {
   nb::class_<BatchBuilder>(m, "BatchBuilder",
                            "Checks the plans of one denoising step and lays them out as flat\n"
                            "arrays. R requests, T query rows, M score rows.")
-      .def(nb::init<std::int32_t>(), "page_size"_a)
+      .def(nb::init<std::int32_t, std::int32_t>(), "page_size"_a, "mask_block"_a = 0,
+           "`mask_block`: block length of the attention mask, 0 for a bidirectional one.")
       .def(
           "add",
           [](BatchBuilder& builder, const PageTable* table, const Tokens& token_ids,
@@ -314,7 +336,8 @@ void bind_batch(nb::module_& m) {
              const Vector<std::int64_t>& read_slots, const Matrix<std::int32_t>& page_table,
              const Vector<std::int64_t>& logits_rows, const Vector<std::int32_t>& score_request,
              const Vector<std::int32_t>& score_positions, const Vector<std::int32_t>& shadow_lens,
-             const Vector<std::int32_t>& shadow_columns) {
+             const Vector<std::int32_t>& shadow_columns, const Vector<std::int32_t>& visible,
+             const Vector<std::int32_t>& limited) {
             const auto rows = static_cast<std::size_t>(builder.num_requests());
             const auto columns = static_cast<std::size_t>(builder.max_pages());
             if (page_table.shape(0) != rows || page_table.shape(1) != columns) {
@@ -327,7 +350,8 @@ void bind_batch(nb::module_& m) {
                 span_of(input_ids),       span_of(positions),   span_of(slot_mapping),
                 span_of(cu_query),        span_of(cu_read),     span_of(read_slots),
                 span_of(page_table),      span_of(logits_rows), span_of(score_request),
-                span_of(score_positions), span_of(shadow_lens), span_of(shadow_columns)};
+                span_of(score_positions), span_of(shadow_lens), span_of(shadow_columns),
+                span_of(visible),         span_of(limited)};
             const nb::gil_scoped_release unlocked;
             builder.fill(buffers);
           },
@@ -335,7 +359,7 @@ void bind_batch(nb::module_& m) {
           "cu_query"_a.noconvert(), "cu_read"_a.noconvert(), "read_slots"_a.noconvert(),
           "page_table"_a.noconvert(), "logits_rows"_a.noconvert(), "score_request"_a.noconvert(),
           "score_positions"_a.noconvert(), "shadow_lens"_a.noconvert(),
-          "shadow_columns"_a.noconvert(),
+          "shadow_columns"_a.noconvert(), "visible"_a.noconvert(), "limited"_a.noconvert(),
           "Write the batch into numpy arrays, requests in add() order and rows ascending, the\n"
           "shadow rows of a request behind its others; of the scored rows (M) the shadow rows of\n"
           "all requests come last:\n"
@@ -344,7 +368,8 @@ void bind_batch(nb::module_& m) {
           "page_table int32 [R, max_pages], zeros where there is no page;\n"
           "logits_rows int64 [M] into the T rows; score_request, score_positions int32 [M];\n"
           "shadow_lens int32 [R]; shadow_columns int32 [R], where the active block begins among\n"
-          "the rows attended to.\n"
+          "the rows attended to; visible int32 [T], how many of the rows attended to, in position\n"
+          "order, a row sees; limited int32 [R], whether a row sees fewer than all.\n"
           "A request whose reads are all fresh has no read_slots and no pages.\n"
           "An array of wrong dtype, shape or layout is an error before anything is written.")
       .def("clear", &BatchBuilder::clear, "Forget all requests and keep the memory.")

@@ -29,6 +29,30 @@ std::int32_t rows_before(const RowRanges& rows, std::int32_t row) noexcept {
   return count;
 }
 
+// Fills in how many of the rows `attended` each row of `rows` sees, and says whether one of them
+// sees fewer than all.
+bool append_visible(const RowRange& rows, std::span<const RowRange> attended,
+                    std::int32_t mask_block, std::int32_t*& out) noexcept {
+  std::int32_t total = 0;
+  for (const RowRange& range : attended) total += range.stop - range.start;
+  if (mask_block == 0) {
+    out = std::fill_n(out, rows.stop - rows.start, total);
+    return false;
+  }
+  bool limited = false;
+  for (std::int32_t row = rows.start; row < rows.stop;) {
+    const std::int32_t end = row - row % mask_block + mask_block;
+    const std::int32_t stop = std::min(end, rows.stop);
+    std::int32_t seen = 0;
+    for (const RowRange& range : attended)
+      seen += std::max(0, std::min(range.stop, end) - range.start);
+    out = std::fill_n(out, stop - row, seen);
+    limited = limited || seen < total;
+    row = stop;
+  }
+  return limited;
+}
+
 // Takes the next `count` entries off the front of `rest`.
 template <typename T>
 std::span<const T> take(std::span<const T>& rest, std::int32_t count) noexcept {
@@ -57,10 +81,15 @@ void require_size(const char* name, std::size_t found, std::int64_t expected) {
 
 }  // namespace
 
-BatchBuilder::BatchBuilder(std::int32_t page_size) : page_size_(page_size) {
+BatchBuilder::BatchBuilder(std::int32_t page_size, std::int32_t mask_block)
+    : page_size_(page_size), mask_block_(mask_block) {
   if (page_size < 1) {
     throw std::invalid_argument("page_size must be at least 1 row, got " +
                                 std::to_string(page_size));
+  }
+  if (mask_block < 0) {
+    throw std::invalid_argument("mask_block must not be negative, got " +
+                                std::to_string(mask_block));
   }
 }
 
@@ -148,6 +177,8 @@ void BatchBuilder::check_sizes(const BatchBuffers& out) const {
   require_size("score_positions", out.score_positions.size(), num_score_rows_);
   require_size("shadow_lens", out.shadow_lens.size(), num_requests());
   require_size("shadow_columns", out.shadow_columns.size(), num_requests());
+  require_size("visible", out.visible.size(), num_query_rows());
+  require_size("limited", out.limited.size(), num_requests());
 }
 
 void BatchBuilder::fill(const BatchBuffers& out) const {
@@ -161,6 +192,7 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
   std::int64_t num_score = 0;
   std::int64_t num_shadow_score = num_score_rows_ - num_shadow_score_rows_;
   std::int64_t* read_slot = out.read_slots.data();
+  std::int32_t* visible = out.visible.data();
   out.cu_query[0] = out.cu_read[0] = 0;
   const auto append_scores = [&](const RowRange& range, std::int64_t shift, std::size_t request,
                                  std::int64_t& count) {
@@ -185,7 +217,10 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     const auto shadow = take(ranges, request.shadow_ranges);
     const auto shadow_score = take(ranges, request.shadow_score_ranges);
     const auto table = take(pages, request.pages);
+    const auto attended = request.read_ranges == 0 ? query : read;
+    out.limited[r] = 0;
     for (const RowRange& range : query) {
+      if (append_visible(range, attended, mask_block_, visible)) out.limited[r] = 1;
       // Row numbers become batch indices by adding this; ranges of W and D never cross a range
       // of A, because ranges do not touch and both are subsets of A.
       const std::int64_t shift = num_query - range.start;
@@ -204,6 +239,7 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     for (const RowRange& range : shadow) {
       const std::int64_t shift = num_query - range.start;
       append_positions(range, shift);
+      append_visible(range, attended, 0, visible);
       for (const RowRange& scored : shadow_score) {
         append_scores(scored, shift, r, num_shadow_score);
       }

@@ -28,6 +28,9 @@ struct BatchBuffers {
   std::span<std::int32_t> shadow_lens;      // [R] shadow rows, the last of its query rows
   std::span<std::int32_t> shadow_columns;   // [R] where the active block begins among the rows
                                             //     attended to; 0 without shadow rows
+  std::span<std::int32_t> visible;          // [T] how many of the rows attended to, in position
+                                            //     order, the row sees
+  std::span<std::int32_t> limited;          // [R] whether a row of the request sees fewer than all
 };
 
 // Collects the checked plans of one denoising step and lays them out as flat arrays.
@@ -35,10 +38,15 @@ struct BatchBuffers {
 // A request whose reads are all fresh (ReadSource::kFresh) has no read_slots and a page_table
 // row of zeros: its keys are its own query rows, its shadow rows aside. The builder copies what
 // it needs, so tables and token arrays may change after add().
+//
+// Under a block-causal mask a row sees the rows up to the end of its own mask block, and these
+// are always the first of those attended to; so the mask is one number per row. Shadow rows see
+// whatever their request attends to: nothing lies behind the active block.
 class BatchBuilder {
  public:
-  // Throws std::invalid_argument unless page_size >= 1.
-  explicit BatchBuilder(std::int32_t page_size);
+  // `mask_block` is the block length of the attention mask, 0 for a bidirectional one. Throws
+  // std::invalid_argument unless page_size >= 1 and mask_block >= 0.
+  explicit BatchBuilder(std::int32_t page_size, std::int32_t mask_block = 0);
 
   // Appends a request with live rows [0, token_ids.size()). Shadow rows hold `mask_token_id`,
   // which is needed for nothing else. Throws PlanError for a plan that breaks a rule and
@@ -77,6 +85,7 @@ class BatchBuilder {
   void check_sizes(const BatchBuffers& out) const;
 
   std::int32_t page_size_;
+  std::int32_t mask_block_;
   std::vector<Request> requests_;
   std::vector<RowRange> ranges_;  // per request: query, write, read, score, both of the shadow
   std::vector<PageId> pages_;

@@ -201,6 +201,11 @@ std::optional<std::vector<std::pair<PageId, PageId>>> PageTable::copy_on_write(
   return copies;
 }
 
+std::int32_t PageTable::num_clean() const noexcept {
+  const std::int32_t cached = cached_.find({0, num_rows_}, false);
+  return dirty_.find({0, cached}, true);
+}
+
 std::int64_t PageTable::slot(std::int32_t row) const {
   require_row(row);
   return static_cast<std::int64_t>(page_of(row)) * page_size_ + row % page_size_;

@@ -69,6 +69,8 @@ class PageTable {
   std::span<const PageId> pages() const noexcept { return pages_; }
   std::int32_t num_cached() const noexcept { return cached_.count(); }
   std::int32_t num_dirty() const noexcept { return dirty_.count(); }
+  // Rows in front of the first one that is uncached or dirty.
+  std::int32_t num_clean() const noexcept;
   const RowBitmap& cached() const noexcept { return cached_; }
   const RowBitmap& dirty() const noexcept { return dirty_; }
 

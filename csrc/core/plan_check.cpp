@@ -71,6 +71,12 @@ class PlanCheck {
     }
   }
 
+  void check_fresh() const {
+    if (const auto row = first_outside(plan_.query, plan_.read)) {
+      refuse("without pages every row computed is read, so read must equal query", *row);
+    }
+  }
+
   void check_paged(const RowRanges& reused) const {
     for (const RowRange& range : reused.ranges()) {
       const std::int32_t row = table_->cached().find(range, false);
@@ -143,10 +149,14 @@ ReadSource validate_plan(const PlanRows& plan, const PageTable* table, std::int3
   check.check_shadow();
   if (table == nullptr) {
     check.check_without_table();
+    check.check_fresh();
     return ReadSource::kFresh;
   }
   const RowRanges reused = subtract(plan.read, plan.query);
-  if (plan.write.empty() && reused.empty()) return ReadSource::kFresh;
+  if (plan.write.empty() && reused.empty()) {
+    check.check_fresh();
+    return ReadSource::kFresh;
+  }
   check.check_paged(reused);
   if (!dirty_allowed) check.check_dirty(reused);
   return ReadSource::kPages;

@@ -31,7 +31,7 @@ class PlanError : public std::invalid_argument {
 
 // Where attention takes the keys and values of the rows read.
 enum class ReadSource : std::uint8_t {
-  kFresh,  // from this step's own rows: W is empty and R lies in A
+  kFresh,  // from this step's own rows: W is empty and R equals A
   kPages,  // from the pages, into which this step first writes A's part of R
 };
 
@@ -39,7 +39,7 @@ enum class ReadSource : std::uint8_t {
 //
 //   bounds   every set and `active_block` lie in [0, num_rows), and num_rows <= table rows
 //   subsets  W in A; D in A; R in A or cached
-//   source   W is empty and R in A (kFresh), or A's part of R in W (kPages)
+//   source   W is empty and R equals A (kFresh), or A's part of R in W (kPages)
 //   reads    R is not empty while A is not: attention over nothing has no value
 //   sealed   no row of W lies in a SEALED page
 //   shadow   the shadow rows are none or those of all of `active_block`, which then lies in R;

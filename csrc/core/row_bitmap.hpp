@@ -67,4 +67,15 @@ inline std::vector<std::int32_t> to_rows(const RowBitmap& bitmap, std::int32_t n
   return rows;
 }
 
+// The same as ascending, non-touching ranges.
+inline std::vector<RowRange> to_ranges(const RowBitmap& bitmap, std::int32_t num_rows) {
+  std::vector<RowRange> ranges;
+  for (std::int32_t row = 0; (row = bitmap.find({row, num_rows}, true)) < num_rows;) {
+    const std::int32_t stop = bitmap.find({row, num_rows}, false);
+    ranges.push_back({row, stop});
+    row = stop;
+  }
+  return ranges;
+}
+
 }  // namespace starr

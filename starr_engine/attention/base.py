@@ -57,6 +57,13 @@ class AttentionMetadata:
     shadow_lens: tuple[int, ...]
     """How many of the query rows, the last ones, are shadow rows; on the host, mostly 0."""
 
+    visible: Tensor
+    """[T] int32: how many of the rows that its request attends to, in position order, a row sees:
+    those up to the end of its mask block under a block-causal mask, all of them otherwise."""
+
+    limited: tuple[bool, ...]
+    """Whether any row of request r sees fewer than all, on the host; never a shadow row."""
+
     shadow_columns: tuple[int, ...]
     """Which of the rows attended to is the one that the first shadow row shadows; the next row
     belongs to the next shadow row, and so on. 0 without shadow rows."""
@@ -96,9 +103,10 @@ class StepAttention(Protocol):
 
 
 class AttentionBackend(Protocol):
-    """Scaled dot-product attention of ragged requests over pages, bidirectional within a request.
+    """Scaled dot-product attention of ragged requests over pages.
 
-    Shadow rows are the exception, and every backend must mask them as ``AttentionMetadata`` says.
+    A row attends to the first ``visible`` rows that its request reads. Shadow rows are the
+    exception, and every backend must mask them as ``AttentionMetadata`` says.
     Made once per engine, by ``backend_class(shape)``.
     """
 

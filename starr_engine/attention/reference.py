@@ -44,9 +44,10 @@ class ReferenceStep:
                 keys = torch.cat([k_cache.flatten(0, 1)[slots], key[shadows]])
                 values = torch.cat([v_cache.flatten(0, 1)[slots], value[shadows]])
                 first_slot += read_len
-            visible = None
-            if shadow_len:
-                visible = shadow_visibility(query_len, read_len, shadow_len, column).to(key.device)
+            visible = shadow_visibility(query_len, read_len, shadow_len, column).to(key.device)
+            own = slice(rows.start, shadows.start)
+            reach = torch.arange(read_len, device=key.device)
+            visible[: query_len - shadow_len, :read_len] = reach < meta.visible[own, None]
             out[rows] = plain_attention(query[rows], keys, values, visible).to(query.dtype)
             first_row += query_len
         return out
@@ -72,7 +73,7 @@ class ReferenceAttention:
 
 
 def shadow_visibility(query_len: int, read_len: int, shadow_len: int, column: int) -> Tensor:
-    """Which rows of a request with shadow rows see which, these last on both sides.
+    """Which rows of a request see which under no mask but the shadow rows', these last.
 
     Returns:
         bool [query_len, read_len + shadow_len].

@@ -5,8 +5,9 @@ Letters as in ``attention/base.py``; B requests of one call, Q query rows and L 
 Requests keep their own calls instead of being padded into one masked call: on a CPU the kernel's
 time dwarfs the call, padding costs real arithmetic, and a request's result does not depend on
 which other requests share its batch. Neighbours of equal lengths do share a call, since that
-needs no copy and leaves every result as it is. Shadow rows have a second call with a mask; the
-other rows of their requests are computed as if there were none.
+needs no copy and leaves every result as it is; those with rows that do not see everything keep a
+call and a mask of their own. Shadow rows have a second call with a mask; the other rows of their
+requests are computed as if there were none.
 
 Slots are gathered before they are read. Reading consecutive slots in place, which fresh pages
 mostly allow, was tried on a CPU and gained nothing at batch 16.
@@ -36,6 +37,9 @@ class _Call:
 
     shadow_mask: Tensor | None
     """[shadow_len, L + shadow_len] bool, what each shadow row sees; None without shadow rows."""
+
+    mask: Tensor | None
+    """[Q, L] bool, what each of the other rows sees; None if all see everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +90,9 @@ class SdpaStep:
                 queries, keys, values, outputs = (
                     rows[..., : -call.shadow_len, :] for rows in (queries, keys, values, outputs)
                 )
-            mixed = scaled_dot_product_attention(queries, keys, values, enable_gqa=self.grouped)
+            mixed = scaled_dot_product_attention(
+                queries, keys, values, attn_mask=call.mask, enable_gqa=self.grouped
+            )
             outputs.copy_(mixed)
         return out
 
@@ -132,15 +138,29 @@ class SdpaAttention:
             metadata.fresh,
             metadata.shadow_lens,
             metadata.shadow_columns,
+            # Counted where a request has a mask, so that it equals no neighbour.
+            (index if limited else -1 for index, limited in enumerate(metadata.limited)),
             strict=True,
         )
-        for (query_len, read_len, fresh, shadow_len, column), run in groupby(requests):
+        first_row = 0
+        device = metadata.read_slots.device
+        for (query_len, read_len, fresh, shadow_len, column, limited), run in groupby(requests):
             size = sum(1 for _ in run)
-            mask = None
+            shadow_mask = mask = None
             if shadow_len:
-                mask = _shadow_mask(shadow_len, read_len, column, metadata.read_slots.device)
+                shadow_mask = _shadow_mask(shadow_len, read_len, column, device)
+            if limited >= 0:
+                reach = metadata.visible[first_row : first_row + query_len - shadow_len, None]
+                mask = torch.arange(read_len, device=device) < reach
+            first_row += size * query_len
             calls.append(
-                _Call(num_requests=size, fresh=fresh, shadow_len=shadow_len, shadow_mask=mask)
+                _Call(
+                    num_requests=size,
+                    fresh=fresh,
+                    shadow_len=shadow_len,
+                    shadow_mask=shadow_mask,
+                    mask=mask,
+                )
             )
             query_sizes.append(size * query_len)
             if not fresh:

@@ -53,10 +53,17 @@ class Batcher:
         page_size: Rows of a page.
         mask_token_id: From the checkpoint; what shadow rows hold.
         device: Of the model.
+        mask_block: Block length of the attention mask; None if it is bidirectional.
     """
 
-    def __init__(self, page_size: int, mask_token_id: int, device: torch.device) -> None:
-        self._builder = BatchBuilder(page_size)
+    def __init__(
+        self,
+        page_size: int,
+        mask_token_id: int,
+        device: torch.device,
+        mask_block: int | None = None,
+    ) -> None:
+        self._builder = BatchBuilder(page_size, mask_block or 0)
         self._mask_token_id = mask_token_id
         self._device = device
 
@@ -98,7 +105,8 @@ class Batcher:
         page_table = np.empty((num_requests, builder.max_pages), np.int32)
         logits_rows = np.empty(builder.num_score_rows, np.int64)
         score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
-        shadow_lens, shadow_columns = np.empty((2, num_requests), np.int32)
+        shadow_lens, shadow_columns, limited = np.empty((3, num_requests), np.int32)
+        visible = np.empty(num_rows, np.int32)
         builder.fill(
             input_ids=input_ids,
             positions=positions,
@@ -112,6 +120,8 @@ class Batcher:
             score_positions=score_positions,
             shadow_lens=shadow_lens,
             shadow_columns=shadow_columns,
+            visible=visible,
+            limited=limited,
         )
         present_ids = input_ids[logits_rows]
         if checked:  # the shadow rows, which hold the mask instead of the token they check
@@ -138,6 +148,8 @@ class Batcher:
                 fresh=tuple(fresh.tolist()),
                 shadow_lens=tuple(shadow_lens.tolist()),
                 shadow_columns=tuple(shadow_columns.tolist()),
+                visible=self._upload(visible),
+                limited=tuple((limited != 0).tolist()),
             ),
             started_s=started_s,
         )

@@ -13,7 +13,7 @@ from starr_engine.attention.base import (
 )
 from starr_engine.attention.select import make_backend
 from starr_engine.errors import ConfigError
-from tests.helpers.attention import Lengths, fresh, make_metadata, paged
+from tests.helpers.attention import Lengths, causal, fresh, make_metadata, paged
 from tests.helpers.devices import DEVICES
 
 PAGE_SIZE = 8
@@ -37,6 +37,15 @@ STEPS: dict[str, list[Lengths]] = {
     "shadow rows among others": [
         *(fresh(20), fresh(20, shadow=(12, 20)), fresh(20, shadow=(4, 12)), fresh(28)),
         *(paged(8, 32), paged(8, 32, shadow=(24, 32)), fresh(9), paged(8, 17)),
+    ],
+    "block-causal, fresh": [causal(fresh(n), 4) for n in (1, 4, 5, 19, 19, 3)],
+    "block-causal, paged": [
+        *(causal(paged(32, 32), 8), causal(paged(16, 40), 8), causal(paged(16, 40), 8)),
+        *(causal(paged(8, 40), 8), causal(paged(8, 40), 8), causal(paged(11, 27), 16)),
+    ],
+    "block-causal, with shadow rows": [
+        *(causal(fresh(20, shadow=(16, 20)), 8), causal(paged(12, 20, shadow=(16, 20)), 8)),
+        *(fresh(20), paged(8, 24)),
     ],
 }
 
@@ -139,7 +148,9 @@ class Step:
             return False
         if column[1]:
             return row[1]
-        return not row[1] or column[2] != self.metadata.shadow_columns[row[0]] + row[2]
+        if row[1]:
+            return column[2] != self.metadata.shadow_columns[row[0]] + row[2]
+        return column[2] < int(self.metadata.visible[self.metadata.cu_query[row[0]] + row[2]])
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -172,7 +183,9 @@ def test_heads_of_every_size_and_grouping_are_right(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_kv_heads", [4, 2])
-@pytest.mark.parametrize("name", ["fresh and paged mixed", "shadow rows among others"])
+@pytest.mark.parametrize(
+    "name", ["fresh and paged mixed", "shadow rows among others", "block-causal, paged"]
+)
 def test_narrow_dtypes_are_at_most_twice_as_wrong_as_plain_torch(
     name: str, num_kv_heads: int, dtype: torch.dtype, device: str
 ) -> None:
@@ -206,6 +219,8 @@ def test_a_request_gets_the_same_bits_alone_and_in_company(lengths: list[Lengths
             fresh=(is_fresh,),
             shadow_lens=step.metadata.shadow_lens[index : index + 1],
             shadow_columns=step.metadata.shadow_columns[index : index + 1],
+            visible=step.metadata.visible[rows],
+            limited=step.metadata.limited[index : index + 1],
         )
         out = (
             make_backend("sdpa", step.shape)

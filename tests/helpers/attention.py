@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -24,6 +24,23 @@ class Lengths:
     fresh: bool = False
     shadow_len: int = 0
     shadow_column: int = 0
+
+    mask_block: int = 0
+    """Block length of a block-causal mask; the rows computed are the last of those read."""
+
+    @property
+    def visible(self) -> list[int]:
+        """How many rows each row sees."""
+        own = range(self.read_len - self.query_len + self.shadow_len, self.read_len)
+        if not self.mask_block:
+            return [self.read_len] * self.query_len
+        ends = [(row // self.mask_block + 1) * self.mask_block for row in own]
+        return [min(self.read_len, end) for end in ends] + [self.read_len] * self.shadow_len
+
+
+def causal(lengths: Lengths, mask_block: int) -> Lengths:
+    """The same under a block-causal mask."""
+    return replace(lengths, mask_block=mask_block)
 
 
 def fresh(length: int, *, shadow: tuple[int, int] | None = None) -> Lengths:
@@ -96,6 +113,10 @@ def make_metadata(
         fresh=tuple(item.fresh for item in requests),
         shadow_lens=tuple(item.shadow_len for item in requests),
         shadow_columns=tuple(item.shadow_column for item in requests),
+        visible=torch.tensor(
+            [count for item in requests for count in item.visible], dtype=torch.int32, device=device
+        ),
+        limited=tuple(any(n < item.read_len for n in item.visible) for item in requests),
     )
     return metadata, num_pages
 

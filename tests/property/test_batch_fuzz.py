@@ -80,8 +80,8 @@ def is_valid(
     if query and not read:
         return False
     if not has_table:
-        return not write
-    fresh, paged = not write and read <= query, query & read <= write
+        return not write and read == query
+    fresh, paged = not write and read == query, query & read <= write
     return (fresh or paged) and not write & sealed and not (read - query) & dirty - block
 
 
@@ -128,13 +128,18 @@ def test_a_plan_is_accepted_exactly_when_the_rules_hold(
 
 @settings(max_examples=150, deadline=None)
 @given(
-    requests=st.lists(st.tuples(st.none() | tables(), plans(), bounds), max_size=5), data=st.data()
+    requests=st.lists(st.tuples(st.none() | tables(), plans(), bounds), max_size=5),
+    mask_block=st.sampled_from([0, 1, 3, 4, 100]),
+    data=st.data(),
 )
 def test_a_batch_is_laid_out_as_plain_lists_would_be(
     requests: list[tuple[tuple[PageTable, RowSet, RowSet, RowSet] | None, Plan, list[int]]],
+    mask_block: int,
     data: st.DataObject,
 ) -> None:
-    builder = BatchBuilder(PAGE_SIZE)
+    builder = BatchBuilder(PAGE_SIZE, mask_block)
+    visible: list[int] = []
+    limited: list[bool] = []
     shadow_lens, shadow_columns = [], []
     ids: list[int] = []
     pages: list[list[int]] = []
@@ -175,6 +180,10 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
         if table is not None and is_paged:
             read_slots += [table.slot(row) for row in sorted(read)]
         attended = sorted(read if is_paged else query)
+        ends = [row - row % mask_block + mask_block if mask_block else NUM_ROWS for row in query]
+        seen = [sum(row < end for row in attended) for end in sorted(ends)]
+        visible += seen + [len(attended)] * len(shadow)
+        limited.append(any(count < len(attended) for count in seen))
         shadow_lens.append(len(shadow))
         shadow_columns.append(attended.index(min(shadow)) if shadow else 0)
         pages.append(table.pages if table is not None and is_paged else [])
@@ -196,6 +205,8 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
         "score_positions": np.array(score_rows + shadow_rows, np.int32),
         "shadow_lens": np.array(shadow_lens, np.int32),
         "shadow_columns": np.array(shadow_columns, np.int32),
+        "visible": np.array(visible, np.int32),
+        "limited": np.array(limited, np.int32),
     }
     arrays: dict[str, np.ndarray] = {
         name: np.full_like(array, -7) for name, array in expected.items()

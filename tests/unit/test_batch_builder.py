@@ -25,6 +25,8 @@ def empty_arrays(builder: BatchBuilder) -> Arrays:
         "score_positions": np.full(num_score, -7, np.int32),
         "shadow_lens": np.full(num_requests, -7, np.int32),
         "shadow_columns": np.full(num_requests, -7, np.int32),
+        "visible": np.full(num_query, -7, np.int32),
+        "limited": np.full(num_requests, -7, np.int32),
     }
 
 
@@ -78,6 +80,8 @@ def test_a_mixed_batch_is_laid_out_request_by_request() -> None:
         "score_positions": [3, 4, 0, 2, 8],
         "shadow_lens": [0, 0, 0],
         "shadow_columns": [0, 0, 0],
+        "visible": [6] * 3 + [3] * 3 + [9] * 9,
+        "limited": [0, 0, 0],
     }
 
 
@@ -121,7 +125,22 @@ def test_shadow_rows_come_behind_their_request_and_have_no_slot() -> None:
         "shadow_lens": [3, 2, 0],
         # Rows 0, 2 and 3 are read in front of the block, and row 1 is computed in front of it.
         "shadow_columns": [3, 1, 0],
+        "visible": [7] * 6 + [4] * 6 + [1],
+        "limited": [0, 0, 0],
     }
+
+
+def test_under_a_block_causal_mask_a_row_sees_up_to_the_end_of_its_block() -> None:
+    builder = BatchBuilder(page_size=4, mask_block=4)
+    table = make_table(PagePool(num_pages=8, page_size=4), 10, cached=10)
+    whole = [(0, 10)]
+    builder.add(None, ids(0, 10), whole, [], whole, rows(), (8, 10))
+    builder.add(table, ids(0, 10), [(8, 10)], [(8, 10)], whole, rows(), (8, 10))
+    batch = fill(builder)
+    assert batch["visible"] == [4] * 4 + [8] * 4 + [10] * 2 + [10] * 2
+    assert batch["limited"] == [1, 0]
+    with pytest.raises(ValueError, match="mask_block must not be negative, got -4"):
+        BatchBuilder(4, -4)
 
 
 def test_a_fresh_request_with_a_table_neither_reads_nor_writes_pages() -> None:

@@ -35,13 +35,16 @@ struct Arrays {
         score_request(size(builder.num_score_rows()), -7),
         score_positions(score_request),
         shadow_lens(size(builder.num_requests()), -7),
-        shadow_columns(shadow_lens) {}
+        shadow_columns(shadow_lens),
+        visible(size(builder.num_query_rows()), -7),
+        limited(shadow_lens) {}
 
   static std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
   BatchBuffers buffers() {
-    return {input_ids,  positions,   slot_mapping,  cu_query,        cu_read,     read_slots,
-            page_table, logits_rows, score_request, score_positions, shadow_lens, shadow_columns};
+    return {input_ids,   positions,      slot_mapping, cu_query,      cu_read,
+            read_slots,  page_table,     logits_rows,  score_request, score_positions,
+            shadow_lens, shadow_columns, visible,      limited};
   }
 
   I64 input_ids, positions, slot_mapping;
@@ -51,6 +54,7 @@ struct Arrays {
   I64 logits_rows;
   I32 score_request, score_positions;
   I32 shadow_lens, shadow_columns;
+  I32 visible, limited;
 };
 
 void a_mixed_batch_is_laid_out_as_drawn() {
@@ -89,6 +93,8 @@ void a_mixed_batch_is_laid_out_as_drawn() {
   CHECK(out.score_request == (I32{0, 0, 1, 1, 2}));
   CHECK(out.score_positions == (I32{3, 4, 0, 2, 8}));
   CHECK(out.shadow_lens == I32(3, 0) && out.shadow_columns == I32(3, 0));
+  CHECK(out.visible == (I32{6, 6, 6, 3, 3, 3, 9, 9, 9, 9, 9, 9, 9, 9, 9}));
+  CHECK(out.limited == I32(3, 0));
 }
 
 void shadow_rows_come_behind_their_request_and_have_no_slot() {
@@ -126,6 +132,32 @@ void shadow_rows_come_behind_their_request_and_have_no_slot() {
   CHECK(out.shadow_lens == (I32{3, 2, 0}));
   // Rows 0, 2 and 3 are read in front of the block; row 1 is computed in front of it.
   CHECK(out.shadow_columns == (I32{3, 1, 0}));
+  CHECK(out.visible == (I32{7, 7, 7, 7, 7, 7, 4, 4, 4, 4, 4, 4, 1}));
+}
+
+void a_row_sees_up_to_the_end_of_its_mask_block() {
+  const auto pool = std::make_shared<PagePool>(8, 4);
+  auto table = PageTable::try_create(pool, 10).value();
+  table.mark_written(of({{0, 10}}));
+  const I32 tokens(10, 1);
+  BatchBuilder builder(4, 4);
+  // Fresh: blocks [0,4) [4,8) [8,10).
+  const RowRanges all = of({{0, 10}});
+  builder.add(nullptr, tokens, {all, {}, all, {}}, {8, 10});
+  // The last block alone sees all that is read.
+  const RowRanges last = of({{8, 10}});
+  builder.add(&table, tokens, {last, last, all, {}}, {8, 10});
+  // Two blocks from pages, of which rows 1 and 2 are not read.
+  const RowRanges two = of({{4, 10}});
+  builder.add(&table, tokens, {two, two, of({{0, 1}, {3, 10}}), {}}, {8, 10});
+  // Shadow rows see everything.
+  builder.add(&table, tokens, {two, two, all, {}, last, last}, {8, 10}, false, 9);
+  Arrays out(builder);
+  builder.fill(out.buffers());
+  CHECK(out.visible == (I32{4, 4, 4, 4, 8, 8, 8, 8, 10, 10, 10, 10, 6,
+                            6, 6, 6, 8, 8, 8, 8, 8, 8,  10, 10, 10, 10}));
+  CHECK(out.limited == (I32{1, 0, 1, 1}));
+  CHECK(contains(message_of<std::invalid_argument>([] { BatchBuilder(4, -1); }), "mask_block"));
 }
 
 void shadow_rows_without_a_mask_are_refused() {
@@ -211,6 +243,7 @@ void an_empty_batch_and_a_cleared_builder_are_filled() {
 int main() {
   a_mixed_batch_is_laid_out_as_drawn();
   shadow_rows_come_behind_their_request_and_have_no_slot();
+  a_row_sees_up_to_the_end_of_its_mask_block();
   shadow_rows_without_a_mask_are_refused();
   computed_rows_outside_write_get_no_slot();
   a_refused_plan_leaves_the_builder_unchanged();

@@ -100,7 +100,9 @@ void reads_never_mix_pages_and_fresh_rows() {
   CHECK(contains(refusal({block, kNone, kAll, block}, &full), "all fresh"));
   CHECK(contains(refusal({block, of({{4, 6}}), kAll, block}, &full), "first row 6"));
   CHECK(contains(refusal({kAll, block, kAll, block}, &full), "first row 0"));
-  // A row that is computed and not read need not be written.
+  // A row that is computed and not read needs pages: fresh rows are all read.
+  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, &full), "first row 6"));
+  // Then it need not be written.
   CHECK(check({block, of({{4, 6}}), of({{0, 6}}), block}, &full) == ReadSource::kPages);
 }
 
