@@ -60,6 +60,10 @@ class EngineConfig:
     kv_memory_bytes: int = 1 << 30
     """Upper bound of the pool when ``num_pages`` is None."""
 
+    prefix_caching: bool = True
+    """Whether requests share the pages of equal prefixes where that is exact: on block-causal
+    models, between requests of one ``cache_salt``."""
+
     attention_backend: str = "auto"
     """A registered attention backend; ``auto`` takes the first that supports the model."""
 
@@ -82,6 +86,8 @@ class EngineConfig:
             problems.append(f"num_threads must be at most {MAX_THREADS}, got {self.num_threads}")
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
+        if not isinstance(self.prefix_caching, bool):
+            problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
         if not isinstance(self.device, str):
             problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")
         if not isinstance(self.attention_backend, str):

@@ -97,6 +97,15 @@ class RequestOutput:
     latency_s: float
     """Seconds from arrival to finish."""
 
+    num_refreshes: int = 0
+    """Those of the forwards that computed all live rows, to reuse them."""
+
+    num_cached_tokens: int = 0
+    """Rows taken from pages that an earlier request had filled, counted at each admission."""
+
+    num_preemptions: int = 0
+    """How often it gave up its pages to an earlier request and was taken up again."""
+
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""
 

@@ -39,8 +39,9 @@ class SamplingParams:
     max_tokens: int = 64
     """Tokens to generate behind the prompt; not used where a gap or a template says how many."""
 
-    block_length: int = 32
-    """Positions that are denoised together; the last block is shorter if they do not divide."""
+    block_length: int | None = None
+    """Positions that are denoised together; the last block is shorter if they do not divide. None
+    is the block length of a block-causal model, which takes no other, and 32 for the rest."""
 
     temperature: float = 0.0
     """0 takes the most probable token; above 0 adds Gumbel noise to float64 logits."""
@@ -112,11 +113,15 @@ class SamplingParams:
     remasking_args: Args = field(default_factory=dict)
     """Arguments of the remasking policy, by name."""
 
-    cache: str = "dual"
-    """Cache policy: which rows to recompute at a step and which to read from pages."""
+    cache: str = "auto"
+    """Cache policy: which rows to recompute at a step and which to read from pages. ``auto`` is
+    ``block_causal`` (exact) for models with block-causal attention, ``dual`` for the rest."""
 
     cache_args: Args = field(default_factory=dict)
     """Arguments of the cache policy, by name."""
+
+    cache_salt: str = ""
+    """Requests share cached prefixes only with those of the same salt."""
 
     early_exit: str | None = None
     """Rule that fills the rest of a block at once when the model is far ahead; None never does.
@@ -159,6 +164,8 @@ class SamplingParams:
         problems: list[str] = []
         for name in ("max_tokens", "block_length"):
             value = getattr(self, name)
+            if value is None and name == "block_length":
+                continue
             if not is_int(value) or value < 1:
                 problems.append(f"{name} must be a positive integer, got {value!r}")
         if not is_finite(self.temperature) or self.temperature < 0:
@@ -169,6 +176,8 @@ class SamplingParams:
             problems.append(f"stop must hold non-empty strings, got {self.stop!r}")
         if not is_tuple_of(self.stop_token_ids, is_token_id):
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
+        if not isinstance(self.cache_salt, str):
+            problems.append(f"cache_salt must be a text, got {self.cache_salt!r}")
         problems += sampling_problems(self)
         if not isinstance(self.trace, bool):
             problems.append(f"trace must be True or False, got {self.trace!r}")
@@ -176,6 +185,8 @@ class SamplingParams:
             if not isinstance(getattr(self, name), str):
                 problems.append(f"{name} must be a policy name, got {getattr(self, name)!r}")
             problems += _args_problems(f"{name}_args", getattr(self, f"{name}_args"))
+        if self.cache == "auto" and self.cache_args:
+            problems.append("cache_args belong to a policy; name it with cache, which is 'auto'")
         problems += self._early_exit_problems()
         return problems
 
@@ -187,11 +198,6 @@ class SamplingParams:
         elif not isinstance(self.early_exit, str):
             problems.append(f"early_exit must be a rule name or None, got {self.early_exit!r}")
         return problems
-
-    @property
-    def num_blocks(self) -> int:
-        """Blocks of ``max_tokens`` tokens, the shorter last one included."""
-        return -(-self.max_tokens // self.block_length)
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> SamplingParams:
         """A copy with ``overrides``, checked anew.

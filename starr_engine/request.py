@@ -38,13 +38,25 @@ class Canvas:
     do not divide it. Tokens that stand in the region from the beginning are fixed: they are never
     unmasked or revoked. The suffix behind it is empty unless a template asks for one.
 
+    Under a block-causal mask, blocks end where the mask's blocks end, counted from position 0: the
+    first one is shorter if the prompt reaches into its mask block. What lies behind the active
+    block is seen by nobody yet, so it is not live.
+
     Args:
         token_ids: The canvas as it begins, with at least one mask.
         block_length: Positions denoised together.
         mask_token_id: From the checkpoint's configuration.
+        block_causal: Whether the model's mask is block-causal, of the same block length.
     """
 
-    def __init__(self, token_ids: TokenIds, *, block_length: int, mask_token_id: int) -> None:
+    def __init__(
+        self,
+        token_ids: TokenIds,
+        *,
+        block_length: int,
+        mask_token_id: int,
+        block_causal: bool = False,
+    ) -> None:
         self.token_ids: TokenIds = token_ids.copy()
         self.is_fixed: NDArray[np.bool_] = token_ids != mask_token_id
         """[length] whether the position held a token from the beginning."""
@@ -56,7 +68,9 @@ class Canvas:
         self.prompt_len = int(masks[0])
         self.region_stop = int(masks[-1]) + 1
         self.block_length = block_length
-        self.num_blocks = -(-(self.region_stop - self.prompt_len) // block_length)
+        self.block_causal = block_causal
+        self._first_edge = self.prompt_len - (self.prompt_len % block_length if block_causal else 0)
+        self.num_blocks = -(-(self.region_stop - self._first_edge) // block_length)
         self.mask_token_id = mask_token_id
         self.block_index = 0
         """The active block; equals ``num_blocks`` when all are committed."""
@@ -69,12 +83,19 @@ class Canvas:
     @property
     def block_start(self) -> int:
         """First position of the active block; ``region_stop`` when all are committed."""
-        return min(self.prompt_len + self.block_index * self.block_length, self.region_stop)
+        edge = self._first_edge + self.block_index * self.block_length
+        return min(max(edge, self.prompt_len), self.region_stop)
 
     @property
     def block_stop(self) -> int:
         """First position behind the active block."""
-        return min(self.block_start + self.block_length, self.region_stop)
+        edge = self._first_edge + (self.block_index + 1) * self.block_length
+        return min(edge, self.region_stop)
+
+    @property
+    def num_live(self) -> int:
+        """Rows that exist for attention: all, or those up to the end of the active block."""
+        return self.block_stop if self.block_causal else self.length
 
     @property
     def active_block(self) -> TokenIds:
@@ -135,6 +156,7 @@ class Request:
         mask_token_id: From the checkpoint's configuration.
         template: Ids behind the prompt, masks where a token is to be generated; None stands for
             ``max_tokens`` masks.
+        block_causal: Whether the model's attention is.
     """
 
     def __init__(
@@ -144,24 +166,32 @@ class Request:
         params: SamplingParams,
         mask_token_id: int,
         template: TokenIds | None = None,
+        *,
+        block_causal: bool = False,
     ) -> None:
         self.request_id = request_id
         self.params = params
         self.has_template = template is not None
         rest = np.full(params.max_tokens, mask_token_id) if template is None else template
+        assert params.block_length is not None, "resolved when the request was added"
         self.canvas = Canvas(
             np.concatenate([prompt_token_ids, rest]).astype(np.int32),
             block_length=params.block_length,
             mask_token_id=mask_token_id,
+            block_causal=block_causal,
         )
         self._log_confidence = np.zeros(self.canvas.length)
         self.status = RequestStatus.WAITING
         self.num_forwards = 0
         self.num_unmasked = 0
         self.computed_rows = 0
+        self.num_refreshes = 0
+        self.num_cached_tokens = 0
+        self.num_preemptions = 0
         self.steps_in_block = 0
         self.num_revoked_in_block = 0
         self.steps_since_refresh = 0
+        self.drift_since_refresh = 0.0
         self.logprobs: dict[int, TokenLogprob] = {}
         """By position on the canvas, of its last unmasking; empty unless asked for."""
 
@@ -173,6 +203,15 @@ class Request:
         self.computed_rows += computed_rows
         self.steps_in_block += 1
         self.steps_since_refresh = 1 if is_refresh else self.steps_since_refresh + 1
+        if is_refresh:
+            self.num_refreshes += 1
+            self.drift_since_refresh = 0.0
+
+    def lose_pages(self) -> None:
+        """Account for a preemption: nothing computed so far is there any more."""
+        self.num_preemptions += 1
+        self.steps_since_refresh = 0
+        self.drift_since_refresh = 0.0
 
     def note_confidence(self, positions: Positions, confidence: NDArray[np.float32]) -> None:
         """Remember with which probabilities [n] the tokens at ``positions`` [n] were unmasked."""

@@ -103,8 +103,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="TOKENS",
         default=_SAMPLING.block_length,
-        help="positions that are denoised together; the last block may be shorter "
-        "(default: %(default)s)",
+        help="positions that are denoised together; the last block may be shorter (default: that "
+        "of a block-causal model, else 32)",
     )
     group.add_argument(
         "--temperature",
@@ -152,7 +152,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         "--cache",
         metavar="POLICY",
         default=_SAMPLING.cache,
-        help="which rows to recompute at a step (default: %(default)s)",
+        help="which rows to recompute at a step; auto is block_causal where the model's attention "
+        "is, else dual (default: %(default)s)",
     )
     group.add_argument(
         "--cache-arg",
@@ -161,6 +162,12 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         help="argument of the cache policy; repeatable",
+    )
+    group.add_argument(
+        "--cache-salt",
+        metavar="TEXT",
+        default=_SAMPLING.cache_salt,
+        help="requests share cached prefixes only with those of the same salt",
     )
     group.add_argument(
         "--stop",
@@ -206,6 +213,7 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         remasking_args=from_file | parse_args_list("--remasking-arg", args.remasking_args),
         cache=args.cache,
         cache_args=parse_args_list("--cache-arg", args.cache_args),
+        cache_salt=args.cache_salt,
         early_exit=args.early_exit,
         early_exit_args=parse_args_list("--early-exit-arg", args.early_exit_args),
         **candidate_fields(args),
@@ -216,7 +224,8 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
     from starr_engine.decoding.exit.base import create_exit_rule
 
     REMASKING_POLICIES.create(params.remasking, params.remasking_args)
-    CACHE_POLICIES.create(params.cache, params.cache_args)
+    if params.cache != "auto":
+        CACHE_POLICIES.create(params.cache, params.cache_args)
     create_exit_rule(params)
     return params
 

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine._core import BatchBuilder
+from starr_engine._core import BatchBuilder, PlanError
 from starr_engine.attention.base import AttentionMetadata
-from starr_engine.engine.scheduler import Schedule
+from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
 
@@ -20,7 +20,11 @@ from starr_engine.request import Positions, TokenIds
 class StepBatch:
     """Everything the forward and the decoder of one step need; T rows, M of them scored."""
 
-    schedule: Schedule
+    entries: tuple[ScheduledRequest, ...]
+    """Who takes part, in the order of the rows."""
+
+    refused: tuple[RefusedRequest, ...]
+    """Who does not, because no plan could be made or the plan breaks a rule."""
 
     input_ids: Tensor
     """[T] int64, masks included."""
@@ -68,36 +72,28 @@ class Batcher:
         self._device = device
 
     def build(self, schedule: Schedule) -> StepBatch:
-        """Check every plan and lay out the step.
-
-        Raises:
-            PlanError: If a plan breaks a rule; names the rule and the first row.
-        """
+        """Check every plan and lay out the step; a plan that breaks a rule is left out of it."""
         started_s = time.perf_counter()
         builder = self._builder
         builder.clear()
         scored: list[Positions] = []
         shadowed: list[Positions] = []
         checked: list[TokenIds] = []
+        entries: list[ScheduledRequest] = []
+        refused = list(schedule.refused)
         for entry in schedule:
-            canvas, plan = entry.running.request.canvas, entry.plan
-            scored.append(entry.running.score_positions())
-            shadowed.append(entry.running.shadow_positions())
+            masks, shadows = entry.running.score_positions(), entry.running.shadow_positions()
+            try:
+                self._add(entry, masks, shadows)
+            except PlanError as error:
+                reason = f"{type(entry.running.cache).__name__} failed: {error}"
+                refused.append(RefusedRequest(running=entry.running, reason=reason))
+                continue
+            entries.append(entry)
+            scored.append(masks)
+            shadowed.append(shadows)
             if entry.shadow:
-                checked.append(canvas.token_ids[shadowed[-1]])
-            builder.add(
-                entry.running.pages,
-                canvas.token_ids,
-                plan.query,
-                plan.write,
-                plan.read,
-                scored[-1],
-                (canvas.block_start, canvas.block_stop),
-                bool(plan.dirty_allowed),
-                entry.shadow,
-                shadowed[-1],
-                self._mask_token_id,
-            )
+                checked.append(entry.running.request.canvas.token_ids[shadows])
         num_rows, num_requests = builder.num_query_rows, builder.num_requests
         input_ids, positions, slots = np.empty((3, num_rows), np.int64)
         cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
@@ -130,7 +126,8 @@ class Batcher:
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
         return StepBatch(
-            schedule=schedule,
+            entries=tuple(entries),
+            refused=tuple(refused),
             input_ids=self._upload(input_ids),
             positions=self._upload(positions),
             logits_rows=self._upload(logits_rows),
@@ -152,6 +149,22 @@ class Batcher:
                 limited=tuple((limited != 0).tolist()),
             ),
             started_s=started_s,
+        )
+
+    def _add(self, entry: ScheduledRequest, scored: Positions, shadowed: Positions) -> None:
+        canvas, plan = entry.running.request.canvas, entry.plan
+        self._builder.add(
+            entry.running.pages,
+            canvas.token_ids[: canvas.num_live],
+            plan.query,
+            plan.write,
+            plan.read,
+            scored,
+            (canvas.block_start, canvas.block_stop),
+            bool(plan.dirty_allowed),
+            entry.shadow,
+            shadowed,
+            self._mask_token_id,
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

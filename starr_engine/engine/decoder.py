@@ -133,7 +133,7 @@ def _members(batch: StepBatch) -> list[_Member]:
     members: list[_Member] = []
     first, first_shadow = 0, sum(len(positions) for positions in batch.score_positions)
     for entry, positions, shadows in zip(
-        batch.schedule, batch.score_positions, batch.shadow_positions, strict=True
+        batch.entries, batch.score_positions, batch.shadow_positions, strict=True
     ):
         rows = slice(first, first + len(positions))
         shadow_rows = slice(first_shadow, first_shadow + len(shadows))

@@ -18,7 +18,9 @@ from starr_engine.engine.collector import OutputCollector, request_output
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import LoadedEngine, load
+from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
@@ -53,16 +55,26 @@ class Engine:
         self.device = loaded.device
         self.page_pool = loaded.page_pool
         self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
-        self.scheduler = Scheduler(
+        self.keeper = PageKeeper(
             loaded.page_pool,
+            identity=f"{loaded.config.model} {loaded.config.dtype} {self.spec}",
+            share_prefixes=loaded.config.prefix_caching,
+        )
+        self.scheduler = Scheduler(
+            self.keeper,
             max_num_requests=loaded.config.max_num_requests,
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
         )
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
-        self.batcher = Batcher(loaded.config.page_size, self.spec.mask_token_id, loaded.device)
+        self.batcher = Batcher(
+            loaded.config.page_size,
+            self.spec.mask_token_id,
+            loaded.device,
+            self.spec.block_length,
+        )
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
         self.decoder = Decoder(self.spec.mask_token_id)
-        self.progress = ProgressKeeper(self.scheduler, self._stop_rule)
+        self.progress = ProgressKeeper(self.scheduler, self.keeper, self._stop_rule)
         self.outputs = OutputCollector()
         self._auto_ids = itertools.count()
 
@@ -106,6 +118,7 @@ class Engine:
         Raises:
             RequestError: If it can never run; says why. The engine is as before.
         """
+        params = resolve_params(params, self.spec)
         remasking: RemaskingPolicy = (
             REMASKING_POLICIES.create(params.remasking, params.remasking_args)
             if given is None
@@ -138,11 +151,12 @@ class Engine:
             params,
             self.spec.mask_token_id,
             None if rest is None else np.array(rest, np.int32),
+            block_causal=self.spec.block_length is not None,
         )
         running = RunningRequest(request, remasking, cache, self.device, rules, exit_rule)
         if params.trace:
             running.recorder = TraceRecorder(
-                request, self.config.model, cache.label, self.tokenizer
+                request, self.config.model, running.cache_label, self.tokenizer
             )
         self.scheduler.add(running)
         return request_id
@@ -181,6 +195,11 @@ class Engine:
         self._check_vocabulary("template", fixed)
         if len(fixed) == len(template):
             raise RequestError("the template has nothing to generate; leave at least one place")
+        if self.spec.block_length is not None and template[-1] is not None:
+            raise RequestError(
+                "this model sees nothing behind what it writes, so the text behind the last gap "
+                "would be ignored; use a bidirectional model, or leave that text out"
+            )
         given = iter(fixed)
         return [self.spec.mask_token_id if token is None else next(given) for token in template]
 
@@ -188,6 +207,7 @@ class Engine:
         self._check_vocabulary("given", _plain_ids(given))
         masks = [at for at, token in enumerate(rest) if token == self.spec.mask_token_id]
         span = masks[-1] - masks[0] + 1 if masks else 0
+        assert params.block_length is not None
         if len(masks) != len(given) or span > params.block_length:
             raise RequestError(
                 f"given must have one token for each token to generate, and at most block_length="
@@ -234,6 +254,7 @@ class Engine:
                 f"prompt of {len(ids)} tokens and {asked} make {length}, "
                 f"the model allows {limit}; shorten the prompt or {remedy}"
             )
+        assert params.block_length is not None
         shadow = params.block_length if remasking.needs_shadow else 0
         if length + shadow > self.config.max_num_batched_tokens:
             extra = f" and {shadow} shadow rows" if shadow else ""
@@ -241,8 +262,9 @@ class Engine:
                 f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
-        pages = -(-length // self.config.page_size)
-        available = self.page_pool.num_pages - 1
+        if refusal := cache.refusal(self.spec.block_length):
+            raise RequestError(f"cache={params.cache!r}: {refusal}")
+        pages, available = self.keeper.num_pages_for(length), self.keeper.num_usable
         if cache.uses_pages and pages > available:
             raise RequestError(
                 f"the request needs {pages} pages of {self.config.page_size} rows, the pool has "

@@ -11,6 +11,7 @@ import numpy as np
 from starr_engine.cache.base import StepKind
 from starr_engine.decoding.rows import RowDecision, RowFailure
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
 from starr_engine.engine.stopping import StopRule, Visible
@@ -46,24 +47,30 @@ class ProgressKeeper:
 
     Args:
         scheduler: Told of finished requests, whose pages are freed at once.
+        keeper: Told when rows were written, which others may then share.
         stop_rule: Asked at every committed block.
     """
 
-    def __init__(self, scheduler: Scheduler, stop_rule: StopRule) -> None:
+    def __init__(self, scheduler: Scheduler, keeper: PageKeeper, stop_rule: StopRule) -> None:
         self._scheduler = scheduler
+        self._keeper = keeper
         self._stop_rule = stop_rule
 
     def apply(
         self, batch: StepBatch, decisions: Sequence[RowDecision | RowFailure]
     ) -> list[Change]:
         """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
-        changes: list[Change] = []
-        for entry, decision in zip(batch.schedule, decisions, strict=True):
+        changes: list[Change] = [
+            self._fail(refused.running, refused.reason) for refused in batch.refused
+        ]
+        for entry, decision in zip(batch.entries, decisions, strict=True):
             if isinstance(decision, RowFailure):
-                changes.append(self._fail(entry, decision.reason))
+                self._count(entry)
+                changes.append(self._fail(entry.running, decision.reason))
                 continue
             self._record(batch, entry, decision)
             self._change(entry, decision)
+            self._keeper.share(entry.running)
             if entry.running.request.canvas.is_block_done:
                 changes.append(self._commit(entry.running))
         return changes
@@ -96,12 +103,11 @@ class ProgressKeeper:
 
     def _count(self, entry: ScheduledRequest) -> None:
         entry.running.request.count_forward(
-            entry.num_query_rows, is_refresh=entry.plan.kind is StepKind.REFRESH
+            entry.num_query_rows,
+            is_refresh=entry.plan.kind in (StepKind.REFRESH, StepKind.PREFILL),
         )
 
-    def _fail(self, entry: ScheduledRequest, reason: str) -> FailedRequest:
-        running = entry.running
-        self._count(entry)
+    def _fail(self, running: RunningRequest, reason: str) -> FailedRequest:
         self._scheduler.remove(running.request.request_id)
         return FailedRequest(
             running=running,

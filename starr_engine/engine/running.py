@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from starr_engine._core import PageTable
-from starr_engine.cache.base import CachePolicy, CacheView, RowRanges, StepPlan
+from starr_engine.cache.base import CachePolicy, StepPlan
+from starr_engine.cache.rows import RowRanges, as_ranges
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
@@ -16,6 +17,82 @@ from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
 _NO_RULES: Final = TokenRules()
+
+
+class RequestView:
+    """What a cache policy sees of a request, read off when it is asked for; a ``CacheView``."""
+
+    def __init__(self, running: RunningRequest) -> None:
+        self._request = running.request
+        self._canvas = running.request.canvas
+        self._pages = running.pages
+
+    @property
+    def num_rows(self) -> int:
+        """See ``CacheView``; so for all others."""
+        return self._canvas.num_live
+
+    @property
+    def block_start(self) -> int:
+        """First row of the active block."""
+        return self._canvas.block_start
+
+    @property
+    def block_stop(self) -> int:
+        """First row behind it."""
+        return self._canvas.block_stop
+
+    @property
+    def prompt_len(self) -> int:
+        """Rows in front of the first mask."""
+        return self._canvas.prompt_len
+
+    @property
+    def mask_block(self) -> int | None:
+        """Block length of a block-causal model."""
+        return self._canvas.block_length if self._canvas.block_causal else None
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps done."""
+        return self._request.num_forwards
+
+    @property
+    def steps_in_block(self) -> int:
+        """Denoising steps done in the active block."""
+        return self._request.steps_in_block
+
+    @property
+    def steps_since_refresh(self) -> int:
+        """Denoising steps since the last refresh, that one included."""
+        return self._request.steps_since_refresh
+
+    @property
+    def drift_since_refresh(self) -> float:
+        """Sum of the drift signal since the last refresh."""
+        return self._request.drift_since_refresh
+
+    @property
+    def num_clean(self) -> int:
+        """Rows in front of the first uncached or dirty one."""
+        return 0 if self._pages is None else self._pages.num_clean
+
+    @property
+    def cached(self) -> RowRanges:
+        """Rows that have a key and value."""
+        return () if self._pages is None else tuple(self._pages.cached_ranges())
+
+    @property
+    def dirty(self) -> RowRanges:
+        """Rows whose token is newer than their key and value."""
+        return () if self._pages is None else tuple(self._pages.dirty_ranges())
+
+    @property
+    def masked(self) -> RowRanges:
+        """Live rows that hold a mask."""
+        canvas = self._canvas
+        ids = canvas.token_ids[: canvas.num_live]
+        return as_ranges(np.flatnonzero(ids == canvas.mask_token_id))
 
 
 class RunningRequest:
@@ -47,6 +124,12 @@ class RunningRequest:
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 
+        self.arrival = 0
+        """Counts requests in the order in which the scheduler got them."""
+
+        self.num_sealed = 0
+        """Pages at the front of ``pages`` that other requests may use."""
+
         self.recorder: TraceRecorder | None = None
         """Set by the engine if the request wants its trace."""
 
@@ -61,16 +144,7 @@ class RunningRequest:
 
     def plan(self) -> StepPlan:
         """The rows of this request's next denoising step."""
-        request, canvas = self.request, self.request.canvas
-        return self.cache.plan(
-            CacheView(
-                num_rows=canvas.length,
-                block_start=canvas.block_start,
-                block_stop=canvas.block_stop,
-                steps_in_block=request.steps_in_block,
-                steps_since_refresh=request.steps_since_refresh,
-            )
-        )
+        return self.cache.plan(RequestView(self))
 
     def score_positions(self) -> Positions:
         """[m] int32 positions whose logits the remasking policy needs."""
@@ -101,8 +175,26 @@ class RunningRequest:
         has_any = len(self.shadow_positions()) > 0
         return ((canvas.block_start, canvas.block_stop),) if has_any else ()
 
+    @property
+    def cache_label(self) -> str:
+        """Whether what it reuses is exact under the model's own attention."""
+        canvas = self.request.canvas
+        return self.cache.label(canvas.block_length if canvas.block_causal else None)
+
     def release_pages(self) -> None:
         """Give all pages back; harmless when there are none."""
         if self.pages is not None:
             self.pages.release()
             self.pages = None
+        self.num_sealed = 0
+
+    @property
+    def can_lose_pages(self) -> bool:
+        """Whether it can go on from its tokens alone, and get what it would have got.
+
+        So at a block's start, if the policy computes everything anew there; and at any time if
+        what it would compute anew is what the pages hold.
+        """
+        return self.cache.shares_prefix or (
+            self.cache.resumable and self.request.steps_in_block == 0
+        )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from starr_engine._core import PagePool, PageTable
-from starr_engine.cache.base import RowRanges, StepPlan
+from starr_engine.cache.base import StepPlan
+from starr_engine.cache.rows import RowRanges, num_rows
+from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.request import RequestStatus
 
@@ -24,39 +27,60 @@ class ScheduledRequest:
     @property
     def num_query_rows(self) -> int:
         """Rows computed, shadow rows included."""
-        return self.plan.num_query_rows + sum(stop - start for start, stop in self.shadow)
+        return self.plan.num_query_rows + num_rows(self.shadow)
 
 
-Schedule = tuple[ScheduledRequest, ...]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedRequest:
+    """A request that has no part in the step and no future: its cache policy failed."""
+
+    running: RunningRequest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """Who takes part in a step, in order; iterates over ``entries``."""
+
+    entries: tuple[ScheduledRequest, ...]
+    refused: tuple[RefusedRequest, ...] = ()
+
+    def __iter__(self) -> Iterator[ScheduledRequest]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
 
 
 class Scheduler:
     """First come, first served, at the granularity of a denoising step.
 
-    A request is admitted when one of ``max_num_requests`` places and all pages of its canvas are
-    free; it leaves the step it finishes. Pages are taken whole at admission, so a running request
-    never runs out of them.
+    A request is admitted when one of ``max_num_requests`` places and its first pages are free; it
+    leaves the step it finishes. Where the live rows grow block by block, so do its pages. When
+    they run out, the request that was added last and can go on from its tokens alone gives up
+    its pages and waits at the front of the queue: first come, first kept.
 
     Args:
-        pool: Where pages come from.
+        keeper: Of the pages.
         max_num_requests: Requests that run at once.
         max_num_batched_tokens: Most rows of one step. Requests beyond it are left out of the step
             and come first in the next.
     """
 
     def __init__(
-        self, pool: PagePool, *, max_num_requests: int, max_num_batched_tokens: int
+        self, keeper: PageKeeper, *, max_num_requests: int, max_num_batched_tokens: int
     ) -> None:
-        self._pool = pool
+        self._keeper = keeper
         self._max_num_requests = max_num_requests
         self._max_num_batched_tokens = max_num_batched_tokens
         self._waiting: deque[RunningRequest] = deque()
         self._running: list[RunningRequest] = []
         self._by_id: dict[str, RunningRequest] = {}
+        self._arrivals = itertools.count()
 
     @property
     def num_waiting(self) -> int:
-        """Requests that were not admitted yet."""
+        """Requests that were not admitted yet, or gave up their pages."""
         return len(self._waiting)
 
     @property
@@ -70,26 +94,36 @@ class Scheduler:
     def add(self, request: RunningRequest) -> None:
         """Put a request at the end of the queue."""
         self._by_id[request.request.request_id] = request
+        request.arrival = next(self._arrivals)
         self._waiting.append(request)
 
     def schedule(self) -> Schedule:
         """Admit what fits, then take running requests until the row budget is spent."""
-        self._admit()
+        if self._grow():
+            self._admit()
         budget = self._max_num_batched_tokens
         chosen: list[ScheduledRequest] = []
         left_out: list[RunningRequest] = []
+        refused: list[RefusedRequest] = []
         for running in self._running:
-            entry = ScheduledRequest(
-                running=running, plan=running.plan(), shadow=running.shadow_rows()
-            )
+            if not self._keeper.has_room(running):
+                continue  # until another request gives pages back
+            try:
+                plan = running.plan()
+            except Exception as error:  # whatever a user's policy may raise
+                reason = f"{type(running.cache).__name__} failed: {type(error).__name__}: {error}"
+                refused.append(RefusedRequest(running=running, reason=reason))
+                continue
+            entry = ScheduledRequest(running=running, plan=plan, shadow=running.shadow_rows())
             if entry.num_query_rows <= budget and not left_out:
                 budget -= entry.num_query_rows
                 chosen.append(entry)
             else:
                 left_out.append(running)
         if left_out:
-            self._running = left_out + [scheduled.running for scheduled in chosen]
-        return tuple(chosen)
+            first = {id(running) for running in left_out}
+            self._running = left_out + [r for r in self._running if id(r) not in first]
+        return Schedule(entries=tuple(chosen), refused=tuple(refused))
 
     def remove(self, request_id: str) -> RunningRequest | None:
         """Take a request out, wherever it is, and free its pages; None if it is unknown."""
@@ -104,11 +138,35 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_num_requests:
-            candidate = self._waiting[0]
-            if candidate.cache.uses_pages:
-                pages = PageTable.try_create(self._pool, candidate.request.canvas.length)
-                if pages is None:
-                    return
-                candidate.pages = pages
-            candidate.request.status = RequestStatus.RUNNING
+            # A page for each that will grow: else the newcomer would soon be turned out again.
+            reserve = sum(self._keeper.may_grow(running) for running in self._running)
+            if not self._keeper.try_admit(self._waiting[0], reserve):
+                return
+            self._waiting[0].request.status = RequestStatus.RUNNING
             self._running.append(self._waiting.popleft())
+
+    def _grow(self) -> bool:
+        """Pages for the rows that have become live, earliest request first; False if too few."""
+        short = [running for running in self._running if not self._keeper.has_room(running)]
+        had_enough = True
+        for running in sorted(short, key=lambda entry: entry.arrival):
+            while running.request.status is RequestStatus.RUNNING:
+                if self._keeper.try_grow(running):
+                    break
+                had_enough = False
+                if not self._preempt():
+                    break
+        return had_enough
+
+    def _preempt(self) -> bool:
+        """Take the pages of the request that came last; False if no request can lose them."""
+        able = [entry for entry in self._running if entry.pages and entry.can_lose_pages]
+        if not able:
+            return False
+        victim = max(able, key=lambda entry: entry.arrival)
+        self._running.remove(victim)
+        victim.release_pages()
+        victim.request.lose_pages()
+        victim.request.status = RequestStatus.WAITING
+        self._waiting.appendleft(victim)
+        return True

@@ -106,7 +106,7 @@ def test_fixed_tokens_have_no_shadow_scores_and_stay(
 
     def look(batch: StepBatch) -> Tensor:
         nonlocal num_checked
-        canvas = batch.schedule[0].running.request.canvas
+        canvas = batch.entries[0].running.request.canvas
         assert not canvas.is_fixed[batch.shadow_positions[0]].any()
         length = canvas.block_stop - canvas.block_start
         num_checked += len(batch.shadow_positions[0])
@@ -205,7 +205,7 @@ def test_logits_of_shadow_rows_are_those_of_the_dense_forward(
 
     def keep(batch: StepBatch) -> Tensor:
         logits = forward(batch)
-        canvas = batch.schedule[0].running.request.canvas
+        canvas = batch.entries[0].running.request.canvas
         steps.append((batch, canvas.token_ids.tolist(), canvas.block_start, logits))
         return logits
 

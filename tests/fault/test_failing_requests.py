@@ -146,7 +146,7 @@ def poison(llm: LLM, request_id: str, value: float, monkeypatch: pytest.MonkeyPa
     def spoiled(batch: StepBatch) -> Tensor:
         logits = forward(batch).clone()
         first = 0
-        for entry, positions in zip(batch.schedule, batch.score_positions, strict=True):
+        for entry, positions in zip(batch.entries, batch.score_positions, strict=True):
             request = entry.running.request
             if request.request_id == request_id and request.num_forwards > 0:
                 logits[first] = value

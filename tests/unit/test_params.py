@@ -13,10 +13,16 @@ from starr_engine import RequestError, SamplingParams
 from starr_engine.unsupported import UNSUPPORTED_FIELDS
 
 
-def test_the_defaults_are_valid_and_have_two_blocks() -> None:
-    assert SamplingParams().num_blocks == 2
-    assert SamplingParams(max_tokens=33, block_length=32).num_blocks == 2
-    assert SamplingParams(max_tokens=8, block_length=32).num_blocks == 1
+def test_block_length_and_cache_are_left_to_the_model() -> None:
+    params = SamplingParams()
+    assert params.block_length is None
+    assert params.cache == "auto"
+
+
+def test_arguments_of_a_cache_policy_need_its_name() -> None:
+    with pytest.raises(RequestError, match="cache_args belong to a policy; name it with cache"):
+        SamplingParams(cache_args={"refresh_every": 2})
+    assert SamplingParams(cache="dual", cache_args={"refresh_every": 2}).cache == "dual"
 
 
 def test_numbers_of_numpy_become_plain_numbers() -> None:

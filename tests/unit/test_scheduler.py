@@ -12,6 +12,7 @@ from starr_engine._core import PagePool
 from starr_engine.cache.policies.dual import DualCache
 from starr_engine.cache.policies.none import NoCache
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
+from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.params import SamplingParams
@@ -22,8 +23,8 @@ PAGE_SIZE = 4
 
 def make_scheduler(*, pages: int = 100, requests: int = 8, rows: int = 1000) -> Scheduler:
     """``pages`` counts those that can be had."""
-    pool = PagePool(pages + 1, PAGE_SIZE)
-    return Scheduler(pool, max_num_requests=requests, max_num_batched_tokens=rows)
+    keeper = PageKeeper(PagePool(pages + 1, PAGE_SIZE), identity="", share_prefixes=True)
+    return Scheduler(keeper, max_num_requests=requests, max_num_batched_tokens=rows)
 
 
 def request(name: str, *, length: int = 10, cache: str = "dual") -> RunningRequest:
@@ -63,7 +64,7 @@ def test_pages_for_the_whole_canvas_are_taken_at_admission_and_given_back_at_rem
     # 10 rows are 3 pages of 4.
     scheduler = make_scheduler(pages=7)
     requests = add_all(scheduler, "abc")
-    pool = scheduler._pool
+    pool = scheduler._keeper._pool
     assert names(scheduler) == "ab"
     assert pool.num_free == 1
     assert requests[0].pages is not None
@@ -94,7 +95,7 @@ def test_requests_without_a_cache_take_no_pages() -> None:
     requests = add_all(scheduler, "abc", cache="none")
     assert names(scheduler) == "abc"
     assert all(entry.pages is None for entry in requests)
-    assert scheduler._pool.num_free == 1
+    assert scheduler._keeper._pool.num_free == 1
 
 
 def test_those_left_out_by_the_row_budget_come_first_in_the_next_step() -> None:

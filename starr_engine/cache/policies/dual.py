@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from starr_engine.cache.base import CacheView, StepKind, StepPlan
-from starr_engine.errors import RequestError
+from starr_engine.cache.base import CacheView
+from starr_engine.cache.refresh import RefreshingCache
+from starr_engine.cache.rows import RowRanges
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DualCache:
+class DualCache(RefreshingCache):
     """Compute all rows at the start of a block, then only the block's rows.
 
     The refresh is the block's first denoising step, so it costs no extra forward. Rows outside
@@ -21,35 +21,8 @@ class DualCache:
 
     Source:
         Fast-dLLM, arXiv 2505.22618, "DualCache".
-
-    Raises:
-        RequestError: If ``refresh_every`` is not a positive integer.
     """
 
-    uses_pages: ClassVar[bool] = True
-
-    refresh_every: int | None = None
-    """Compute all rows again after this many steps in a block; None only at its start."""
-
-    def __post_init__(self) -> None:
-        every = self.refresh_every
-        if every is not None and (
-            not isinstance(every, int) or isinstance(every, bool) or every < 1
-        ):
-            raise RequestError(f"refresh_every must be a positive integer, got {every!r}")
-
-    @property
-    def label(self) -> str:
-        """Exact only if nothing is ever reused."""
-        return "exact" if self.refresh_every == 1 else "approximate: temporal reuse"
-
-    def plan(self, view: CacheView) -> StepPlan:
-        """All rows at a refresh, else the block; all rows are read from pages."""
-        everything = ((0, view.num_rows),)
-        due = self.refresh_every is not None and view.steps_since_refresh >= self.refresh_every
-        if view.steps_in_block == 0 or due:
-            return StepPlan(
-                kind=StepKind.REFRESH, query=everything, write=everything, read=everything
-            )
-        block = ((view.block_start, view.block_stop),)
-        return StepPlan(kind=StepKind.BLOCK, query=block, write=block, read=everything)
+    def inner(self, view: CacheView) -> RowRanges:
+        """The block."""
+        return ((view.block_start, view.block_stop),)

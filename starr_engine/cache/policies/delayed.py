@@ -1,0 +1,51 @@
+"""Delayed cache: a token is reused from one step after it was decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starr_engine.cache.base import CacheView
+from starr_engine.cache.refresh import RefreshingCache, positive
+from starr_engine.cache.rows import RowRanges, union
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DelayedCache(RefreshingCache):
+    """Between refreshes compute what is still masked and what was unmasked in the last step.
+
+    Keys and values change sharply when a token is decoded and little afterwards, so they are
+    taken over one step later. Masks of all blocks count, those to come included.
+
+    Differs from the authors' code: rows are not reordered, which changes nothing without a causal
+    mask, and requests of a batch need not agree in how much they have decoded.
+
+    Source:
+        dKV-Cache, arXiv 2505.15781, variant "decode": everything is computed in the first two
+        steps of a block and every 8 steps (LLaDA; 4 or 16 for Dream).
+
+    Raises:
+        RequestError: If a value is out of range.
+    """
+
+    refresh_every: int | None = 8
+
+    warmup: int = 2
+    """Steps of each block, from its first, that compute everything."""
+
+    def __post_init__(self) -> None:
+        RefreshingCache.__post_init__(self)
+        positive("warmup", self.warmup, least=0)
+
+    @property
+    def inner_is_whole_block(self) -> bool:
+        """Settled tokens of the block are reused."""
+        return False
+
+    def is_due(self, view: CacheView) -> bool:
+        """During a block's warm-up too, where blocks begin with a refresh."""
+        warming = self.refresh == "block" and view.steps_in_block < self.warmup
+        return warming or RefreshingCache.is_due(self, view)
+
+    def inner(self, view: CacheView) -> RowRanges:
+        """Masks, and rows whose token is newer than their key and value."""
+        return union(view.masked, view.dirty)

@@ -1,0 +1,48 @@
+"""Vicinity refresh: the active block is computed together with its neighbours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starr_engine.cache.base import CacheView
+from starr_engine.cache.refresh import RefreshingCache, positive
+from starr_engine.cache.rows import RowRanges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VicinityCache(RefreshingCache):
+    """Between refreshes compute the block and so many rows on either side of it.
+
+    Rows near the block depend on it most, and below the GPU's ridge point a few more rows cost
+    nothing. With both looks at 0 this is ``dual``.
+
+    Source:
+        dInfer, arXiv 2510.08666, "vicinity KV-cache refresh": look-ahead and look-back of 16 in
+        its serving defaults, where the first 4 steps are full (``warmup=4``).
+
+    Raises:
+        RequestError: If a value is out of range.
+    """
+
+    look_back: int = 16
+    """Rows computed in front of the block."""
+
+    look_ahead: int = 16
+    """Rows computed behind the block."""
+
+    warmup: int = 0
+    """Steps of the request, from its first, that compute everything."""
+
+    def __post_init__(self) -> None:
+        RefreshingCache.__post_init__(self)
+        for name in ("look_back", "look_ahead", "warmup"):
+            positive(name, getattr(self, name), least=0)
+
+    def is_due(self, view: CacheView) -> bool:
+        """During the warm-up too."""
+        return view.num_steps < self.warmup or RefreshingCache.is_due(self, view)
+
+    def inner(self, view: CacheView) -> RowRanges:
+        """The block and its neighbours."""
+        start = max(0, view.block_start - self.look_back)
+        return ((start, min(view.num_rows, view.block_stop + self.look_ahead)),)

@@ -1,0 +1,103 @@
+"""Which pages a request holds: taken, grown, shared and given back. No tensor is touched here."""
+
+from __future__ import annotations
+
+from starr_engine._core import PagePool, PageTable, PrefixKey, root_key
+from starr_engine.engine.running import RunningRequest
+
+
+class PageKeeper:
+    """Takes pages for running requests, and shares prefixes that cannot change any more.
+
+    Args:
+        pool: Where pages come from.
+        identity: What keys and values depend on beside tokens and salt: model, dtype, mask.
+        share_prefixes: Whether requests may use pages that others have filled.
+    """
+
+    def __init__(self, pool: PagePool, *, identity: str, share_prefixes: bool) -> None:
+        self._pool = pool
+        self._identity = identity
+        self._share_prefixes = share_prefixes
+        self._roots: dict[str, PrefixKey] = {}
+
+    @property
+    def num_usable(self) -> int:
+        """Pages that requests can have, all together."""
+        return self._pool.num_pages - 1
+
+    def num_pages_for(self, num_rows: int) -> int:
+        """Pages that so many rows take."""
+        return -(-num_rows // self._pool.page_size)
+
+    def try_admit(self, running: RunningRequest, reserve: int = 0) -> bool:
+        """Give a request its first pages; False, and nothing happens, if there are too few.
+
+        A request that can be interrupted starts with the rows that are live now. Any other gets
+        the pages of its whole canvas, so that it never has to wait for one.
+
+        Args:
+            running: Holds no pages yet.
+            reserve: Pages that must be left.
+        """
+        if not running.cache.uses_pages:
+            return True
+        canvas = running.request.canvas
+        rows = canvas.num_live if running.cache.resumable else canvas.length
+        shared: list[int] = []
+        if self._shares(running):
+            final = canvas.block_start - canvas.block_start % canvas.block_length
+            shared = self._pool.match(self._root(running), canvas.token_ids[:final])
+        fresh = self.num_pages_for(rows) - len(shared)
+        enough = self._pool.num_free >= fresh + reserve
+        pages = PageTable.try_create(self._pool, rows, shared) if enough else None
+        if pages is None:
+            self._pool.release(shared)
+            return False
+        running.pages = pages
+        running.num_sealed = len(shared)
+        running.request.num_cached_tokens += len(shared) * self._pool.page_size
+        return True
+
+    def try_grow(self, running: RunningRequest) -> bool:
+        """Give a running request the pages of all rows that are live now; False if too few."""
+        if running.pages is None or self.has_room(running):
+            return True
+        return running.pages.try_grow(running.request.canvas.num_live)
+
+    def may_grow(self, running: RunningRequest) -> bool:
+        """Whether a running request will want more pages than it has."""
+        pages = running.pages
+        return pages is not None and pages.num_rows < running.request.canvas.region_stop
+
+    def has_room(self, running: RunningRequest) -> bool:
+        """Whether a running request has the pages of all rows that are live now."""
+        pages = running.pages
+        return pages is None or pages.num_rows >= running.request.canvas.num_live
+
+    def share(self, running: RunningRequest) -> None:
+        """Let others use the whole pages in front of the active block that are final now.
+
+        To be called after a forward was carried out: it is what wrote them.
+        """
+        if running.pages is None or not self._shares(running):
+            return
+        canvas = running.request.canvas
+        # A committed block is final once it was computed with its final tokens; until then it
+        # has a dirty row, and all of it depends on that row.
+        rows = min(running.pages.num_clean, canvas.block_start)
+        rows -= rows % canvas.block_length
+        if rows // self._pool.page_size > running.num_sealed:
+            running.num_sealed += running.pages.seal_prefix(
+                rows, canvas.token_ids, canvas.mask_token_id, self._root(running)
+            )
+
+    def _shares(self, running: RunningRequest) -> bool:
+        return self._share_prefixes and running.cache.shares_prefix
+
+    def _root(self, running: RunningRequest) -> PrefixKey:
+        salt = running.request.params.cache_salt
+        if salt not in self._roots:
+            # The length in front keeps salt and identity apart.
+            self._roots[salt] = root_key(f"{len(salt)}:{salt}{self._identity}".encode())
+        return self._roots[salt]
