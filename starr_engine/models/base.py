@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from starr_engine.layers.attention import LayerAttention
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
+from starr_engine.models.config_files import ConfigFiles
 from starr_engine.registry import Registry
 
 
@@ -57,8 +58,8 @@ class DiffusionModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any]) -> DiffusionModel:
-        """Build the model from the checkpoint's ``config.json``, parameters on ``meta``.
+    def from_files(cls, files: ConfigFiles) -> DiffusionModel:
+        """Build the model that the checkpoint's JSON files describe, parameters on ``meta``.
 
         Raises:
             ConfigError: If a field is missing or has a value this family does not support.
@@ -119,3 +120,4 @@ class DiffusionModel(nn.Module, ABC):
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("LLaDAModelLM", "starr_engine.models.llada:LLaDAModel")
+MODELS.add("SDARForCausalLM", "starr_engine.models.sdar:SDARModel")

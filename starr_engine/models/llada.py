@@ -11,7 +11,7 @@ Source:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
 from starr_engine.models.base import DiffusionModel
+from starr_engine.models.config_files import ConfigFiles
 from starr_engine.models.llada_config import ARCHITECTURE, LLaDAConfig
 
 HEAD_WEIGHT = "model.transformer.ff_out.weight"
@@ -118,9 +119,9 @@ class LLaDAModel(DiffusionModel):
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> LLaDAModel:
+    def from_files(cls, files: ConfigFiles) -> LLaDAModel:
         """See the base class; parameters are on the ``meta`` device."""
-        parsed = LLaDAConfig.read(config)
+        parsed = LLaDAConfig.read(files.config)
         with torch.device("meta"):
             return cls(parsed)
 
