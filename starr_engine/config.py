@@ -14,7 +14,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
 
-_UNSET_COUNTS: Final = ("max_model_len", "num_pages", "num_threads")
+_UNSET_COUNTS: Final = ("max_model_len", "mask_block_length", "num_pages", "num_threads")
 _COUNTS: Final = (
     "max_num_requests",
     "max_num_batched_tokens",
@@ -49,6 +49,9 @@ class EngineConfig:
 
     max_model_len: int | None = None
     """Longest prompt plus ``max_tokens``; None takes the model's own limit."""
+
+    mask_block_length: int | None = None
+    """Block length of a block-causal model's attention mask; None takes what its files say."""
 
     page_size: int = 32
     """Rows of a page."""

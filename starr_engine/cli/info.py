@@ -110,6 +110,7 @@ def model_report(model: str) -> Report:
         "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
         "vocabulary": spec.vocab_size,
         "attention": spec.attention_kind,
+        **({} if spec.block_length is None else {"rows of an attention block": spec.block_length}),
         "longest request": f"{spec.max_model_len} tokens, prompt included",
         "mask token id": spec.mask_token_id,
         "EOS token ids": list(spec.eos_token_ids),

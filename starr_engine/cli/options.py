@@ -51,6 +51,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="longest prompt plus --max-tokens (default: the model's own limit)",
     )
     group.add_argument(
+        "--mask-block-length",
+        type=int,
+        metavar="ROWS",
+        default=_ENGINE.mask_block_length,
+        help="block length of a block-causal model's attention mask (default: what its files say)",
+    )
+    group.add_argument(
         "--page-size",
         type=int,
         metavar="ROWS",
@@ -82,8 +89,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
-        "model", "device", "dtype", "max_num_requests", "max_model_len", "page_size", "num_pages",
-        "attention_backend", "num_threads",
+        "model", "device", "dtype", "max_num_requests", "max_model_len", "mask_block_length",
+        "page_size", "num_pages", "attention_backend", "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names}
 

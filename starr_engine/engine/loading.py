@@ -44,7 +44,7 @@ def load(config: EngineConfig) -> LoadedEngine:
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
     folder = resolve_model(config.model)
-    model = load_model(folder, device, dtype)
+    model = load_model(folder, device, dtype, mask_block_length=config.mask_block_length)
     spec = model.spec
     config = resolve_lengths(config, spec, dtype)
     assert config.num_pages is not None
@@ -135,7 +135,7 @@ def resolve_lengths(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -
     limit = config.max_model_len or spec.max_model_len
     if limit > spec.max_model_len:
         raise ConfigError(
-            f"max_model_len={limit} is beyond the model's max_sequence_length={spec.max_model_len}"
+            f"max_model_len={limit} is beyond the model's own limit of {spec.max_model_len}"
         )
     page_bytes = bytes_per_page(
         num_layers=spec.num_layers,

@@ -21,6 +21,10 @@ class Rotation:
     sin: Tensor
     """[T, 1, D/2]"""
 
+    def take(self, rows: Tensor) -> Rotation:
+        """The rotation of some of the rows, in the order of their indices ``rows`` [R] int64."""
+        return Rotation(cos=self.cos.index_select(0, rows), sin=self.sin.index_select(0, rows))
+
     def apply(self, heads: Tensor) -> Tensor:
         """Turn component i with component i + D/2 of every head; computed in the table's dtype.
 

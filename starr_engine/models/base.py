@@ -1,15 +1,19 @@
-"""What a model is to the engine: rows in, hidden rows out."""
+"""What a model is to the engine: rows in, hidden rows out, layer by layer."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from starr_engine.layers.attention import LayerAttention
+from starr_engine.layers.rotary import Rotation
+from starr_engine.layers.transformer_layer import TransformerLayer
+from starr_engine.models.config_files import ConfigFiles
 from starr_engine.registry import Registry
 
 
@@ -54,8 +58,8 @@ class DiffusionModel(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any]) -> DiffusionModel:
-        """Build the model from the checkpoint's ``config.json``, parameters on ``meta``.
+    def from_files(cls, files: ConfigFiles) -> DiffusionModel:
+        """Build the model that the checkpoint's JSON files describe, parameters on ``meta``.
 
         Raises:
             ConfigError: If a field is missing or has a value this family does not support.
@@ -66,7 +70,28 @@ class DiffusionModel(nn.Module, ABC):
         """Names that a checkpoint may hold a second time -> the parameter they must equal."""
         return {}
 
+    @property
     @abstractmethod
+    def layers(self) -> Sequence[TransformerLayer]:
+        """The layers in the order of the forward; as many as ``spec.num_layers``."""
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Rows before the first layer: [T] int64, masks included -> [T, hidden_size]."""
+
+    @abstractmethod
+    def rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """What turns the queries and keys of rows at ``positions``.
+
+        Args:
+            positions: [T] int64, counted from 0 in each request.
+            dtype: Of the queries and keys.
+        """
+
+    @abstractmethod
+    def final_norm(self, rows: Tensor) -> Tensor:
+        """What the output head sees of the rows after the last layer: [T, hidden_size]."""
+
     def forward(self, input_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
         """Hidden states after the final norm.
 
@@ -78,6 +103,15 @@ class DiffusionModel(nn.Module, ABC):
         Returns:
             [T, hidden_size].
         """
+        rows = self.embed(input_ids)
+        rotation = self.rotation(positions, rows.dtype)
+        for index, layer in enumerate(self.layers):
+            normed = layer.normed(rows)
+            query, key = layer.query_key(normed, rotation)
+            mixed = attention(index, query, key, layer.value(normed))
+            rows = rows + layer.attention_output(mixed)
+            rows = rows + layer.feed_forward(rows)
+        return self.final_norm(rows)
 
     @abstractmethod
     def compute_logits(self, hidden: Tensor) -> Tensor:
@@ -86,3 +120,4 @@ class DiffusionModel(nn.Module, ABC):
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("LLaDAModelLM", "starr_engine.models.llada:LLaDAModel")
+MODELS.add("SDARForCausalLM", "starr_engine.models.sdar:SDARModel")

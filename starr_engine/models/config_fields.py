@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from starr_engine.errors import ConfigError
@@ -25,10 +25,22 @@ class ConfigFields:
         self._config = config
         self._architecture = architecture
         self._problems: list[str] = []
+        self._place = ""
+
+    def of_other_file(self, file_name: str, content: Mapping[str, Any]) -> ConfigFields:
+        """Fields of a file beside ``config.json``; its problems are reported with those here."""
+        fields = ConfigFields(content, self._architecture)
+        fields._problems = self._problems
+        fields._place = f"{file_name}: "
+        return fields
 
     def problem(self, text: str) -> None:
         """Note a problem that the caller found."""
-        self._problems.append(text)
+        self._problems.append(self._place + text)
+
+    def has(self, name: str) -> bool:
+        """Whether ``name`` is there and not null."""
+        return self._config.get(name) is not None
 
     def optional(self, name: str, default: Any) -> Any:
         """The value of ``name``; ``default`` if it is absent or null."""
@@ -76,6 +88,14 @@ class ConfigFields:
         self._wrong(name, value, "a token id, 0 or above, or a list of them")
         return ()
 
+    def check_rows(self, name: str, token_ids: Iterable[int], num_rows: int) -> None:
+        """Note a problem for every token of ``name`` that has no row in the embedding."""
+        for token in token_ids:
+            if token >= num_rows:
+                self.problem(
+                    f"{name} must be below the {num_rows} rows of the embedding, got {token}"
+                )
+
     def require(self, name: str, supported: object, *, default: object) -> None:
         """Note a problem unless ``name``, or ``default`` if absent, is ``supported``.
 
@@ -87,7 +107,7 @@ class ConfigFields:
         value = self._config.get(name, default)
         if value != supported or isinstance(value, bool) != isinstance(supported, bool):
             absent = "" if name in self._config else " (absent, which means this value)"
-            self._problems.append(f"{name} must be {supported!r}, got {value!r}{absent}")
+            self.problem(f"{name} must be {supported!r}, got {value!r}{absent}")
 
     def check(self) -> None:
         """Raise if any getter found a problem.
@@ -109,9 +129,9 @@ class ConfigFields:
 
     def _wrong(self, name: str, value: object, wanted: str) -> None:
         if value is _NOTHING:
-            self._problems.append(f"{name} is missing; it must be {wanted}")
+            self.problem(f"{name} is missing; it must be {wanted}")
         else:
-            self._problems.append(f"{name} must be {wanted}, got {value!r}")
+            self.problem(f"{name} must be {wanted}, got {value!r}")
 
 
 def _is_int(value: object) -> bool:

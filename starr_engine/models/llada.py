@@ -10,33 +10,33 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from starr_engine.layers.attention import LayerAttention
 from starr_engine.layers.linear import Embedding, Linear
 from starr_engine.layers.mlp import swiglu
 from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
+from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
 from starr_engine.models.base import DiffusionModel
+from starr_engine.models.config_files import ConfigFiles
 from starr_engine.models.llada_config import ARCHITECTURE, LLaDAConfig
 
 HEAD_WEIGHT = "model.transformer.ff_out.weight"
 EMBEDDING_WEIGHT = "model.transformer.wte.weight"
 
 
-class LLaDABlock(nn.Module):
-    """Pre-norm attention and pre-norm SwiGLU, each added to the rows."""
+class LLaDABlock(TransformerLayer):
+    """RMS norm and attention, RMS norm and SwiGLU."""
 
-    def __init__(self, config: LLaDAConfig, layer_index: int) -> None:
+    def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()
         spec = config.spec
         hidden, kv_size = spec.hidden_size, spec.num_kv_heads * spec.head_dim
-        self.layer_index = layer_index
         self.head_dim = spec.head_dim
         self.attn_norm = RMSNorm(hidden, config.rms_norm_eps, bias=config.norm_bias)
         self.q_proj = Linear(hidden, hidden, bias=config.qkv_bias)
@@ -48,22 +48,31 @@ class LLaDABlock(nn.Module):
         self.up_proj = Linear(hidden, config.mlp_hidden_size, bias=config.linear_bias)
         self.ff_out = Linear(config.mlp_hidden_size, hidden, bias=config.linear_bias)
 
-    def forward(self, rows: Tensor, rotation: Rotation, attention: LayerAttention) -> Tensor:
-        """One layer: [T, hidden_size] -> [T, hidden_size]."""
-        normed = self.attn_norm(rows)
-        query = rotation.apply(self._heads(self.q_proj(normed)))
-        key = rotation.apply(self._heads(self.k_proj(normed)))
-        value = self._heads(self.v_proj(normed))
-        mixed = attention(self.layer_index, query, key, value)
-        rows = rows + self.attn_out(mixed.flatten(1))
+    def normed(self, rows: Tensor) -> Tensor:
+        """See the base class."""
+        out: Tensor = self.attn_norm(rows)
+        return out
+
+    def query_key(self, normed: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor]:
+        """See the base class."""
+        query = rotation.apply(split_heads(self.q_proj(normed), self.head_dim))
+        key = rotation.apply(split_heads(self.k_proj(normed), self.head_dim))
+        return query, key
+
+    def value(self, normed: Tensor) -> Tensor:
+        """See the base class."""
+        return split_heads(self.v_proj(normed), self.head_dim)
+
+    def attention_output(self, mixed: Tensor) -> Tensor:
+        """See the base class."""
+        out: Tensor = self.attn_out(mixed.flatten(1))
+        return out
+
+    def feed_forward(self, rows: Tensor) -> Tensor:
+        """See the base class."""
         normed = self.ff_norm(rows)
         out: Tensor = self.ff_out(swiglu(self.ff_proj(normed), self.up_proj(normed)))
-        return rows + out
-
-    def _heads(self, rows: Tensor) -> Tensor:
-        """[T, heads * D] -> [T, heads, D]."""
-        num_rows, size = rows.shape
-        return rows.view(num_rows, size // self.head_dim, self.head_dim)
+        return out
 
 
 class _Transformer(nn.Module):
@@ -76,7 +85,7 @@ class _Transformer(nn.Module):
         super().__init__()
         spec = config.spec
         self.wte = Embedding(spec.vocab_size, spec.hidden_size)
-        self.blocks = nn.ModuleList(LLaDABlock(config, index) for index in range(spec.num_layers))
+        self.blocks = nn.ModuleList(LLaDABlock(config) for _ in range(spec.num_layers))
         self.ln_f = RMSNorm(spec.hidden_size, config.rms_norm_eps, bias=config.norm_bias)
         self.ff_out = (
             None
@@ -110,9 +119,9 @@ class LLaDAModel(DiffusionModel):
         )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> LLaDAModel:
+    def from_files(cls, files: ConfigFiles) -> LLaDAModel:
         """See the base class; parameters are on the ``meta`` device."""
-        parsed = LLaDAConfig.read(config)
+        parsed = LLaDAConfig.read(files.config)
         with torch.device("meta"):
             return cls(parsed)
 
@@ -121,15 +130,24 @@ class LLaDAModel(DiffusionModel):
         """A tied head that a checkpoint stores all the same."""
         return {HEAD_WEIGHT: EMBEDDING_WEIGHT} if self.model.transformer.ff_out is None else {}
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
+    @property
+    def layers(self) -> Sequence[TransformerLayer]:
         """See the base class."""
-        transformer = self.model.transformer
-        rows: Tensor = transformer.wte(input_ids)
-        rotation: Rotation = self.rotary(positions, rows.dtype)
-        blocks: Iterable[nn.Module] = transformer.blocks
-        for block in blocks:
-            rows = block(rows, rotation, attention)
-        normed: Tensor = transformer.ln_f(rows)
+        return cast(Sequence[TransformerLayer], self.model.transformer.blocks)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """See the base class."""
+        rows: Tensor = self.model.transformer.wte(input_ids)
+        return rows
+
+    def rotation(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """See the base class."""
+        rotation: Rotation = self.rotary(positions, dtype)
+        return rotation
+
+    def final_norm(self, rows: Tensor) -> Tensor:
+        """See the base class."""
+        normed: Tensor = self.model.transformer.ln_f(rows)
         return normed
 
     def compute_logits(self, hidden: Tensor) -> Tensor:

@@ -92,11 +92,8 @@ def _spec(fields: ConfigFields, hidden_size: int) -> ModelSpec:
         )
     mask_token_id = fields.token_id("mask_token_id")
     eos_token_ids = fields.token_ids("eos_token_id")
-    for name, token in [("mask_token_id", mask_token_id)] + [
-        ("eos_token_id", token) for token in eos_token_ids
-    ]:
-        if token >= rows:
-            fields.problem(f"{name} must be below the {rows} rows of the embedding, got {token}")
+    fields.check_rows("mask_token_id", (mask_token_id,), rows)
+    fields.check_rows("eos_token_id", eos_token_ids, rows)
     return ModelSpec(
         architecture=ARCHITECTURE,
         vocab_size=rows,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
-from starr_engine.models.checkpoint import Checkpoint, read_json
+from starr_engine.models.checkpoint import Checkpoint
+from starr_engine.models.config_files import GENERATION_CONFIG, ConfigFiles
 from starr_engine.models.locate import resolve_model
 
 __all__ = ["build_model", "load_model", "resolve_model"]
@@ -22,7 +23,13 @@ _SHOWN: Final = 10
 """Problems of one kind that a message lists."""
 
 
-def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> DiffusionModel:
+def load_model(
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    mask_block_length: int | None = None,
+) -> DiffusionModel:
     """Build the model that a folder describes and fill it with the folder's weights.
 
     Every parameter is filled exactly once and every tensor is used. Tensors are read one at a
@@ -33,6 +40,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Diffus
             may add token ids that end an output.
         device: Where the parameters go.
         dtype: Of the parameters; tables such as rotary angles keep their own.
+        mask_block_length: See :func:`build_model`.
 
     Returns:
         The model, in evaluation mode, without gradients.
@@ -41,7 +49,7 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Diffus
         ConfigError: If the folder is not a supported checkpoint; tensor problems are reported
             together.
     """
-    model = build_model(folder)
+    model = build_model(folder, mask_block_length=mask_block_length)
     checkpoint = Checkpoint.open(folder)
     _check_tensors(folder, model, checkpoint)
     _fill(folder, model, checkpoint, device, dtype)
@@ -51,38 +59,51 @@ def load_model(folder: Path, device: torch.device, dtype: torch.dtype) -> Diffus
     return model.eval()
 
 
-def build_model(folder: Path) -> DiffusionModel:
+def build_model(folder: Path, *, mask_block_length: int | None = None) -> DiffusionModel:
     """The model that ``config.json`` describes, its parameters on ``meta``.
 
+    Args:
+        folder: As in :func:`load_model`.
+        mask_block_length: Of a block-causal model, in place of what its files say.
+
     Raises:
-        ConfigError: If the folder has no ``config.json`` or it is not supported.
+        ConfigError: If the folder has no ``config.json`` or it is not supported, or if
+            ``mask_block_length`` is given for a bidirectional model.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ConfigError(f"{folder} is not a model folder: it has no config.json")
-    config = read_json(path)
-    architectures = config.get("architectures")
+    files = ConfigFiles.read(folder)
+    architectures = files.config.get("architectures")
     listed = architectures if isinstance(architectures, list) else []
     known = [name for name in listed if name in MODELS]
     if not known:
         raise ConfigError(
-            f"{path} names the architecture {architectures!r}, which is not a diffusion language "
-            f"model known here; known: {', '.join(MODELS.names())}"
+            f"{folder / 'config.json'} names the architecture {architectures!r}, which is not a "
+            f"diffusion language model known here; known: {', '.join(MODELS.names())}"
         )
-    model = MODELS.get(known[0]).from_config(config)
-    model.spec = _with_generation_config(model.spec, folder / "generation_config.json")
+    model = MODELS.get(known[0]).from_files(files)
+    spec = _with_generation_config(model.spec, folder, files)
+    model.spec = _with_block_length(spec, mask_block_length)
     return model
 
 
-def _with_generation_config(spec: ModelSpec, path: Path) -> ModelSpec:
-    if not path.is_file():
+def _with_block_length(spec: ModelSpec, block_length: int | None) -> ModelSpec:
+    if block_length is None:
         return spec
-    listed = read_json(path).get("eos_token_id")
+    if spec.attention_kind != "block_causal":
+        raise ConfigError(
+            f"mask_block_length={block_length} is for block-causal models; the attention of "
+            f"{spec.architecture} is {spec.attention_kind}"
+        )
+    return replace(spec, block_length=block_length)
+
+
+def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -> ModelSpec:
+    listed = files.generation.get("eos_token_id")
     more = listed if isinstance(listed, list) else [] if listed is None else [listed]
     for token in more:
         if type(token) is not int or not 0 <= token < spec.vocab_size:
             raise ConfigError(
-                f"{path}: eos_token_id must hold token ids in [0, {spec.vocab_size}), got {token!r}"
+                f"{folder / GENERATION_CONFIG}: eos_token_id must hold token ids in "
+                f"[0, {spec.vocab_size}), got {token!r}"
             )
     return replace(spec, eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))))
 
@@ -147,7 +168,7 @@ def _fill(
         if not torch.equal(tensor.to(device, dtype), source):
             raise ConfigError(
                 f"{folder} ties {name} to {repeated[name]} in config.json, but stores different "
-                "values for them; set weight_tying to false if both are meant"
+                "values for them; set weight_tying (tie_word_embeddings) to false if both are meant"
             )
 
 

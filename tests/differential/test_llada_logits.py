@@ -16,12 +16,13 @@ from torch import Tensor
 from starr_engine.attention.base import ATTENTION_BACKENDS, AttentionShape
 from starr_engine.models.base import DiffusionModel
 from starr_engine.models.loader import load_model
-from starr_engine.models.locate import resolve_model, shipped_models
+from starr_engine.models.locate import resolve_model
 from tests.helpers.attention import Lengths, fresh_attention, make_metadata
 from tests.helpers.checkpoints import MASK_TOKEN_ID, llada_config, llada_tensors, write_checkpoint
 from tests.helpers.devices import DEVICES
 from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.llama_twin import LlamaTwin
+from tests.helpers.shipped import shipped_of
 
 # Float32 sums of up to 80 products of order 1, over 2 layers; measured errors are below 5e-6.
 TOLERANCE = 1.5e-5
@@ -216,7 +217,9 @@ def test_a_block_over_cached_rows_gives_the_logits_of_the_whole_sequence(
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", shipped_models() or [pytest.param("", marks=pytest.mark.skip)])
+@pytest.mark.parametrize(
+    "name", shipped_of("LLaDAModelLM") or [pytest.param("", marks=pytest.mark.skip)]
+)
 def test_a_shipped_model_is_at_most_twice_as_wrong_as_a_float32_llama(name: str) -> None:
     """Trained attention is sharp, so that rounding shows more than with random weights."""
     folder = resolve_model(name)

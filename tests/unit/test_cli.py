@@ -18,6 +18,7 @@ from starr_engine.cli.main import COMMANDS, main
 from starr_engine.cli.options import add_sampling_options, parse_args_list, sampling_params
 from starr_engine.cli.sampling_options import parse_bias
 from starr_engine.errors import ConfigError
+from tests.helpers.sdar_checkpoints import write_sdar_checkpoint
 from tests.helpers.word_models import write_word_model
 
 FLAGS = ["--max-tokens", "16", "--block-length", "8", "--remasking", "low_confidence"]
@@ -270,6 +271,18 @@ def test_info_describes_a_model(model, capsys):
     # keys and values * 2 layers * 48 values * 4 bytes
     assert described["KV bytes per token"]["float32"] == 2 * 2 * 48 * 4
     assert described["mask token id"] == 3
+    assert described["attention"] == "bidirectional"
+    assert "rows of an attention block" not in described
+
+
+def test_info_describes_a_block_causal_model(tmp_path, capsys):
+    folder = write_sdar_checkpoint(tmp_path)
+    assert main(["info", "--model", str(folder), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)["model"]
+    assert described["architecture"] == "SDARForCausalLM"
+    assert described["attention"] == "block_causal"
+    assert described["rows of an attention block"] == 8
+    assert described["heads"] == "4 of 14, 2 for keys and values"
 
 
 def test_info_as_text_has_a_line_for_each_fact(model, capsys):

@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"max_num_requests": True}, "max_num_requests must be an integer >= 1, got True"),
         ({"kv_memory_bytes": 1e9}, "kv_memory_bytes must be an integer >= 1, got 1000000000.0"),
         ({"page_size": None}, "page_size must be an integer >= 1, got None"),
+        ({"mask_block_length": 0}, "mask_block_length must be an integer >= 1, got 0"),
         ({"num_pages": 1}, "num_pages must be at least 2: page 0 is reserved"),
         ({"num_threads": 10**6}, "num_threads must be at most 1024, got 1000000"),
         ({"dtype": "float64"}, "dtype must be auto, float32, bfloat16 or float16"),
@@ -49,6 +50,11 @@ def test_a_setting_of_the_wrong_kind_or_range_is_refused(
 def test_all_problems_are_named_at_once() -> None:
     with pytest.raises(ConfigError, match=r"page_size .*; dtype .*; model "):
         EngineConfig(page_size=0, dtype="int8", model="")  # type: ignore[arg-type]
+
+
+def test_a_block_length_for_a_bidirectional_model_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="mask_block_length=16 is for block-causal models"):
+        make_llm(folder, mask_block_length=16)
 
 
 def test_equal_settings_are_equal_hash_alike_and_are_frozen(tmp_path: Path) -> None:

@@ -347,7 +347,7 @@ def test_a_request_larger_than_the_pool_is_refused_but_runs_without_cache(folder
     [
         ({"device": "tpu"}, "unknown device 'tpu'"),
         ({"device": "cuda:99"}, "cuda:99"),
-        ({"max_model_len": 9999}, "beyond the model's max_sequence_length=256"),
+        ({"max_model_len": 9999}, "beyond the model's own limit of 256"),
         ({"attention_backend": "sdpaa"}, "did you mean 'sdpa'"),
     ],
 )

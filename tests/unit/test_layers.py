@@ -55,6 +55,14 @@ def test_rotation_turns_a_pair_by_its_position_times_its_speed() -> None:
     torch.testing.assert_close(turned[1], expected)
 
 
+def test_some_rows_of_a_rotation_turn_as_they_do_among_all() -> None:
+    heads = torch.randn((6, 2, 8), generator=torch.Generator().manual_seed(2))
+    rotation = RotaryEmbedding(8, 64, 1e4)(torch.tensor([3, 0, 40, 7, 63, 5]), torch.float32)
+    for rows in ([4, 1, 1], []):
+        some = torch.tensor(rows, dtype=torch.int64)
+        assert torch.equal(rotation.take(some).apply(heads[some]), rotation.apply(heads)[some])
+
+
 def test_full_precision_rotates_narrow_heads_in_float32_and_rounds_once() -> None:
     heads = torch.randn((16, 2, 32), generator=torch.Generator().manual_seed(1)).bfloat16()
     positions = torch.arange(100, 116)

@@ -11,6 +11,7 @@ import pytest
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import ModelSpec
+from starr_engine.models.config_files import ConfigFiles
 from starr_engine.models.llada import LLaDAModel
 from starr_engine.models.llada_config import LLaDAConfig
 from tests.helpers.checkpoints import llada_config
@@ -71,7 +72,7 @@ def test_llada_8b_is_understood() -> None:
 
 
 def test_llada_8b_has_eight_billion_parameters_and_takes_no_memory_before_loading() -> None:
-    parameters = list(LLaDAModel.from_config(LLADA_8B).parameters())
+    parameters = list(LLaDAModel.from_files(ConfigFiles(config=LLADA_8B)).parameters())
     # 2 * 126464 * 4096 + 32 * (4 * 4096^2 + 3 * 4096 * 12288 + 2 * 4096) + 4096
     assert sum(parameter.numel() for parameter in parameters) == 8_015_581_184
     assert {parameter.device.type for parameter in parameters} == {"meta"}
@@ -218,8 +219,9 @@ def test_building_a_model_does_not_import_symbolic_algebra() -> None:
     """Random initialisation on ``meta`` would, and takes seconds before any weight is read."""
     script = (
         "import json, sys\n"
+        "from starr_engine.models.config_files import ConfigFiles\n"
         "from starr_engine.models.llada import LLaDAModel\n"
-        "LLaDAModel.from_config(json.loads(sys.argv[1]))\n"
+        "LLaDAModel.from_files(ConfigFiles(config=json.loads(sys.argv[1])))\n"
         "sys.exit('sympy' in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script, json.dumps(LLADA_8B)], check=True)

@@ -159,7 +159,7 @@ def test_a_tied_head_that_differs_from_the_embedding_is_refused(tmp_path: Path) 
     head[100, 47] += 1
     message = refusal(write_checkpoint(tmp_path, config, tensors | {HEAD: head}))
     assert f"ties {HEAD} to {WTE}" in message
-    assert "set weight_tying to false" in message
+    assert "set weight_tying (tie_word_embeddings) to false" in message
 
 
 def test_a_folder_without_config_is_refused(tmp_path: Path) -> None:
@@ -177,14 +177,14 @@ def test_a_config_that_is_no_json_object_is_refused(
     assert message in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("architectures", [["LlamaForCausalLM"], [], None, "LLaDAModelLM"])
+@pytest.mark.parametrize("architectures", [["SDARMoeForCausalLM"], [], None, "LLaDAModelLM"])
 def test_other_architectures_are_refused_and_the_known_ones_named(
     tmp_path: Path, architectures: object
 ) -> None:
     folder = write_checkpoint(tmp_path, llada_config(architectures=architectures))
     message = refusal(folder)
     assert f"names the architecture {architectures!r}, which is not a diffusion" in message
-    assert message.endswith("known: LLaDAModelLM")
+    assert message.endswith("known: LLaDAModelLM, SDARForCausalLM")
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
