@@ -34,6 +34,12 @@ def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> 
     return union(((0, near),), tail)
 
 
+def active_rows(view: CacheView) -> tuple[int, int]:
+    """The active block, with the end of the prompt where that lies in the same mask block."""
+    inside = view.block_start % view.mask_block if view.mask_block is not None else 0
+    return view.block_start - inside, view.block_stop
+
+
 def positive(name: str, value: object, least: int = 1) -> None:
     """Refuse what is no integer of at least ``least``.
 

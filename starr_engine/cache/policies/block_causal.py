@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from starr_engine.cache.base import EXACT, CacheDefaults, CacheView, StepKind, StepPlan
+from starr_engine.cache.refresh import active_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class BlockCausalCache(CacheDefaults):
         """From the first block with a row that is not cached or dirty."""
         length = view.mask_block
         assert length is not None, "refused for bidirectional models"
-        active = view.block_start - view.block_start % length
+        active = active_rows(view)[0]
         # Masks are cached and not dirty, but what they were computed with is about to change.
         start = min(view.num_clean, active)
         start -= start % length

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starr_engine.cache.base import CacheView
-from starr_engine.cache.refresh import RefreshingCache
+from starr_engine.cache.refresh import RefreshingCache, active_rows
 from starr_engine.cache.rows import RowRanges
 
 
@@ -25,4 +25,4 @@ class DualCache(RefreshingCache):
 
     def inner(self, view: CacheView) -> RowRanges:
         """The block."""
-        return ((view.block_start, view.block_stop),)
+        return (active_rows(view),)

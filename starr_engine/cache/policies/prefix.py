@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starr_engine.cache.base import CacheView
-from starr_engine.cache.refresh import RefreshingCache
+from starr_engine.cache.refresh import RefreshingCache, active_rows
 from starr_engine.cache.rows import RowRanges
 
 
@@ -22,4 +22,4 @@ class PrefixCache(RefreshingCache):
 
     def inner(self, view: CacheView) -> RowRanges:
         """The block and the suffix."""
-        return ((view.block_start, view.num_rows),)
+        return ((active_rows(view)[0], view.num_rows),)

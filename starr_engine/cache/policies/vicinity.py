@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starr_engine.cache.base import CacheView
-from starr_engine.cache.refresh import RefreshingCache, positive
+from starr_engine.cache.refresh import RefreshingCache, active_rows, positive
 from starr_engine.cache.rows import RowRanges
 
 
@@ -44,5 +44,6 @@ class VicinityCache(RefreshingCache):
 
     def inner(self, view: CacheView) -> RowRanges:
         """The block and its neighbours."""
-        start = max(0, view.block_start - self.look_back)
-        return ((start, min(view.num_rows, view.block_stop + self.look_ahead)),)
+        start, stop = active_rows(view)
+        near = max(0, start - self.look_back), min(view.num_rows, stop + self.look_ahead)
+        return (near,)
