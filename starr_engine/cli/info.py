@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Final
 
 import starr_engine
-from starr_engine.config import EngineConfig
 from starr_engine.errors import KernelError
 
 Report = Mapping[str, object]
@@ -92,13 +91,14 @@ def model_report(model: str) -> Report:
     Raises:
         ConfigError: If it cannot be found or is not supported.
     """
+    from starr_engine.engine.loading import resolve_page_size
     from starr_engine.models.loader import build_model, resolve_model
 
     folder = resolve_model(model)
     built = build_model(folder)
     spec = built.spec
     values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
-    page_size = EngineConfig().page_size
+    page_size = resolve_page_size(None, spec.block_length)
     pages = -(-spec.max_model_len // page_size)
     return {
         "name": model,
