@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from starr_engine import LLM, SamplingParams
+from starr_engine.engine.memory import free_memory
 from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
 
 pytestmark = pytest.mark.gpu
@@ -152,3 +153,10 @@ def test_auto_takes_cuda_and_bfloat16(folder: Path) -> None:
     config = LLM(str(folder)).engine.config
     assert config.device.startswith("cuda")
     assert config.dtype == "bfloat16"
+
+
+def test_a_fraction_of_the_free_gpu_memory_bounds_the_pool(folder: Path) -> None:
+    free = free_memory(torch.device("cuda"))
+    assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
+    # About a million bytes are 40 pages; all requests at full length would take 128.
+    assert 20 < make_llm(folder, device="cuda", kv_memory=1e6 / free).engine.config.num_pages < 80
