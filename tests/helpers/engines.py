@@ -14,7 +14,9 @@ import torch
 from starr_engine import LLM, RequestOutput, SamplingParams
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.llada_reference import LLaDAReference
-from tests.helpers.reference_engine import ReferenceOutput, reference_generate
+from tests.helpers.reference_caches import DEFAULTS, CachedForward, CachedOutput
+from tests.helpers.reference_dllm import FeatureForward
+from tests.helpers.reference_engine import ReferenceOutput, blocks_of, reference_generate
 from tests.helpers.reference_wino import reference_wino
 
 
@@ -61,6 +63,34 @@ class Reference:
             self.config["mask_token_id"],
             [self.config["eos_token_id"]],
             template,
+        )
+
+    def generate_cached(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        template: Sequence[int | None] | None = None,
+    ) -> CachedOutput:
+        """One request, alone, under its cache policy."""
+        mask, eos = self.config["mask_token_id"], [self.config["eos_token_id"]]
+        rest = [None] * params.max_tokens if template is None else template
+        masks = [len(prompt) + i for i, token in enumerate(rest) if token is None]
+        args = DEFAULTS[params.cache] | dict(params.cache_args)
+        assert args.keys() == DEFAULTS[params.cache].keys()
+        forward: CachedForward | FeatureForward
+        if params.cache == "dllm":
+            forward = FeatureForward(self.model, args, prompt_len=masks[0])
+        else:
+            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length))
+            forward = CachedForward(self.model, params.cache, args, mask, blocks)
+        out = reference_generate(forward, prompt, params, mask, eos, template)
+        return CachedOutput(
+            out.token_ids,
+            out.finish_reason,
+            out.nfe,
+            out.num_unmasked,
+            forward.computed_rows,
+            forward.narrowest,
         )
 
 
