@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
@@ -31,6 +32,8 @@ class Executor:
         pool, metadata = self._kv_pool, batch.attention
         keeps_rows = not all(metadata.fresh)
         step = self._backend.plan(metadata)
+        for copy in batch.copies:
+            ops.copy_pages(pool.pages, copy.source, copy.target)
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             if keeps_rows:
