@@ -82,7 +82,7 @@ class Reference:
         if params.cache == "dllm":
             forward = FeatureForward(self.model, args, prompt_len=masks[0])
         else:
-            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length))
+            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length or 32))
             forward = CachedForward(self.model, params.cache, args, mask, blocks)
         out = reference_generate(forward, prompt, params, mask, eos, template)
         return CachedOutput(
