@@ -53,6 +53,10 @@ class StepPlan:
     read: RowRanges
     """R: rows attended to."""
 
+    isolated: int = 0
+    """Rows in front of this one see each other and no others, so that their keys and values depend
+    on their own tokens alone."""
+
     dirty_allowed: str = ""
     """Why rows may be read as context although their token changed since they were computed;
     empty refuses such a plan."""
@@ -151,6 +155,11 @@ class CachePolicy(Protocol):
     """Whether it never writes rows again once they are final, so that requests can share them."""
 
     @property
+    def isolates_prompt(self) -> bool:
+        """Whether prompt rows see the prompt alone, so that requests of one prompt share them."""
+        ...
+
+    @property
     def resumable(self) -> bool:
         """Whether the plan of a block's first step depends on no earlier step.
 
@@ -198,6 +207,11 @@ class CacheDefaults:
         """No."""
         return False
 
+    @property
+    def isolates_prompt(self) -> bool:
+        """No."""
+        return False
+
     def refusal(self, mask_block: int | None) -> str:
         """Serves every model."""
         del mask_block
@@ -209,7 +223,8 @@ CACHE_POLICIES: Registry[CachePolicy] = Registry(
     RequestError,
     group="starr_engine.cache_policies",
     members=(
-        "label", "refusal", "resumable", "needs_drift", "uses_pages", "shares_prefix", "plan",
+        "label", "refusal", "resumable", "needs_drift", "isolates_prompt", "uses_pages",
+        "shares_prefix", "plan",
     ),
 )  # fmt: skip
 for _name, _target in {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -211,3 +211,36 @@ def test_only_policies_that_begin_blocks_anew_may_lose_their_pages() -> None:
         assert CACHE_POLICIES.create(name, {}).resumable
         assert not CACHE_POLICIES.create(name, {"refresh": "never"}).resumable
     assert CACHE_POLICIES.create("block_causal", {}).resumable
+
+
+class TestIsolatedPrompt:
+    """The prompt's 16 rows see each other alone and are computed once."""
+
+    ARGS: ClassVar[dict[str, Any]] = {"isolate_prompt": True}
+
+    def plan(self, name: str, view: View, **args: Any) -> tuple[RowRanges, int]:
+        made = CACHE_POLICIES.create(name, self.ARGS | args).plan(view)
+        assert made.write == made.query
+        assert made.read == ALL
+        return made.query, made.isolated
+
+    def test_prompt_rows_are_computed_until_they_are_cached(self) -> None:
+        first = {"steps_in_block": 0, "steps_since_refresh": 0, "num_steps": 0}
+        assert self.plan("dual", View(**first, cached=())) == (ALL, 16)
+        assert self.plan("dual", View(**first, cached=((0, 8),))) == (((8, 40),), 16)
+        assert self.plan("dual", View(steps_in_block=0)) == (((16, 40),), 16)
+
+    def test_no_step_writes_them_again(self) -> None:
+        assert self.plan("dual", View()) == (BLOCK, 16)
+        assert self.plan("vicinity", View(), look_back=20) == (((16, 40),), 16)
+        assert self.plan("prefix", View(), refresh_every=1) == (((16, 40),), 16)
+
+    def test_it_is_labelled_and_refused_where_sharing_is_exact(self) -> None:
+        policy = CACHE_POLICIES.create("dual", self.ARGS)
+        assert policy.label(None) == "approximate: temporal reuse, isolated prompt"
+        always = CACHE_POLICIES.create("dual", self.ARGS | {"refresh_every": 1})
+        assert always.label(None) == "approximate: isolated prompt"
+        assert "cache='block_causal' shares prompts exactly" in policy.refusal(8)
+        assert not policy.refusal(None)
+        with pytest.raises(RequestError, match="isolate_prompt must be True or False, got 1"):
+            CACHE_POLICIES.create("dual", {"isolate_prompt": 1})
