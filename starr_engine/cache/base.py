@@ -140,6 +140,14 @@ class CacheView(Protocol):
         """Live rows that hold a mask."""
         ...
 
+    @property
+    def scored(self) -> RowRanges:
+        """Rows of the active block whose logits the remasking policy needs; a plan computes them.
+
+        Its masks, and for policies that look at tokens again these too.
+        """
+        ...
+
 
 class CachePolicy(Protocol):
     """A pure function from a request's position to its next plan.

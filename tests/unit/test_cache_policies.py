@@ -111,12 +111,20 @@ def test_vicinity_is_dual_without_looks_and_stays_on_the_canvas() -> None:
 
 
 def test_delayed_computes_masks_and_the_tokens_of_the_last_step() -> None:
-    view = View(steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)))
+    view = View(
+        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), scored=((26, 28),)
+    )
     assert plan("delayed", view) == block(((26, 28), (30, 40)))
     dirty = View(
-        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), dirty=((24, 25),)
+        steps_in_block=3,
+        steps_since_refresh=3,
+        masked=((26, 28), (30, 40)),
+        dirty=((24, 25),),
+        scored=((26, 28),),
     )
     assert plan("delayed", dirty) == block(((24, 25), (26, 28), (30, 40)))
+    again = View(steps_in_block=3, steps_since_refresh=3, masked=((30, 40),), scored=((24, 32),))
+    assert plan("delayed", again) == block(((24, 40),))
     # The first two steps of a block compute everything.
     assert plan("delayed", View(steps_in_block=1)) == refresh()
     assert plan("delayed", View(steps_in_block=1), warmup=1)[0] is StepKind.BLOCK
