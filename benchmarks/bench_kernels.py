@@ -1,128 +1,86 @@
-"""Times logits_statistics against the PyTorch calls it replaces.
+"""Times the ops against the PyTorch calls they replace.
 
-    python -m benchmarks.bench_kernels [--device cuda] [--repeats 15] [--memory-gb 4]
+    python -m benchmarks.bench_kernels [--device cuda] [--threads 2] [--repeats 15] [--ops NAME ...]
 
-The baseline is softmax and top-2 (candidate and probabilities); a second one adds the entropy,
-which together is what the op gives. The last line of standard output is one JSON object with
-the raw samples.
+For ``logits_statistics`` the baseline is softmax and top-2 (candidate and probabilities); a second
+one adds the entropy, which together is what the op gives. The other sizes and baselines are in
+``kernel_cases.py``. Implementations are called in turns, so that all meet the same disturbances.
+A case is left out, and recorded as such, where it would take more than ``--memory-gb``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.harness import environment
-from starr_engine import ops
-
-LLADA_VOCABULARY = 126_464
-SHAPES = ((32, LLADA_VOCABULARY), (512, LLADA_VOCABULARY), (32, 2_048), (512, 2_048))
-DTYPES = (torch.float32, torch.bfloat16)
-# A baseline holds the logits, their probabilities and a product of the two, in float32 at most.
-BYTES_PER_LOGIT = 12
+from benchmarks.harness import summary, time_calls, write_result
+from benchmarks.kernel_cases import Case, all_cases
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One implementation on one shape."""
-
-    name: str
-    rows: int
-    vocabulary: int
-    dtype: str
-    seconds: list[float]
-
-    @property
-    def median_s(self) -> float:
-        """Median of the samples in seconds."""
-        return statistics.median(self.seconds)
-
-
-def _softmax_top2(logits: Tensor) -> object:
-    return torch.softmax(logits, -1).topk(2, -1)
-
-
-def _softmax_top2_entropy(logits: Tensor) -> object:
-    log_probabilities = torch.log_softmax(logits, -1)
-    probabilities = log_probabilities.exp()
-    return probabilities.topk(2, -1), -(probabilities * log_probabilities).sum(-1)
-
-
-IMPLEMENTATIONS: dict[str, Callable[[Tensor], object]] = {
-    "logits_statistics": ops.logits_statistics,
-    "torch: softmax, top-2": _softmax_top2,
-    "torch: softmax, top-2, entropy": _softmax_top2_entropy,
-}
-
-
-def _synchronize(device: torch.device) -> None:
+def _run_to_the_end(call: Callable[[], object], device: torch.device) -> None:
+    call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def measure(name: str, inputs: list[Tensor], repeats: int) -> Result:
-    """Time one implementation, its inputs taken in turn so that none stays in a cache."""
-    run, device = IMPLEMENTATIONS[name], inputs[0].device
-    for logits in inputs:
-        run(logits)
-    seconds = []
-    for repeat in range(repeats):
-        _synchronize(device)
-        start = time.perf_counter()
-        run(inputs[repeat % len(inputs)])
-        _synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    rows, vocabulary = inputs[0].shape
-    dtype = str(inputs[0].dtype).removeprefix("torch.")
-    return Result(name=name, rows=rows, vocabulary=vocabulary, dtype=dtype, seconds=seconds)
+def measure(case: Case, device: torch.device, repeats: int) -> list[dict[str, Any]]:
+    """Time all implementations of one case, which print as one line each."""
+    torch.manual_seed(0)
+    calls = {name: partial(_run_to_the_end, call, device) for name, call in case.make().items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        time_calls(call, repeats=1)
+    for _ in range(repeats):
+        for name, call in calls.items():
+            samples[name] += time_calls(call, repeats=1, warmup=0)
+    results = []
+    dtype = str(case.dtype).removeprefix("torch.")
+    for name, times in samples.items():
+        spread = summary(times)
+        result = {"op": case.op, "name": name, "shape": case.shape, "dtype": dtype}
+        results.append(result | spread | {"samples_s": times})
+        middle, best = spread["median_s"] * 1e3, min(times) * 1e3
+        print(f"{case.shape:>34} {dtype:>9} {middle:>10.3f} {best:>9.3f}  {name}")
+    return results
 
 
 def main() -> None:
-    """Measure every shape, dtype and implementation; print a table and the JSON line."""
+    """Measure every case; print a table and the JSON line, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", type=torch.device)
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
     parser.add_argument("--repeats", default=15, type=int, help="timed calls of each case")
-    parser.add_argument("--memory-gb", default=4.0, type=float, help="leave out larger shapes")
-    arguments = parser.parse_args()
+    parser.add_argument("--memory-gb", default=4.0, type=float, help="leave out larger cases")
+    parser.add_argument("--ops", nargs="+", default=None, help="only these; default: all")
+    parser.add_argument("--output", type=Path, default=None)
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
 
-    results: list[Result] = []
+    results: list[dict[str, Any]] = []
     skipped: list[str] = []
-    print(
-        f"{'rows x vocabulary':>18} {'dtype':>9} {'median ms':>10} {'best ms':>9}  implementation"
-    )
-    for rows, vocabulary in SHAPES:
-        if rows * vocabulary * BYTES_PER_LOGIT > arguments.memory_gb * 1e9:
-            skipped.append(f"{rows} x {vocabulary}")
+    print(f"{'size':>34} {'dtype':>9} {'median ms':>10} {'best ms':>9}  implementation")
+    for case in all_cases(args.device):
+        if args.ops and case.op not in args.ops:
             continue
-        for dtype in DTYPES:
-            torch.manual_seed(0)
-            inputs = [
-                (torch.randn(rows, vocabulary) * 4).to(arguments.device, dtype)
-                for _ in range(2 if rows * vocabulary > 10**7 else 8)
-            ]
-            for name in IMPLEMENTATIONS:
-                result = measure(name, inputs, arguments.repeats)
-                results.append(result)
-                print(
-                    f"{f'{rows} x {vocabulary}':>18} {result.dtype:>9} "
-                    f"{result.median_s * 1e3:>10.3f} {min(result.seconds) * 1e3:>9.3f}  {name}"
-                )
+        if case.bytes_needed > args.memory_gb * 1e9:
+            skipped.append(f"{case.op} {case.shape} {case.dtype}")
+        else:
+            results += measure(case, args.device, args.repeats)
     if skipped:
         print(f"left out for lack of memory (--memory-gb): {', '.join(skipped)}")
-    record = {
-        "benchmark": "kernels",
-        "device": str(arguments.device),
-        "environment": environment(),
+    setting = {
+        "device": str(args.device),
+        "repeats": args.repeats,
+        "threads": torch.get_num_threads(),
         "skipped": skipped,
     }
-    print(json.dumps(record | {"results": [asdict(result) for result in results]}))
+    write_result("kernels", {"setting": setting, "results": results}, args.output)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,28 @@ loops in ``csrc/ops/cpu`` and kernels in ``csrc/ops/cuda``. What they compute, i
 ``starr_engine.ops_reference``.
 
 Letters: ``T`` tokens, ``S`` slots asked for, ``P`` pages, ``G`` page size, ``K`` KV heads,
-``D`` head size, ``M`` rows of logits, ``V`` vocabulary, ``n`` running requests, ``L`` block length.
+``D`` head size, ``F`` features, ``R`` segments, ``M`` rows of logits, ``V`` vocabulary, ``n``
+running requests, ``L`` block length.
+
+Page numbers and counts are sequences of ints: the host decides on them, so that they are checked
+and the size of every result is known without waiting for a device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
+from starr_engine import ops_fakes
 from starr_engine.errors import KernelError
 from starr_engine.starr_types import StarrDecision, StarrRule, StarrScores, StarrState
 
 _LIBRARY: Final = Path(__file__).with_name("_ops.so")
-_NUM_STATISTICS: Final = 4  # float32 vectors beside the candidate
-_NUM_SIGNALS: Final = 4  # threshold, variance, deviance, stability
 
 
 def _load(library: Path) -> None:
@@ -127,6 +131,108 @@ def gather_kv(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, 
     """
     key, value = _OPS.gather_kv.default(k_cache, v_cache, slots)
     return key, value
+
+
+def store_rows(rows: Tensor, pages: Tensor, slots: Tensor) -> None:
+    """Write one row of features per token into pages: ``store_kv`` for a single tensor.
+
+    Keys or values alone are stored through views: ``store_rows(key.flatten(1),
+    k_cache.flatten(2), slots)``.
+
+    Args:
+        rows: [T, F], the pages' dtype and device. Each row is contiguous; rows may lie apart.
+        pages: [P, G, F], contiguous, of any dtype. Written to.
+        slots: [T] int64, page * G + offset; a negative slot is not written. Two equal slots in
+            one call leave either row.
+
+    Raises:
+        RuntimeError: As ``store_kv``.
+    """
+    _OPS.store_rows.default(rows, pages, slots)
+
+
+def gather_rows(pages: Tensor, slots: Tensor) -> Tensor:
+    """Read rows of features out of pages: ``gather_kv`` for a single tensor.
+
+    Args:
+        pages: [P, G, F], contiguous, of any dtype.
+        slots: [S] int64, page * G + offset, each inside the pages.
+
+    Returns:
+        [S, F], new and contiguous.
+
+    Raises:
+        RuntimeError: As ``gather_kv``.
+    """
+    rows: Tensor = _OPS.gather_rows.default(pages, slots)
+    return rows
+
+
+def copy_pages(pages: Tensor, source: Sequence[int], target: Sequence[int]) -> None:
+    """Copy whole pages, keys and values of all layers, as copy on write needs it.
+
+    Args:
+        pages: [layer, 2, P, G, K, D], contiguous, of any dtype. Written to. The first two sizes
+            may be anything: other features that lie in pages are viewed likewise.
+        source: Page numbers, on the host. A page may be copied to several targets.
+        target: As many page numbers, all different and none of them in ``source``, so that the
+            order of the copies does not matter.
+
+    Raises:
+        RuntimeError: A shape or a page number is not as above; nothing is copied then.
+    """
+    _OPS.copy_pages.default(pages, [int(page) for page in source], [int(page) for page in target])
+
+
+def row_similarity(rows: Tensor, cache: Tensor, slots: Tensor) -> Tensor:
+    """Cosine similarity of each row with the row that is cached at its slot, over all heads.
+
+    How far keys or values have moved since they were cached, which dLLM-Cache (arXiv 2506.06295)
+    asks of the values. Sums are float32. Equal rows give exactly 1, two rows of zeros 1, a row of
+    zeros and another one 0. A NaN in either row, or a sum of squares beyond float32, gives NaN.
+
+    Args:
+        rows: [T, K, D], the cache's dtype and device. The last two dimensions are contiguous;
+            rows may lie apart.
+        cache: [P, G, K, D] float32, bfloat16 or float16, contiguous: keys or values.
+        slots: [T] int64, page * G + offset; negative for a row that is not kept, as in
+            ``store_kv``. It has nothing to differ from and gives 1: whoever needs a row that was
+            never cached has to ask for it by other means.
+
+    Returns:
+        [T] float32, in [-1, 1] or NaN.
+
+    Raises:
+        RuntimeError: Shapes, dtypes or devices do not agree or, on the CPU, a slot is outside the
+            cache. On CUDA the values of ``slots`` are not checked.
+    """
+    similarity: Tensor = _OPS.row_similarity.default(rows, cache, slots)
+    return similarity
+
+
+def select_lowest(values: Tensor, cu_rows: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Indices of the ``counts[r]`` smallest values of each segment, in ascending order.
+
+    The selection of dLLM-Cache (arXiv 2506.06295): of each request, the rows whose values
+    moved most. There ties are left to ``topk``; here the lower index goes first, and a NaN counts
+    as smaller than all numbers, since nothing is known of such a row.
+
+    Args:
+        values: [T] float32, contiguous.
+        cu_rows: R + 1 ints, on the host, from 0 to T, not decreasing: segment r is
+            ``values[cu_rows[r]:cu_rows[r + 1]]``.
+        counts: R ints, on the host, each from 0 to the length of its segment.
+
+    Returns:
+        [sum of counts] int64: indices into ``values``, the segments one after the other.
+
+    Raises:
+        RuntimeError: A shape, dtype, bound or count is not as above.
+    """
+    selected: Tensor = _OPS.select_lowest.default(
+        values, [int(bound) for bound in cu_rows], [int(count) for count in counts]
+    )
+    return selected
 
 
 def logits_statistics(logits: Tensor, forbidden_token: int = -1) -> LogitsStatistics:
@@ -250,61 +356,4 @@ def _starr_decision(
     return StarrDecision(unmask, revoke, state, *signals)
 
 
-def _store_kv_fake(
-    key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor, slot_mapping: Tensor
-) -> None:
-    return None
-
-
-def _gather_kv_fake(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-    shape = (slots.shape[0], *k_cache.shape[2:])
-    return k_cache.new_empty(shape), v_cache.new_empty(shape)
-
-
-def _logits_statistics_fake(
-    logits: Tensor, forbidden_token: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    rows = (logits.shape[0],)
-    top1, top2, entropy, log_normalizer = (
-        logits.new_empty(rows, dtype=torch.float32) for _ in range(_NUM_STATISTICS)
-    )
-    return logits.new_empty(rows, dtype=torch.int64), top1, top2, entropy, log_normalizer
-
-
-def _starr_decide_fake(
-    candidates: Tensor,
-    confidence: Tensor,
-    signal: Tensor | None,
-    deviance: Tensor | None,
-    masked: Tensor,
-    num_left: Tensor,
-    ring: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    dtypes = (torch.bool, torch.bool, None, torch.int64, torch.int64, torch.bool)
-    return (
-        *(torch.empty_like(ring if d is None else candidates, dtype=d) for d in dtypes),
-        *(torch.empty_like(candidates, dtype=torch.float32) for _ in range(_NUM_SIGNALS)),
-    )
-
-
-def _starr_step_fake(
-    logits: Tensor,
-    forbidden_token: int,
-    row_of: Tensor,
-    present: Tensor,
-    masked: Tensor,
-    num_left: Tensor,
-    ring: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    scores = [torch.empty_like(row_of, dtype=torch.float32) for _ in StarrScores._fields[1:]]
-    decision = _starr_decide_fake(row_of, row_of, None, None, masked, num_left, ring)
-    return (torch.empty_like(row_of), *scores, *decision)
-
-
-torch.library.register_fake("starr_engine::store_kv", _store_kv_fake)
-torch.library.register_fake("starr_engine::gather_kv", _gather_kv_fake)
-torch.library.register_fake("starr_engine::logits_statistics", _logits_statistics_fake)
-torch.library.register_fake("starr_engine::starr_decide", _starr_decide_fake)
-torch.library.register_fake("starr_engine::starr_step", _starr_step_fake)
+ops_fakes.register()

@@ -5,6 +5,8 @@ Same names, arguments and results as ``starr_engine.ops``, on any device.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,48 @@ def store_kv(
 def gather_kv(k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
     """Read the slots [S] of the caches [P, G, K, D] into keys and values [S, K, D]."""
     return k_cache.flatten(0, 1)[slots], v_cache.flatten(0, 1)[slots]
+
+
+def store_rows(rows: Tensor, pages: Tensor, slots: Tensor) -> None:
+    """Write ``rows`` [T, F] to the slots [T] of the pages [P, G, F]."""
+    is_written = slots >= 0
+    pages.flatten(0, 1)[slots[is_written]] = rows[is_written]
+
+
+def gather_rows(pages: Tensor, slots: Tensor) -> Tensor:
+    """Read the slots [S] of the pages [P, G, F] into [S, F]."""
+    return pages.flatten(0, 1)[slots]
+
+
+def copy_pages(pages: Tensor, source: Sequence[int], target: Sequence[int]) -> None:
+    """Copy pages of ``pages`` [layer, 2, P, G, K, D]."""
+    for old, new in zip(source, target, strict=True):
+        pages[:, :, new] = pages[:, :, old]
+
+
+def row_similarity(
+    rows: Tensor, cache: Tensor, slots: Tensor, *, dtype: torch.dtype = torch.float64
+) -> Tensor:
+    """Cosines [T] of ``rows`` [T, K, D] with the slots [T] of ``cache``, computed in ``dtype``."""
+    fresh = rows.to(dtype).flatten(1)
+    cached = cache.flatten(0, 1)[slots.clamp_min(0)].to(dtype).flatten(1)
+    fresh_norm, cached_norm = fresh.square().sum(-1).sqrt(), cached.square().sum(-1).sqrt()
+    cosine = ((fresh * cached).sum(-1) / (fresh_norm * cached_norm)).clamp(-1, 1)
+    has_nan = fresh_norm.isnan() | cached_norm.isnan()
+    is_zero = ~has_nan & ((fresh_norm == 0) | (cached_norm == 0))
+    cosine = torch.where(is_zero, (fresh_norm == cached_norm).to(dtype), cosine)
+    return torch.where(slots < 0, 1.0, cosine)
+
+
+def select_lowest(values: Tensor, cu_rows: Sequence[int], counts: Sequence[int]) -> Tensor:
+    """Indices of the ``counts`` smallest of each segment of ``values`` [T], NaN first."""
+    selected = [torch.empty(0, dtype=torch.int64, device=values.device)]
+    for start, stop, count in zip(cu_rows[:-1], cu_rows[1:], counts, strict=True):
+        segment = values[start:stop]
+        order = segment.argsort(stable=True)  # numbers in order, NaN behind them
+        order = torch.cat([segment.isnan().nonzero()[:, 0], order[~segment[order].isnan()]])
+        selected.append(start + order[:count].sort().values)
+    return torch.cat(selected)
 
 
 def logits_statistics(

@@ -28,6 +28,36 @@ inline void check_same_device(const char* op, const Tensor& first, const Tensor&
         " is on another device than the first argument");
 }
 
+inline void check_slots(const char* op, const Tensor& pages, const Tensor& slots,
+                        const char* slots_name) {
+  check(slots.dim() == 1 && slots.is_contiguous(), op, ": ", slots_name,
+        " must be a contiguous vector, got ", slots.dim(), " dimensions");
+  check(slots.scalar_type() == ScalarType::Long, op, ": ", slots_name, " must be int64, got ",
+        slots.scalar_type());
+  check_same_device(op, pages, slots, slots_name);
+}
+
+// Rows [T, K, D] that may be views of a fused projection, one for each of num_tokens slots of a
+// cache [P, G, K, D]. Returns the elements from one token's row to the next.
+inline std::int64_t check_head_rows(const char* op, const char* name, const Tensor& rows,
+                                    const Tensor& cache, std::int64_t num_tokens,
+                                    const char* slots_name) {
+  const std::int64_t num_heads = cache.size(2), head_dim = cache.size(3);
+  check(rows.dim() == 3, op, ": ", name, " must be [T, K, D], got ", rows.dim(), " dimensions");
+  check(rows.size(0) == num_tokens && rows.size(1) == num_heads && rows.size(2) == head_dim, op,
+        ": ", name, " must be [", num_tokens, ", ", num_heads, ", ", head_dim, "] for this ",
+        slots_name, " and cache, got [", rows.size(0), ", ", rows.size(1), ", ", rows.size(2), "]");
+  check(rows.scalar_type() == cache.scalar_type(), op, ": ", name, " is ", rows.scalar_type(),
+        ", the cache is ", cache.scalar_type());
+  // A stride means nothing where there is one element at most.
+  check((rows.size(2) <= 1 || rows.stride(2) == 1) &&
+            (rows.size(1) <= 1 || rows.stride(1) == head_dim),
+        op, ": the last two dimensions of ", name, " must be contiguous, got strides ",
+        rows.stride(1), " and ", rows.stride(2));
+  check_same_device(op, cache, rows, name);
+  return rows.stride(0);
+}
+
 // What every op on the paged cache needs of it: k_cache and v_cache [P, G, K, D], each
 // contiguous, of one shape, dtype and device, and an int64 vector of slots into them.
 struct PagedCache {
@@ -51,12 +81,8 @@ struct PagedCache {
           v_cache.scalar_type());
     check(k_cache.is_contiguous() && v_cache.is_contiguous(), op,
           ": k_cache and v_cache must each be contiguous");
-    check(slots.dim() == 1 && slots.is_contiguous(), op, ": ", slots_name,
-          " must be a contiguous vector, got ", slots.dim(), " dimensions");
-    check(slots.scalar_type() == ScalarType::Long, op, ": ", slots_name, " must be int64, got ",
-          slots.scalar_type());
     check_same_device(op, k_cache, v_cache, "v_cache");
-    check_same_device(op, k_cache, slots, slots_name);
+    check_slots(op, k_cache, slots, slots_name);
     const std::int64_t row = k_cache.size(2) * k_cache.size(3);
     return {k_cache.size(0) * k_cache.size(1), k_cache.size(2), k_cache.size(3),
             row * static_cast<std::int64_t>(k_cache.element_size())};
@@ -76,29 +102,12 @@ struct StoreKvArguments {
     const auto cache =
         PagedCache::check_arguments("store_kv", k_cache, v_cache, slot_mapping, "slot_mapping");
     const std::int64_t num_tokens = slot_mapping.size(0);
-    return {cache, num_tokens, row_stride("key", key, k_cache, cache, num_tokens),
-            row_stride("value", value, k_cache, cache, num_tokens)};
-  }
-
- private:
-  static std::int64_t row_stride(const char* name, const Tensor& rows, const Tensor& k_cache,
-                                 const PagedCache& cache, std::int64_t num_tokens) {
-    check(rows.dim() == 3, "store_kv: ", name, " must be [T, K, D], got ", rows.dim(),
-          " dimensions");
-    check(rows.size(0) == num_tokens && rows.size(1) == cache.num_heads &&
-              rows.size(2) == cache.head_dim,
-          "store_kv: ", name, " must be [", num_tokens, ", ", cache.num_heads, ", ", cache.head_dim,
-          "] for this slot_mapping and cache, got [", rows.size(0), ", ", rows.size(1), ", ",
-          rows.size(2), "]");
-    check(rows.scalar_type() == k_cache.scalar_type(), "store_kv: ", name, " is ",
-          rows.scalar_type(), ", the cache is ", k_cache.scalar_type());
-    // A stride means nothing where there is one element at most.
-    check((rows.size(2) <= 1 || rows.stride(2) == 1) &&
-              (rows.size(1) <= 1 || rows.stride(1) == cache.head_dim),
-          "store_kv: the last two dimensions of ", name, " must be contiguous, got strides ",
-          rows.stride(1), " and ", rows.stride(2));
-    check_same_device("store_kv", k_cache, rows, name);
-    return rows.stride(0) * static_cast<std::int64_t>(rows.element_size());
+    const auto stride_bytes = [&](const char* name, const Tensor& rows) {
+      const std::int64_t stride =
+          check_head_rows("store_kv", name, rows, k_cache, num_tokens, "slot_mapping");
+      return stride * static_cast<std::int64_t>(rows.element_size());
+    };
+    return {cache, num_tokens, stride_bytes("key", key), stride_bytes("value", value)};
   }
 };
 

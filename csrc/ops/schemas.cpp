@@ -9,6 +9,16 @@ STABLE_TORCH_LIBRARY(starr_engine, ops) {
       "Tensor slot_mapping) -> ()");
   // k_cache, v_cache [P, G, K, D] at slots [S] -> key, value [S, K, D]
   ops.def("gather_kv(Tensor k_cache, Tensor v_cache, Tensor slots) -> (Tensor key, Tensor value)");
+  // rows [T, F] -> pages [P, G, F] at slots [T]
+  ops.def("store_rows(Tensor rows, Tensor(a!) pages, Tensor slots) -> ()");
+  // pages [P, G, F] at slots [S] -> [S, F]
+  ops.def("gather_rows(Tensor pages, Tensor slots) -> Tensor");
+  // pages [L, C, P, G, K, D]: page source[i] -> page target[i] in all L * C
+  ops.def("copy_pages(Tensor(a!) pages, int[] source, int[] target) -> ()");
+  // rows [T, K, D] and cache [P, G, K, D] at slots [T] -> cosines [T]
+  ops.def("row_similarity(Tensor rows, Tensor cache, Tensor slots) -> Tensor");
+  // values [T] in R segments, bounds [R+1], counts [R] -> indices [sum of counts]
+  ops.def("select_lowest(Tensor values, int[] cu_rows, int[] counts) -> Tensor");
   // logits [M, V] -> five vectors [M]
   ops.def(
       "logits_statistics(Tensor logits, int forbidden_token) -> (Tensor candidate, Tensor top1, "

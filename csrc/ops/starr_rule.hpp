@@ -3,13 +3,10 @@
 #include <cmath>
 #include <cstdint>
 
+#include "ops/host_device.hpp"
+
 // The STaRR rule, once for CPU and CUDA: what happens at one position of one block. The formula is
 // in words in starr_engine/decoding/policies/starr.py, in PyTorch in starr_engine/ops_reference.py.
-#if defined(__CUDACC__)
-#define STARR_HOST_DEVICE __host__ __device__
-#else
-#define STARR_HOST_DEVICE
-#endif
 
 namespace starr {
 

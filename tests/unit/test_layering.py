@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 # starr_engine). Where SIDEWAYS says so, units of one level see each other too.
 LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
-    | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types"},
+    | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"},
     {"ops", "ops_reference", "_core"},
     {"layers"},
     {"cache", "decoding", "attention", "models"},

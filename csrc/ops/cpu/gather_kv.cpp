@@ -15,10 +15,7 @@ std::tuple<Tensor, Tensor> gather_kv(const Tensor& k_cache, const Tensor& v_cach
   const auto cache = PagedCache::check_arguments("gather_kv", k_cache, v_cache, slots, "slots");
   const std::int64_t num_rows = slots.size(0);
   const auto* slot = slots.const_data_ptr<std::int64_t>();
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    check(slot[row] >= 0 && slot[row] < cache.num_slots, "gather_kv: slots[", row, "] is ",
-          slot[row], ", the cache has ", cache.num_slots, " slots");
-  }
+  check_read_slots("gather_kv", slots, cache.num_slots);
   const auto shape = {num_rows, cache.num_heads, cache.head_dim};
   Tensor key = torch::stable::new_empty(k_cache, shape);
   Tensor value = torch::stable::new_empty(v_cache, shape);

@@ -5,35 +5,15 @@
 #include <cstring>
 #include <limits>
 
-// Three copies of each function that carries this are compiled, and the loader picks the one for
-// the machine: AVX-512, AVX2 with FMA, or plain SSE2. Wheels need no -march.
-#if defined(__x86_64__) && defined(__linux__) && !defined(__clang__) && __GNUC__ >= 12
-#define STARR_FOR_EACH_CPU \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define STARR_FOR_EACH_CPU
-#endif
+#include "ops/cpu/vectors.hpp"
 
 namespace starr::cpu {
 namespace {
-
-// The compiler's vector types: one, two or four machine vectors each, whatever the machine.
-constexpr int kLanes = 16;
-using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Ints = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
 
 // 4 kB: stays in the first-level cache between its two readings, and is short enough for
 // float32 partial sums (64 terms a lane) before they go into a double.
 constexpr std::int64_t kChunk = 1024;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-#define STARR_INLINE inline __attribute__((always_inline))
-
-STARR_INLINE Floats load(const float* from) {
-  Floats lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
 
 STARR_INLINE Floats all_lanes(float value) { return Floats{} + value; }
 

@@ -12,11 +12,7 @@ void store_kv(const Tensor& key, const Tensor& value, Tensor& k_cache, Tensor& v
               const Tensor& slot_mapping) {
   const auto args = StoreKvArguments::check_arguments(key, value, k_cache, v_cache, slot_mapping);
   const auto* slots = slot_mapping.const_data_ptr<std::int64_t>();
-  // All slots are checked before the first row is written: a call that fails changes nothing.
-  for (std::int64_t token = 0; token < args.num_tokens; ++token) {
-    check(slots[token] < args.cache.num_slots, "store_kv: slot_mapping[", token, "] is ",
-          slots[token], ", the cache has ", args.cache.num_slots, " slots");
-  }
+  check_optional_slots("store_kv", "slot_mapping", slot_mapping, args.cache.num_slots);
   const std::int64_t row_bytes = args.cache.row_bytes;
   const auto* k_from = static_cast<const char*>(key.const_data_ptr());
   const auto* v_from = static_cast<const char*>(value.const_data_ptr());

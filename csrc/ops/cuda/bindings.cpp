@@ -3,11 +3,15 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <tuple>
+#include <vector>
 
 #include "ops/checks.hpp"
 #include "ops/cuda/logits_statistics.cuh"
 #include "ops/cuda/paged_rows.cuh"
+#include "ops/cuda/row_similarity.cuh"
+#include "ops/cuda/select_lowest.cuh"
 #include "ops/cuda/stream.hpp"
+#include "ops/page_arguments.hpp"
 
 namespace starr::cuda {
 namespace {
@@ -48,6 +52,83 @@ std::tuple<Tensor, Tensor> gather_kv(const Tensor& k_cache, const Tensor& v_cach
   return {key, value};
 }
 
+void store_rows(const Tensor& rows, Tensor& pages, const Tensor& slots) {
+  const auto args = StoreRowsArguments::check_arguments(rows, pages, slots);
+  const DeviceGuard guard(pages.get_device_index());
+  check_launch("store_rows", launch_store_rows({.rows = rows.const_data_ptr(),
+                                                .pages = pages.mutable_data_ptr(),
+                                                .slots = slots.const_data_ptr<std::int64_t>(),
+                                                .num_rows = args.num_rows,
+                                                .row_bytes = args.pages.row_bytes,
+                                                .row_stride = args.row_stride_bytes},
+                                               current_stream(pages.get_device_index())));
+}
+
+Tensor gather_rows(const Tensor& pages, const Tensor& slots) {
+  const auto args = FeaturePages::check_arguments("gather_rows", pages, slots);
+  const DeviceGuard guard(pages.get_device_index());
+  Tensor rows = torch::stable::new_empty(pages, {slots.size(0), args.width});
+  check_launch("gather_rows", launch_gather_rows({.pages = pages.const_data_ptr(),
+                                                  .rows = rows.mutable_data_ptr(),
+                                                  .slots = slots.const_data_ptr<std::int64_t>(),
+                                                  .num_rows = slots.size(0),
+                                                  .row_bytes = args.row_bytes},
+                                                 current_stream(pages.get_device_index())));
+  return rows;
+}
+
+void copy_pages(Tensor& pages, const std::vector<std::int64_t>& source,
+                const std::vector<std::int64_t>& target) {
+  const auto args = CopyPagesArguments::check_arguments(pages, source, target);
+  const DeviceGuard guard(pages.get_device_index());
+  check_launch("copy_pages",
+               launch_copy_pages({.pages = pages.mutable_data_ptr(),
+                                  .source = source.data(),
+                                  .target = target.data(),
+                                  .num_copies = static_cast<std::int64_t>(source.size()),
+                                  .num_slabs = args.num_slabs,
+                                  .num_pages = args.num_pages,
+                                  .page_bytes = args.page_bytes},
+                                 current_stream(pages.get_device_index())));
+}
+
+RowDtype row_dtype(ScalarType dtype) {
+  if (dtype == ScalarType::BFloat16) return RowDtype::kBFloat16;
+  return dtype == ScalarType::Half ? RowDtype::kFloat16 : RowDtype::kFloat32;
+}
+
+Tensor row_similarity(const Tensor& rows, const Tensor& cache, const Tensor& slots) {
+  const auto args = RowSimilarityArguments::check_arguments(rows, cache, slots);
+  const DeviceGuard guard(cache.get_device_index());
+  Tensor similarity = torch::stable::new_empty(rows, {args.num_rows}, ScalarType::Float);
+  check_launch("row_similarity",
+               launch_row_similarity({.rows = rows.const_data_ptr(),
+                                      .cache = cache.const_data_ptr(),
+                                      .slots = slots.const_data_ptr<std::int64_t>(),
+                                      .similarity = similarity.mutable_data_ptr<float>(),
+                                      .dtype = row_dtype(cache.scalar_type()),
+                                      .num_rows = args.num_rows,
+                                      .row_size = args.row_size,
+                                      .row_stride = args.row_stride},
+                                     current_stream(cache.get_device_index())));
+  return similarity;
+}
+
+Tensor select_lowest(const Tensor& values, const std::vector<std::int64_t>& cu_rows,
+                     const std::vector<std::int64_t>& counts) {
+  const auto args = SelectLowestArguments::check_arguments(values, cu_rows, counts);
+  const DeviceGuard guard(values.get_device_index());
+  Tensor selected = torch::stable::new_empty(values, {args.num_selected}, ScalarType::Long);
+  check_launch("select_lowest",
+               launch_select_lowest({.values = values.const_data_ptr<float>(),
+                                     .cu_rows = cu_rows.data(),
+                                     .counts = counts.data(),
+                                     .num_segments = args.num_segments,
+                                     .selected = selected.mutable_data_ptr<std::int64_t>()},
+                                    current_stream(values.get_device_index())));
+  return selected;
+}
+
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tensor& logits,
                                                                      std::int64_t forbidden_token) {
   const auto shape = LogitsRows::check_arguments("logits_statistics", logits, forbidden_token);
@@ -81,5 +162,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tenso
 STABLE_TORCH_LIBRARY_IMPL(starr_engine, CUDA, ops) {
   ops.impl("store_kv", TORCH_BOX(&starr::cuda::store_kv));
   ops.impl("gather_kv", TORCH_BOX(&starr::cuda::gather_kv));
+  ops.impl("store_rows", TORCH_BOX(&starr::cuda::store_rows));
+  ops.impl("gather_rows", TORCH_BOX(&starr::cuda::gather_rows));
+  ops.impl("copy_pages", TORCH_BOX(&starr::cuda::copy_pages));
+  ops.impl("row_similarity", TORCH_BOX(&starr::cuda::row_similarity));
+  ops.impl("select_lowest", TORCH_BOX(&starr::cuda::select_lowest));
   ops.impl("logits_statistics", TORCH_BOX(&starr::cuda::logits_statistics));
 }

@@ -29,7 +29,37 @@ struct GatherKvParams {
   std::int64_t row_bytes;
 };
 
+struct StoreRowsParams {
+  const void* rows;           // [num_rows, row_bytes], rows row_stride apart
+  void* pages;                // [num_slots, row_bytes]
+  const std::int64_t* slots;  // [num_rows], negative = not written
+  std::int64_t num_rows;
+  std::int64_t row_bytes;
+  std::int64_t row_stride;
+};
+
+struct GatherRowsParams {
+  const void* pages;          // [num_slots, row_bytes]
+  void* rows;                 // [num_rows, row_bytes]
+  const std::int64_t* slots;  // [num_rows], each a valid slot
+  std::int64_t num_rows;
+  std::int64_t row_bytes;
+};
+
+struct CopyPagesParams {
+  void* pages;                 // [num_slabs, num_pages, page_bytes]
+  const std::int64_t* source;  // [num_copies], on the host: they travel in the kernel's arguments
+  const std::int64_t* target;  // [num_copies], on the host; distinct, and none of them a source
+  std::int64_t num_copies;
+  std::int64_t num_slabs;  // keys and values of each layer
+  std::int64_t num_pages;  // below 2^31
+  std::int64_t page_bytes;
+};
+
 cudaError_t launch_store_kv(const StoreKvParams& params, cudaStream_t stream);
 cudaError_t launch_gather_kv(const GatherKvParams& params, cudaStream_t stream);
+cudaError_t launch_store_rows(const StoreRowsParams& params, cudaStream_t stream);
+cudaError_t launch_gather_rows(const GatherRowsParams& params, cudaStream_t stream);
+cudaError_t launch_copy_pages(const CopyPagesParams& params, cudaStream_t stream);
 
 }  // namespace starr::cuda

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <cuda_bf16.h>
-
 #include <climits>
 #include <cstdint>
 #include <cstring>
+
+#include "ops/cuda/widen.cuh"
 
 // One pass of a thread block over a row of logits, for the kernels that need its softmax.
 namespace starr::cuda {
@@ -12,7 +12,6 @@ namespace starr::cuda {
 // 512 threads keep a row of 126,464 logits at 31 loads of 16 bytes a thread (bfloat16), with four
 // such blocks on one multiprocessor.
 inline constexpr int kThreads = 512;
-inline constexpr int kWarp = 32;
 inline constexpr float kInfinity = __builtin_huge_valf();
 
 // Online softmax of the logits one thread, then one warp, then the block has seen.
@@ -84,14 +83,13 @@ struct Partial {
   }
 
   __device__ Partial from_lane(int distance) const {
-    constexpr unsigned kAll = 0xffffffffu;
     Partial other;
-    other.max = __shfl_down_sync(kAll, max, distance);
-    other.second = __shfl_down_sync(kAll, second, distance);
-    other.sum = __shfl_down_sync(kAll, sum, distance);
-    other.weighted_sum = __shfl_down_sync(kAll, weighted_sum, distance);
-    other.argmax = __shfl_down_sync(kAll, argmax, distance);
-    other.first_nan = __shfl_down_sync(kAll, first_nan, distance);
+    other.max = __shfl_down_sync(kAllLanes, max, distance);
+    other.second = __shfl_down_sync(kAllLanes, second, distance);
+    other.sum = __shfl_down_sync(kAllLanes, sum, distance);
+    other.weighted_sum = __shfl_down_sync(kAllLanes, weighted_sum, distance);
+    other.argmax = __shfl_down_sync(kAllLanes, argmax, distance);
+    other.first_nan = __shfl_down_sync(kAllLanes, first_nan, distance);
     return other;
   }
 
@@ -115,9 +113,6 @@ struct Partial {
   __device__ float entropy() const { return or_nan(fmaxf(logf(sum) - weighted_sum / sum, 0.0f)); }
   __device__ float log_normalizer() const { return or_nan(max + logf(sum)); }
 };
-
-inline __device__ float widen(float value) { return value; }
-inline __device__ float widen(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 // What the kThreads threads of a block together saw of a row of `size` logits, `forbidden` left
 // out; complete in thread 0. Bound by memory: each logit is read once, nothing is stored.

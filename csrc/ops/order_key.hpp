@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "ops/host_device.hpp"
+
+namespace starr {
+
+// An integer that sorts as select_lowest wants the values: NaN, then ascending, -0 as 0. No value
+// has the largest one.
+STARR_HOST_DEVICE inline std::uint32_t order_key(float value) {
+  if (value != value) return 0;
+  const float unsigned_zero = value + 0.0f;
+  std::uint32_t bits;
+  memcpy(&bits, &unsigned_zero, sizeof bits);
+  constexpr std::uint32_t kSign = 1u << 31;
+  return (bits & kSign) != 0 ? ~bits : bits | kSign;
+}
+
+}  // namespace starr
