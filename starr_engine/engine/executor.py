@@ -8,6 +8,7 @@ from torch import Tensor
 from starr_engine.attention.base import AttentionBackend
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.models.base import DiffusionModel
 
 
@@ -25,17 +26,53 @@ class Executor:
         self._kv_pool = kv_pool
         self._backend = backend
 
+        self.drift_layer = model.spec.num_layers - 1
+        """Layer whose values say how far rows drift."""
+
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
-        """Logits [M, vocab_size] at ``batch.logits_rows``."""
-        pool, metadata = self._kv_pool, batch.attention
+        """Logits [M, vocab_size] at ``batch.logits_rows``.
+
+        What probes and measured rows say is added to their requests.
+        """
+        logits, similarity = self._run(batch)
+        if batch.probes or similarity is not None:
+            self._observe(batch, logits, similarity)
+        return logits
+
+    def _run(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the cosines of the measured rows if there are any."""
+        pool, metadata, measured = self._kv_pool, batch.attention, batch.measured
         keeps_rows = not all(metadata.fresh)
         step = self._backend.plan(metadata)
+        similarity: Tensor | None = None
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            nonlocal similarity
+            if measured is not None and layer == self.drift_layer:
+                similarity = measured.similarity(value, pool.layer(layer)[1])
             if keeps_rows:
                 pool.store(layer, key, value, metadata.slot_mapping)
             return step.attend(query, key, value, *pool.layer(layer))
 
         hidden = self._model(batch.input_ids, batch.positions, attention)
-        return self._model.compute_logits(hidden[batch.logits_rows])
+        return self._model.compute_logits(hidden[batch.logits_rows]), similarity
+
+    def _observe(self, batch: StepBatch, logits: Tensor, similarity: Tensor | None) -> None:
+        """Run the probes, and add all findings to the requests, with one copy to the host."""
+        found = [] if similarity is None else [similarity.double()]
+        if batch.probes:
+            rows = torch.tensor(batch.probed_rows, device=logits.device)
+            full = torch.cat([self._run(probe)[0] for probe in batch.probes])
+            errors = row_errors(logits[rows], full, self._model.spec.mask_token_id)
+            found.append(errors.flatten())
+        numbers = torch.cat(found).cpu().numpy()
+        if batch.measured is not None:
+            batch.measured.note(numbers[: len(batch.measured.rows)])
+        if batch.probes:
+            entries = [entry for probe in batch.probes for entry in probe.entries]
+            counts = [len(masks) for probe in batch.probes for masks in probe.score_positions]
+            errors_of = split_errors(numbers[-3 * sum(counts) :].reshape(-1, 3), counts)
+            for entry, each in zip(entries, errors_of, strict=True):
+                assert entry.running.probes is not None
+                entry.running.probes.add(each)
