@@ -56,7 +56,7 @@ def row_errors(cached: Tensor, full: Tensor, mask_token_id: int) -> Tensor:
     Returns:
         [m, 3] float64, see ``RowErrors``; NaN where either has no distribution.
     """
-    # Differences of 1e-6 are what an exact policy shows, so float32 would not do.
+    # An exact policy shows less than float32 could tell from 0.
     logs = []
     for logits in (full, cached):
         wide = logits.to(torch.float64, copy=True)
@@ -84,8 +84,8 @@ class ProbeTally:
         self._largest = np.zeros(3)
 
     def add(self, errors: RowErrors) -> None:
-        """One probe; rows without a distribution end their request and are not counted."""
-        errors = errors[~np.isnan(errors).any(axis=1)]
+        """One probe; rows whose logits are no finite numbers are not counted."""
+        errors = errors[np.isfinite(errors).all(axis=1)]
         self.num_probes += 1
         self.num_rows += len(errors)
         self._sums += errors.sum(axis=0)
