@@ -36,6 +36,7 @@ from torch import Tensor
 from benchmarks.harness import summary, time_calls, write_result
 from starr_engine import ops, ops_reference
 from starr_engine.decoding.policies.starr import StarrPolicy
+from starr_engine.engine.memory import free_host_memory
 from starr_engine.starr_types import StarrDecision, StarrState
 
 VOCAB, BLOCK_LENGTH = 126_464, 32
@@ -121,29 +122,21 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[Step], StarrDecision], int]] = {
 """With the bytes for each logit that its temporaries take at their peak."""
 
 
-def available_memory() -> int:
-    """Bytes, as Linux estimates it."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("/proc/meminfo has no MemAvailable; this benchmark needs Linux")
-
-
 def measure(rows: int, dtype: torch.dtype, repeats: int) -> list[dict[str, Any]]:
     """All implementations on one size; each result has ``skipped`` or its samples."""
     num_logits = rows * BLOCK_LENGTH * VOCAB
     results: list[dict[str, Any]] = []
     input_bytes = num_logits * dtype.itemsize
-    if input_bytes > MEMORY_SHARE * available_memory():
-        skipped = f"the logits take {input_bytes} bytes, {available_memory()} are available"
+    if input_bytes > MEMORY_SHARE * free_host_memory():
+        skipped = f"the logits take {input_bytes} bytes, {free_host_memory()} are available"
         return [{"rows": rows, "name": name, "skipped": skipped} for name in IMPLEMENTATIONS]
     steps = [make_step(rows, dtype) for _ in range(1 + LARGEST_CACHE_BYTES // input_bytes)]
     samples: dict[str, list[float]] = {}
     for name, (run, bytes_per_logit) in IMPLEMENTATIONS.items():
         needed = num_logits * bytes_per_logit
         results.append({"rows": rows, "name": name})
-        if needed > MEMORY_SHARE * available_memory():
-            results[-1]["skipped"] = f"it takes {needed} bytes, {available_memory()} are available"
+        if needed > MEMORY_SHARE * free_host_memory():
+            results[-1]["skipped"] = f"it takes {needed} bytes, {free_host_memory()} are available"
         else:
             check_same(run(steps[0]), fused(steps[0]))
             samples[name] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final, Literal, TypeGuard, get_args
 
 from starr_engine.errors import ConfigError
+from starr_engine.memory_size import MemorySize, parse_memory_size
 from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -14,14 +15,14 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
 
-_UNSET_COUNTS: Final = ("max_model_len", "mask_block_length", "num_pages", "num_threads")
-_COUNTS: Final = (
-    "max_num_requests",
-    "max_num_batched_tokens",
+_UNSET_COUNTS: Final = (
+    "max_model_len",
+    "mask_block_length",
     "page_size",
-    "kv_memory_bytes",
-    *_UNSET_COUNTS,
+    "num_pages",
+    "num_threads",
 )
+_COUNTS: Final = ("max_num_requests", "max_num_batched_tokens", *_UNSET_COUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,19 +54,25 @@ class EngineConfig:
     mask_block_length: int | None = None
     """Block length of a block-causal model's attention mask; None takes what its files say."""
 
-    page_size: int = 32
-    """Rows of a page."""
+    page_size: int | None = None
+    """Rows of a page; None is 32, or the next multiple of a block-causal model's block length."""
 
     num_pages: int | None = None
     """Pages of the pool, with the reserved page 0; None is as many as ``max_num_requests`` of the
-    longest length need, within ``kv_memory_bytes``."""
+    longest length need, within ``kv_memory``; twice that where prefixes are shared."""
 
-    kv_memory_bytes: int = 1 << 30
-    """Upper bound of the pool when ``num_pages`` is None."""
+    kv_memory: MemorySize = "1GiB"
+    """Most memory of the pages when ``num_pages`` is None, the reserved one not counted: bytes; a
+    fraction of what is free once the model is loaded, as a float or ``"50%"``, which must leave
+    room for activations; or a size such as ``"512MiB"`` or ``"2GB"``."""
 
     prefix_caching: bool = True
     """Whether requests share the pages of equal prefixes where that is exact: on block-causal
     models, between requests of one ``cache_salt``."""
+
+    canvas_cache: int = 8
+    """Canvases of bidirectional models whose first step is remembered for requests that begin
+    with the same one; 0 remembers none."""
 
     attention_backend: str = "auto"
     """A registered attention backend; ``auto`` takes the first that supports the model."""
@@ -83,6 +90,10 @@ class EngineConfig:
             if not _is_count(value := getattr(self, name))
             and not (value is None and name in _UNSET_COUNTS)
         ]
+        try:
+            parse_memory_size("kv_memory", self.kv_memory)
+        except ConfigError as error:
+            problems.append(str(error))
         if self.num_pages == 1:
             problems.append("num_pages must be at least 2: page 0 is reserved")
         if _is_count(self.num_threads) and self.num_threads > MAX_THREADS:
@@ -91,6 +102,8 @@ class EngineConfig:
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
         if not isinstance(self.prefix_caching, bool):
             problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
+        if not isinstance(self.canvas_cache, int) or self.canvas_cache < 0:
+            problems.append(f"canvas_cache must be an integer >= 0, got {self.canvas_cache!r}")
         if not isinstance(self.device, str):
             problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")
         if not isinstance(self.attention_backend, str):
@@ -116,6 +129,15 @@ class EngineConfig:
             if name not in known:
                 raise ConfigError(unknown_name("engine option", name, known))
         return cls(**options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedConfig(EngineConfig):
+    """Settings of an engine that runs: lengths and pages are chosen."""
+
+    max_model_len: int
+    page_size: int
+    num_pages: int
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -6,11 +6,11 @@ import argparse
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import starr_engine
-from starr_engine.config import EngineConfig
+from starr_engine.cli import memory_report
 from starr_engine.errors import KernelError
 
 Report = Mapping[str, object]
@@ -26,17 +26,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are not loaded",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    memory_report.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: If ``--model`` cannot be used.
+        ConfigError: If ``--model`` cannot be used, or another flag not with it.
     """
+    memory_report.check_model_is_named(args)
     report = machine_report()
     if args.model is not None:
-        report = {**report, "model": model_report(args.model)}
+        report = {**report, **model_report(args)}
     print(json.dumps(report, indent=2) if args.json else as_text(report))
 
 
@@ -86,25 +88,24 @@ def _compiled() -> Report:
     }
 
 
-def model_report(model: str) -> Report:
+def model_report(args: argparse.Namespace) -> Report:
     """A model's shape and what its cache costs, from its configuration alone.
 
     Raises:
-        ConfigError: If it cannot be found or is not supported.
+        ConfigError: If it cannot be found or is not supported, or a flag does not suit it.
     """
     from starr_engine.models.loader import build_model, resolve_model
 
-    folder = resolve_model(model)
-    built = build_model(folder)
+    folder = resolve_model(args.model)
+    built = build_model(folder, mask_block_length=args.mask_block_length)
     spec = built.spec
+    num_parameters = sum(weight.numel() for weight in built.parameters())
     values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
-    page_size = EngineConfig().page_size
-    pages = -(-spec.max_model_len // page_size)
-    return {
-        "name": model,
+    model = {
+        "name": args.model,
         "folder": str(folder),
         "architecture": spec.architecture,
-        "parameters": sum(weight.numel() for weight in built.parameters()),
+        "parameters": num_parameters,
         "layers": spec.num_layers,
         "hidden size": spec.hidden_size,
         "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
@@ -115,8 +116,8 @@ def model_report(model: str) -> Report:
         "mask token id": spec.mask_token_id,
         "EOS token ids": list(spec.eos_token_ids),
         "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
-        "pages of the longest request": f"{pages} of {page_size} rows",
     }
+    return {"model": model, **memory_report.memory_report(spec, num_parameters, args)}
 
 
 def as_text(report: Report) -> str:
@@ -129,9 +130,20 @@ def _lines(report: Report, indent: str) -> list[str]:
     for name, value in report.items():
         if isinstance(value, Mapping) and not indent:
             lines += [f"{name}:", *_lines(value, "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines += [f"{name}:", *_table(value)]
         else:
             lines.append(f"{indent}{name}: {_text(value)}")
     return lines
+
+
+def _table(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  " + "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True))
+        for line in cells
+    ]
 
 
 def _text(value: object) -> str:

@@ -25,6 +25,53 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="a shipped model's name, a folder in the published format, or a hub id "
         "(default: %(default)s)",
     )
+    add_memory_options(group)
+    group.add_argument(
+        "--batch-size",
+        dest="max_num_requests",
+        type=int,
+        metavar="N",
+        default=_ENGINE.max_num_requests,
+        help="requests that run at once (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num-pages",
+        type=int,
+        metavar="N",
+        default=_ENGINE.num_pages,
+        help="pages of the KV cache (default: as many as --batch-size requests of the longest "
+        "length need, within --kv-memory)",
+    )
+    group.add_argument(
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=_ENGINE.prefix_caching,
+        help="share pages of equal prefixes where that is exact (default: on)",
+    )
+    group.add_argument(
+        "--canvas-cache",
+        type=int,
+        metavar="N",
+        default=_ENGINE.canvas_cache,
+        help="equal canvases, such as samples of one prompt, whose first step is computed once; 0 "
+        "for none (default: %(default)s)",
+    )
+    group.add_argument(
+        "--attention-backend",
+        default=_ENGINE.attention_backend,
+        help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
+    )
+    group.add_argument(
+        "--num-threads",
+        type=int,
+        metavar="N",
+        default=_ENGINE.num_threads,
+        help="CPU threads (default: torch's own setting)",
+    )
+
+
+def add_memory_options(group: argparse._ArgumentGroup) -> None:
+    """Those flags of an engine that decide how many requests its pages hold."""
     group.add_argument(
         "--device", default=_ENGINE.device, help="cpu, cuda, cuda:N or auto (default: %(default)s)"
     )
@@ -34,14 +81,6 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default=_ENGINE.dtype,
         help="of weights, activations and pages; auto is float32 on CPU and bfloat16 on CUDA "
         "(default: %(default)s)",
-    )
-    group.add_argument(
-        "--batch-size",
-        dest="max_num_requests",
-        type=int,
-        metavar="N",
-        default=_ENGINE.max_num_requests,
-        help="requests that run at once (default: %(default)s)",
     )
     group.add_argument(
         "--max-model-len",
@@ -62,36 +101,30 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="ROWS",
         default=_ENGINE.page_size,
-        help="token rows of a page of the KV cache (default: %(default)s)",
+        help="token rows of a page of the KV cache (default: 32, or the next multiple of a "
+        "block-causal model's block length)",
     )
     group.add_argument(
-        "--num-pages",
-        type=int,
-        metavar="N",
-        default=_ENGINE.num_pages,
-        help="pages of the KV cache (default: as many as --batch-size requests of the longest "
-        "length need, within 1 GiB)",
-    )
-    group.add_argument(
-        "--attention-backend",
-        default=_ENGINE.attention_backend,
-        help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
-    )
-    group.add_argument(
-        "--num-threads",
-        type=int,
-        metavar="N",
-        default=_ENGINE.num_threads,
-        help="CPU threads (default: torch's own setting)",
+        "--kv-memory",
+        metavar="SIZE",
+        default=_ENGINE.kv_memory,
+        help="most memory of the KV cache: bytes, a size such as 512MiB or 2GB, or a fraction such "
+        "as 0.5 or 50%% of what is free once the model is loaded (default: %(default)s)",
     )
 
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
-        "model", "device", "dtype", "max_num_requests", "max_model_len", "mask_block_length",
-        "page_size", "num_pages", "attention_backend", "num_threads",
+        "model", "max_num_requests", "num_pages", "prefix_caching", "canvas_cache",
+        "attention_backend", "num_threads",
     )  # fmt: skip
+    return {name: getattr(args, name) for name in names} | memory_options(args)
+
+
+def memory_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Fields of ``EngineConfig`` from the flags of :func:`add_memory_options`."""
+    names = ("device", "dtype", "max_model_len", "mask_block_length", "page_size", "kv_memory")
     return {name: getattr(args, name) for name in names}
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.cache.base import StepKind, StepPlan
+from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
@@ -52,6 +53,9 @@ class StepBatch:
     refused: tuple[RefusedRequest, ...] = ()
     """Who takes no part, because no plan could be made or the plan breaks a rule."""
 
+    copies: tuple[PageCopy, ...] = ()
+    """Pages to copy, in order, before any row is written."""
+
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
 
@@ -80,6 +84,7 @@ class Batcher:
         mask_token_id: From the checkpoint; what shadow rows hold.
         device: Of the model.
         mask_block: Block length of the attention mask; None if it is bidirectional.
+        canvases: Says which pages to copy first.
         max_num_batched_tokens: Most rows of one forward of probes.
     """
 
@@ -88,10 +93,12 @@ class Batcher:
         page_size: int,
         mask_token_id: int,
         device: torch.device,
-        mask_block: int | None = None,
+        mask_block: int | None,
+        canvases: CanvasCache,
         *,
         max_num_batched_tokens: int,
     ) -> None:
+        self._canvases = canvases
         self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0)
         self._mask_token_id = mask_token_id
@@ -125,7 +132,12 @@ class Batcher:
             for entry, masks in zip(entries, scored, strict=True)
             if entry.running.is_probed
         ]
-        return replace(batch, refused=tuple(refused), probes=self._probes(probed))
+        return replace(
+            batch,
+            refused=tuple(refused),
+            copies=self._canvases.take_copies(),
+            probes=self._probes(probed),
+        )
 
     def _probes(
         self, probed: Sequence[tuple[ScheduledRequest, Positions]]

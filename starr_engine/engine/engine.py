@@ -14,6 +14,7 @@ from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
@@ -56,8 +57,10 @@ class Engine:
         self.device = loaded.device
         self.page_pool = loaded.page_pool
         self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.canvases = CanvasCache(loaded.page_pool, max_entries=loaded.config.canvas_cache)
         self.keeper = PageKeeper(
             loaded.page_pool,
+            canvases=self.canvases,
             identity=f"{loaded.config.model} {loaded.config.dtype} {self.spec}",
             share_prefixes=loaded.config.prefix_caching,
         )
@@ -72,6 +75,7 @@ class Engine:
             self.spec.mask_token_id,
             loaded.device,
             self.spec.block_length,
+            self.canvases,
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
         )
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
@@ -178,7 +182,15 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What has been done since the engine was made, and what it holds now."""
-        return self._stats.stats(self.scheduler, self.page_pool)
+        return self._stats.stats(self.scheduler, self.page_pool, self.canvases)
+
+    def reset_caches(self) -> None:
+        """Forget all prefixes and canvases that no running request uses; changes no output."""
+        self.canvases.clear()
+        # Whoever takes a page that is kept for its content takes the content with it.
+        pages = self.page_pool.try_allocate(self.page_pool.num_free)
+        assert pages is not None
+        self.page_pool.release(pages)
 
     @property
     def has_unfinished(self) -> bool:
@@ -275,7 +287,7 @@ class Engine:
         if cache.uses_pages and pages > available:
             raise RequestError(
                 f"the request needs {pages} pages of {self.config.page_size} rows, the pool has "
-                f"{available}; raise num_pages or kv_memory_bytes, or use cache='none'"
+                f"{available}; raise num_pages or kv_memory, or use cache='none'"
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")

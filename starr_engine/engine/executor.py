@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
+from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.models.base import DiffusionModel
+
+_ROWS_AT_ONCE: Final = 64
+"""Rows whose logits probes compare at once, in float64."""
 
 
 class Executor:
@@ -25,7 +31,6 @@ class Executor:
         self._model = model
         self._kv_pool = kv_pool
         self._backend = backend
-
         self.drift_layer = model.spec.num_layers - 1
         """Layer whose values say how far rows drift."""
 
@@ -46,6 +51,8 @@ class Executor:
         keeps_rows = not all(metadata.fresh)
         step = self._backend.plan(metadata)
         similarity: Tensor | None = None
+        for copy in batch.copies:
+            ops.copy_pages(pool.pages, copy.source, copy.target)
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             nonlocal similarity
@@ -62,17 +69,20 @@ class Executor:
         """Run the probes, and add all findings to the requests, with one copy to the host."""
         found = [] if similarity is None else [similarity.double()]
         if batch.probes:
-            rows = torch.tensor(batch.probed_rows, device=logits.device)
+            probed = torch.tensor(batch.probed_rows, device=logits.device)
             full = torch.cat([self._run(probe)[0] for probe in batch.probes])
-            errors = row_errors(logits[rows], full, self._model.spec.mask_token_id)
-            found.append(errors.flatten())
+            pieces = zip(probed.split(_ROWS_AT_ONCE), full.split(_ROWS_AT_ONCE), strict=True)
+            mask = self._model.spec.mask_token_id
+            found += [row_errors(logits[rows], piece, mask).flatten() for rows, piece in pieces]
         numbers = torch.cat(found).cpu().numpy()
+        num_measured = 0
         if batch.measured is not None:
-            batch.measured.note(numbers[: len(batch.measured.rows)])
+            num_measured = len(batch.measured.rows)
+            batch.measured.note(numbers[:num_measured])
         if batch.probes:
             entries = [entry for probe in batch.probes for entry in probe.entries]
             counts = [len(masks) for probe in batch.probes for masks in probe.score_positions]
-            errors_of = split_errors(numbers[-3 * sum(counts) :].reshape(-1, 3), counts)
+            errors_of = split_errors(numbers[num_measured:].reshape(-1, 3), counts)
             for entry, each in zip(entries, errors_of, strict=True):
                 assert entry.running.probes is not None
                 entry.running.probes.add(each)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Final
 
 import torch
 
@@ -10,18 +12,22 @@ from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
 from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool, bytes_per_page
-from starr_engine.config import Dtype, EngineConfig
+from starr_engine.config import Dtype, EngineConfig, ResolvedConfig
+from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loader import load_model, resolve_model
 from starr_engine.tokenization import Tokenizer
+
+PAGE_SIZE: Final = 32
+"""Least rows of a page whose size is left open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedEngine:
     """Everything an engine is made of, with every ``auto`` of its settings replaced."""
 
-    config: EngineConfig
+    config: ResolvedConfig
     device: torch.device
     model: DiffusionModel
     tokenizer: Tokenizer | None
@@ -35,7 +41,7 @@ def load(config: EngineConfig) -> LoadedEngine:
 
     Raises:
         ConfigError: If the model, device, dtype or backend cannot be used.
-        CapacityError: If not even one page fits into ``kv_memory_bytes``, or the pool does not
+        CapacityError: If not even one page fits into ``kv_memory``, or the pool does not
             fit into the machine's memory.
     """
     device = resolve_device(config.device)
@@ -46,22 +52,21 @@ def load(config: EngineConfig) -> LoadedEngine:
     folder = resolve_model(config.model)
     model = load_model(folder, device, dtype, mask_block_length=config.mask_block_length)
     spec = model.spec
-    config = resolve_lengths(config, spec, dtype)
-    assert config.num_pages is not None
+    resolved = resolve_lengths(config, spec, dtype, lambda: free_memory(device))
     shape = AttentionShape(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
-        page_size=config.page_size,
+        page_size=resolved.page_size,
         dtype=dtype,
         device=device,
     )
     backend = make_backend(config.attention_backend, shape)
-    kv_pool = _make_kv_pool(config, spec, dtype, device)
+    kv_pool = _make_kv_pool(resolved, spec, dtype, device)
     has_tokenizer = (folder / "tokenizer.json").is_file()
     return LoadedEngine(
         config=replace(
-            config,
+            resolved,
             device=str(device),
             dtype=dtype_name,
             attention_backend=backend.name,
@@ -69,16 +74,15 @@ def load(config: EngineConfig) -> LoadedEngine:
         device=device,
         model=model,
         tokenizer=Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer else None,
-        page_pool=PagePool(config.num_pages, config.page_size),
+        page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
         backend=backend,
     )
 
 
 def _make_kv_pool(
-    config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
+    config: ResolvedConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
 ) -> KVPool:
-    assert config.num_pages is not None
     try:
         return KVPool(
             num_layers=spec.num_layers,
@@ -92,7 +96,7 @@ def _make_kv_pool(
     except RuntimeError as error:  # torch's, on every device: no memory, or a size beyond 64 bits
         raise CapacityError(
             f"a pool of {config.num_pages} pages of {config.page_size} rows does not fit into the "
-            f"memory of {device}; lower num_pages or kv_memory_bytes"
+            f"memory of {device}; lower num_pages or kv_memory"
         ) from error
 
 
@@ -125,32 +129,88 @@ def resolve_dtype(name: Dtype, device: torch.device) -> Dtype:
     return name
 
 
-def resolve_lengths(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -> EngineConfig:
+def resolve_lengths(
+    config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, free: Callable[[], int]
+) -> ResolvedConfig:
     """Replace unset lengths and pages by what the model allows and the memory holds.
 
+    Args:
+        config: As users gave it.
+        spec: Of the model.
+        dtype: Of the pages.
+        free: Gives the bytes that are free beside the model.
+
     Raises:
-        ConfigError: If ``max_model_len`` is beyond the model's own limit.
-        CapacityError: If ``num_pages`` is not set and ``kv_memory_bytes`` holds no page.
+        ConfigError: If ``max_model_len`` is beyond the model's own limit, ``page_size`` does not
+            suit its attention, or ``kv_memory`` is a fraction and the machine does not say of what.
+        CapacityError: If ``num_pages`` is not set and ``kv_memory`` holds no page.
     """
-    limit = config.max_model_len or spec.max_model_len
-    if limit > spec.max_model_len:
+    limit = resolve_max_model_len(config.max_model_len, spec)
+    page_size = resolve_page_size(config.page_size, spec.block_length)
+    num_pages = config.num_pages
+    if num_pages is None:
+        page_bytes = spec_page_bytes(spec, page_size, dtype)
+        budget = memory_budget(config.kv_memory, free)
+        if budget < page_bytes:
+            raise CapacityError(
+                f"kv_memory={config.kv_memory!r} ({budget} bytes) holds no page of {page_bytes} "
+                f"bytes ({page_size} rows); raise it, or lower page_size"
+            )
+        wanted = config.max_num_requests * -(-limit // page_size)
+        if config.prefix_caching and spec.block_length is not None:
+            wanted *= 2  # as many again for prefixes that no request uses at the moment
+        # Page 0 is reserved: padding rows write there.
+        num_pages = min(wanted, budget // page_bytes) + 1
+    given = {entry.name: getattr(config, entry.name) for entry in fields(config)}
+    lengths = {"max_model_len": limit, "page_size": page_size, "num_pages": num_pages}
+    return ResolvedConfig(**given | lengths)
+
+
+def resolve_max_model_len(limit: int | None, spec: ModelSpec) -> int:
+    """The length asked for, or the model's own.
+
+    Raises:
+        ConfigError: If it is beyond the model's own.
+    """
+    if limit is not None and limit > spec.max_model_len:
         raise ConfigError(
             f"max_model_len={limit} is beyond the model's own limit of {spec.max_model_len}"
         )
-    page_bytes = bytes_per_page(
+    return limit or spec.max_model_len
+
+
+def resolve_page_size(page_size: int | None, block_length: int | None) -> int:
+    """Rows of a page; a multiple of the block length of a block-causal model.
+
+    A sealed page never changes, so its last row must be the last of a block.
+
+    Args:
+        page_size: As users gave it; None takes the first size of at least 32 that suits.
+        block_length: Of a block-causal model; None if it is bidirectional.
+
+    Raises:
+        ConfigError: If the size asked for does not suit; names some that do.
+    """
+    block = block_length or 1
+    if page_size is None:
+        return -(-PAGE_SIZE // block) * block
+    if page_size % block:
+        below = page_size // block * block
+        sizes = [size for size in (below, below + block) if size]
+        raise ConfigError(
+            f"page_size={page_size} does not suit a model whose blocks have {block} tokens, "
+            f"because pages must end where blocks end; take a multiple of {block}, such as "
+            f"{' or '.join(map(str, sizes))}"
+        )
+    return page_size
+
+
+def spec_page_bytes(spec: ModelSpec, page_size: int, dtype: torch.dtype) -> int:
+    """Memory of one page of a model's keys and values."""
+    return bytes_per_page(
         num_layers=spec.num_layers,
-        page_size=config.page_size,
+        page_size=page_size,
         num_kv_heads=spec.num_kv_heads,
         head_dim=spec.head_dim,
         dtype=dtype,
     )
-    affordable = config.kv_memory_bytes // page_bytes
-    wanted = config.max_num_requests * -(-limit // config.page_size)
-    # Page 0 is reserved: padding rows write there.
-    num_pages = config.num_pages or min(wanted, affordable) + 1
-    if num_pages < 2:
-        raise CapacityError(
-            f"kv_memory_bytes={config.kv_memory_bytes} holds no page of {page_bytes} bytes "
-            f"({config.page_size} rows); raise it, or lower page_size"
-        )
-    return replace(config, max_model_len=limit, num_pages=num_pages)

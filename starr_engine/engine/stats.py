@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starr_engine._core import PagePool
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.probing import ProbeTally
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
@@ -56,6 +57,12 @@ class EngineStats:
     prefix_misses: int
     """Whole pages that it looked for in vain."""
 
+    canvas_hits: int
+    """Requests that were spared their first step's context, see ``EngineConfig.canvas_cache``."""
+
+    canvas_misses: int
+    """Requests whose first step was looked for in vain."""
+
     drift: CacheDrift
     """What the probes of all requests have found; ``probe_forwards`` counts requests, too."""
 
@@ -87,12 +94,13 @@ class StatsKeeper:
         self._num_finished += reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._ended.include(running)
 
-    def stats(self, scheduler: Scheduler, pool: PagePool) -> EngineStats:
+    def stats(self, scheduler: Scheduler, pool: PagePool, canvases: CanvasCache) -> EngineStats:
         """The numbers of now.
 
         Args:
             scheduler: Knows the unfinished requests.
             pool: Of the same engine.
+            canvases: Of the same engine.
         """
         totals = self._ended.copy()
         for running in scheduler.unfinished:
@@ -116,6 +124,8 @@ class StatsKeeper:
             num_evicted_pages=counts.evictions,
             prefix_hits=counts.hits,
             prefix_misses=counts.misses,
+            canvas_hits=canvases.num_hits,
+            canvas_misses=canvases.num_misses,
             drift=totals.probes.report(),
         )
 

@@ -53,7 +53,8 @@ def told(output: RequestOutput) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def test_probes_change_nothing_alone_and_in_a_mixed_batch(llm: LLM) -> None:
+def test_probes_change_nothing_alone_and_in_a_mixed_batch(folder: Path) -> None:
+    llm = make_llm(folder, canvas_cache=0)  # what it saves would show in the rows computed
     prompts = as_prompts(random_prompts(len(KINDS), seed=1))
     numbers = range(len(KINDS))
     plain = llm.generate(prompts, [asked(kind, 0.0) for kind in numbers])
@@ -157,7 +158,7 @@ def test_probes_keep_to_the_row_budget(folder: Path, monkeypatch: pytest.MonkeyP
         return run(batch)
 
     monkeypatch.setattr(llm.engine.executor, "_run", look)
-    prompts = as_prompts([[5] * 6] * 6)  # canvases of 22 rows: two in a forward
+    prompts = as_prompts([[5 + at] * 6 for at in range(6)])  # canvases of 22 rows: two in a forward
     params = [asked(0, 1.0, seed=seed, cache_args={}) for seed in range(6)]
     outputs = llm.generate(prompts, params)
     assert max(sizes) <= 50

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from starr_engine import LLM, SamplingParams
-from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
+from starr_engine.engine.memory import free_memory
+from tests.helpers.engines import (
+    as_prompts,
+    assert_all_pages_free,
+    make_llm,
+    random_prompts,
+    sharp_checkpoint,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -116,7 +123,7 @@ def test_many_requests_leave_no_memory_behind(cuda: LLM) -> None:
     assert all(run_once() <= first for _ in range(10))
     pool = cuda.engine.page_pool
     pool.check_invariants()
-    assert pool.num_free == pool.num_pages - 1
+    assert_all_pages_free(cuda.engine)
 
 
 def test_aborting_frees_pages_and_memory(cuda: LLM) -> None:
@@ -129,7 +136,7 @@ def test_aborting_frees_pages_and_memory(cuda: LLM) -> None:
         left = torch.cuda.memory_allocated()
         assert before is None or left <= before
         before = left
-    assert cuda.engine.page_pool.num_free == cuda.engine.page_pool.num_pages - 1
+    assert_all_pages_free(cuda.engine)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -152,3 +159,10 @@ def test_auto_takes_cuda_and_bfloat16(folder: Path) -> None:
     config = LLM(str(folder)).engine.config
     assert config.device.startswith("cuda")
     assert config.dtype == "bfloat16"
+
+
+def test_a_fraction_of_the_free_gpu_memory_bounds_the_pool(folder: Path) -> None:
+    free = free_memory(torch.device("cuda"))
+    assert 0 < free <= torch.cuda.get_device_properties(0).total_memory
+    # About a million bytes are 40 pages; all requests at full length would take 128.
+    assert 20 < make_llm(folder, device="cuda", kv_memory=1e6 / free).engine.config.num_pages < 80

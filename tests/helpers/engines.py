@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from starr_engine import LLM, RequestOutput, SamplingParams
+from starr_engine.engine.engine import Engine
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.llada_reference import LLaDAReference
-from tests.helpers.reference_engine import ReferenceOutput, reference_generate
+from tests.helpers.reference_caches import DEFAULTS, CachedForward, CachedOutput
+from tests.helpers.reference_dllm import FeatureForward
+from tests.helpers.reference_engine import ReferenceOutput, blocks_of, reference_generate
 from tests.helpers.reference_wino import reference_wino
 
 
@@ -63,6 +66,34 @@ class Reference:
             template,
         )
 
+    def generate_cached(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        template: Sequence[int | None] | None = None,
+    ) -> CachedOutput:
+        """One request, alone, under its cache policy."""
+        mask, eos = self.config["mask_token_id"], [self.config["eos_token_id"]]
+        rest = [None] * params.max_tokens if template is None else template
+        masks = [len(prompt) + i for i, token in enumerate(rest) if token is None]
+        args = DEFAULTS[params.cache] | dict(params.cache_args)
+        assert args.keys() == DEFAULTS[params.cache].keys()
+        forward: CachedForward | FeatureForward
+        if params.cache == "dllm":
+            forward = FeatureForward(self.model, args, prompt_len=masks[0])
+        else:
+            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length or 32))
+            forward = CachedForward(self.model, params.cache, args, mask, blocks)
+        out = reference_generate(forward, prompt, params, mask, eos, template)
+        return CachedOutput(
+            out.token_ids,
+            out.finish_reason,
+            out.nfe,
+            out.num_unmasked,
+            forward.computed_rows,
+            forward.narrowest,
+        )
+
 
 def assert_same(output: RequestOutput, expected: ReferenceOutput) -> None:
     """Token for token, and forward for forward."""
@@ -90,3 +121,11 @@ def make_llm(folder: Path, **options: Any) -> LLM:
     """An engine on the CPU in float32."""
     torch.manual_seed(0)
     return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))
+
+
+def assert_all_pages_free(engine: Engine) -> None:
+    """Nothing is running, and no page is held by anything but the canvas cache."""
+    assert not engine.has_unfinished
+    engine.reset_caches()
+    engine.page_pool.check_invariants()
+    assert engine.page_pool.num_free == engine.page_pool.num_pages - 1

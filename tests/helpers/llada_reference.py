@@ -16,6 +16,8 @@ import numpy.typing as npt
 from safetensors.torch import load_file
 
 Array = npt.NDArray[np.float64]
+Turned = npt.NDArray[np.complex128]
+"""Rotated queries or keys."""
 
 
 class LLaDAReference:
@@ -42,53 +44,83 @@ class LLaDAReference:
     ) -> Array:
         """Logits [length, vocabulary]; positions default to 0, 1, 2, ..., all rows see all."""
         where = np.arange(len(token_ids)) if positions is None else np.asarray(positions)
-        x = self._weight("wte")[np.asarray(token_ids)]
-        for index in range(self.config["n_layers"]):
-            x = x + self._attention(f"blocks.{index}", x, where, visible)
-            x = x + self._feed_forward(f"blocks.{index}", x)
+        x = self.embed(token_ids)
+        for layer in range(self.num_layers):
+            query, key = self.query_key(layer, x, where)
+            x = x + self.attend(layer, query, key, self.value(layer, x), visible)
+            x = x + self.feed_forward(layer, x)
+        return self.head(x)
+
+    @property
+    def num_layers(self) -> int:
+        return int(self.config["n_layers"])
+
+    def embed(self, token_ids: Sequence[int]) -> Array:
+        """Rows [length, hidden] of the first layer."""
+        return self._weight("wte")[np.asarray(token_ids, np.int64)]
+
+    def query_key(
+        self, layer: int, x: Array, positions: npt.NDArray[np.int64]
+    ) -> tuple[Turned, Turned]:
+        """Rotated queries and keys [rows, heads, head_dim / 2] of rows [rows, hidden]."""
+        normed = self._norm(f"blocks.{layer}.attn_norm", x)
+        query, key = (
+            self._linear(f"blocks.{layer}.{name}", normed).reshape(len(x), -1, self._head_dim)
+            for name in ("q_proj", "k_proj")
+        )
+        return self._turn(query, positions), self._turn(key, positions)
+
+    def value(self, layer: int, x: Array) -> Array:
+        """Values [rows, heads, head_dim] of rows [rows, hidden]."""
+        normed = self._norm(f"blocks.{layer}.attn_norm", x)
+        return self._linear(f"blocks.{layer}.v_proj", normed).reshape(len(x), -1, self._head_dim)
+
+    def attend(
+        self,
+        layer: int,
+        query: Turned,
+        key: Turned,
+        value: Array,
+        visible: npt.NDArray[np.bool_] | None = None,
+    ) -> Array:
+        """What attention adds to rows [queries, hidden]; ``visible`` is [queries, keys]."""
+        num_heads = query.shape[1]
+        outputs = []
+        for head in range(num_heads):
+            shared = head * key.shape[1] // num_heads
+            # The real part of a . conj(b) is the scalar product of the pairs.
+            scores = (query[:, head] @ key[:, shared].conj().T).real / np.sqrt(self._head_dim)
+            if visible is not None:
+                scores = np.where(visible, scores, -np.inf)
+            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
+            outputs.append(odds / odds.sum(axis=1, keepdims=True) @ value[:, shared])
+        return self._linear(f"blocks.{layer}.attn_out", np.concatenate(outputs, axis=1))
+
+    def feed_forward(self, layer: int, x: Array) -> Array:
+        """What the feed-forward network adds to rows [rows, hidden]."""
+        block = f"blocks.{layer}"
+        normed = self._norm(f"{block}.ff_norm", x)
+        gate = self._linear(f"{block}.ff_proj", normed)
+        gate = gate / (1 + np.exp(-gate))
+        return self._linear(f"{block}.ff_out", gate * self._linear(f"{block}.up_proj", normed))
+
+    def head(self, x: Array) -> Array:
+        """Logits [rows, vocabulary]."""
         x = self._norm("ln_f", x)
         if self.config["weight_tying"]:
             return x @ self._weight("wte").T
         return self._linear("ff_out", x)
 
-    def _attention(
-        self,
-        block: str,
-        x: Array,
-        positions: npt.NDArray[np.int64],
-        visible: npt.NDArray[np.bool_] | None,
-    ) -> Array:
-        num_heads = self.config["n_heads"]
-        head_dim = self.config["d_model"] // num_heads
-        normed = self._norm(f"{block}.attn_norm", x)
-        queries = self._linear(f"{block}.q_proj", normed).reshape(len(x), -1, head_dim)
-        keys = self._linear(f"{block}.k_proj", normed).reshape(len(x), -1, head_dim)
-        values = self._linear(f"{block}.v_proj", normed).reshape(len(x), -1, head_dim)
-        outputs = []
-        for head in range(num_heads):
-            shared = head * keys.shape[1] // num_heads
-            query = self._turn(queries[:, head], positions)
-            key = self._turn(keys[:, shared], positions)
-            # The real part of a . conj(b) is the scalar product of the pairs.
-            scores = (query @ key.conj().T).real / np.sqrt(head_dim)
-            if visible is not None:
-                scores = np.where(visible, scores, -np.inf)
-            odds = np.exp(scores - scores.max(axis=1, keepdims=True))
-            outputs.append(odds / odds.sum(axis=1, keepdims=True) @ values[:, shared])
-        return self._linear(f"{block}.attn_out", np.concatenate(outputs, axis=1))
+    @property
+    def _head_dim(self) -> int:
+        return int(self.config["d_model"] // self.config["n_heads"])
 
-    def _turn(self, head: Array, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.complex128]:
-        half = head.shape[1] // 2
+    def _turn(self, heads: Array, positions: npt.NDArray[np.int64]) -> Turned:
+        half = heads.shape[-1] // 2
         speed = float(self.config["rope_theta"]) ** (-np.arange(half) / half)
-        turn: npt.NDArray[np.complex128] = np.exp(1j * np.outer(positions, speed))
-        turn *= head[:, :half] + 1j * head[:, half:]
-        return turn
-
-    def _feed_forward(self, block: str, x: Array) -> Array:
-        normed = self._norm(f"{block}.ff_norm", x)
-        gate = self._linear(f"{block}.ff_proj", normed)
-        gate = gate / (1 + np.exp(-gate))
-        return self._linear(f"{block}.ff_out", gate * self._linear(f"{block}.up_proj", normed))
+        turn: Turned = np.exp(1j * np.outer(positions, speed))[:, None]
+        turned: Turned = turn * (heads[..., :half] + 1j * heads[..., half:])
+        return turned
 
     def _norm(self, name: str, x: Array) -> Array:
         length = np.sqrt((x**2).mean(axis=1, keepdims=True) + self.config["rms_norm_eps"])

@@ -5,7 +5,7 @@ Obviously right rather than fast. The engine with cache ``none`` must equal it t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,13 @@ def reference_generate(
     mask: int,
     eos: Sequence[int],
     template: Sequence[int | None] | None = None,
+    mask_block: int | None = None,
 ) -> ReferenceOutput:
-    """Generate; ``template`` is what stands behind the prompt instead of ``max_tokens`` masks."""
+    """Generate; ``template`` is what stands behind the prompt instead of ``max_tokens`` masks.
+
+    With ``mask_block`` the model is block-causal: blocks end at its multiples, and ``logits_of``
+    is given the canvas up to the end of the active block, behind which nothing exists.
+    """
     canvas = list(prompt) + [mask] * params.max_tokens
     banned = [mask]
     ends = set(params.stop_token_ids) | (set() if params.ignore_eos else set(eos))
@@ -45,12 +50,12 @@ def reference_generate(
     fixed = [token != mask for token in canvas]
     first, last = fixed.index(False), len(fixed) - fixed[::-1].index(False)
     nfe = unmasked = 0
-    for start in range(first, last, params.block_length):
-        length = min(params.block_length, last - start)
+    for start, stop in blocks_of(first, last, mask_block or params.block_length or 32, mask_block):
+        length = stop - start
         rule = make_rule(params.remasking, length, dict(params.remasking_args))
         block = range(start, start + length)
         while any(canvas[i] == mask for i in block):
-            logits = logits_of(canvas)[start : start + length].copy()
+            logits = logits_of(canvas[:stop] if mask_block else canvas)[start:stop].copy()
             logits[:, banned] = -np.inf
             probabilities = plain_softmax(logits, mask)
             masked = [canvas[i] == mask for i in block]
@@ -76,11 +81,25 @@ def reference_generate(
                 canvas[start + i] = mask
             nfe += 1
             unmasked += len(unmask) - len(revoke)
-        output = canvas[first : start + length]
+        output = canvas[first:stop]
         found = [at for at, token in enumerate(output) if token in ends]
         if found:
             return ReferenceOutput(output[: found[0]], "stop", nfe, unmasked)
     return ReferenceOutput(canvas[first:last], "length", nfe, unmasked)
+
+
+def blocks_of(
+    first: int, last: int, length: int, mask_block: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """First position and the one behind the last of each block of [first, last).
+
+    Blocks are counted from ``first``, or from position 0 if the model's attention knows blocks.
+    """
+    start = first
+    while start < last:
+        stop = start + length if mask_block is None else (start // length + 1) * length
+        yield start, min(stop, last)
+        start = stop
 
 
 def choose(

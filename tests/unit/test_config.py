@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from starr_engine import CapacityError, ConfigError, EngineConfig, SamplingParams
-from starr_engine.engine.loading import resolve_device, resolve_dtype
+from starr_engine.engine.loading import resolve_device, resolve_dtype, resolve_page_size
 from tests.helpers.engines import as_prompts, make_llm, sharp_checkpoint
 
 
@@ -24,8 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"max_num_requests": 0}, "max_num_requests must be an integer >= 1, got 0"),
         ({"max_num_requests": True}, "max_num_requests must be an integer >= 1, got True"),
-        ({"kv_memory_bytes": 1e9}, "kv_memory_bytes must be an integer >= 1, got 1000000000.0"),
-        ({"page_size": None}, "page_size must be an integer >= 1, got None"),
+        ({"kv_memory": 1e9}, r"kv_memory must be bytes .* or '1.5GB' .*, got 1000000000.0"),
+        ({"page_size": 0}, "page_size must be an integer >= 1, got 0"),
         ({"mask_block_length": 0}, "mask_block_length must be an integer >= 1, got 0"),
         ({"num_pages": 1}, "num_pages must be at least 2: page 0 is reserved"),
         ({"num_threads": 10**6}, "num_threads must be at most 1024, got 1000000"),
@@ -48,8 +48,8 @@ def test_a_setting_of_the_wrong_kind_or_range_is_refused(
 
 
 def test_all_problems_are_named_at_once() -> None:
-    with pytest.raises(ConfigError, match=r"page_size .*; dtype .*; model "):
-        EngineConfig(page_size=0, dtype="int8", model="")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"page_size .*; kv_memory .*; dtype .*; model "):
+        EngineConfig(page_size=0, kv_memory="?", dtype="int8", model="")  # type: ignore[arg-type]
 
 
 def test_a_block_length_for_a_bidirectional_model_is_refused(folder: Path) -> None:
@@ -88,14 +88,56 @@ def test_the_pool_holds_every_request_at_full_length_or_what_the_memory_allows(
     assert roomy.config.max_model_len == 256
     assert roomy.page_pool.num_pages == 3 * 8 + 1
     # Two layers of keys and values, 4 heads of 12 float32 numbers: 768 bytes a row.
-    tight = make_llm(folder, kv_memory_bytes=5 * 32 * 768 + 100).engine
+    tight = make_llm(folder, kv_memory=5 * 32 * 768 + 100).engine
     assert tight.page_pool.num_pages == 5 + 1
     assert tight.config.num_pages == 5 + 1
+    assert (tight.config.page_size, tight.page_pool.page_size) == (32, 32)
+
+
+def test_a_fraction_is_one_of_what_is_free_once_the_model_is_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def free(device: torch.device) -> int:
+        asked.append(device)
+        return 12 * 32 * 768
+
+    monkeypatch.setattr("starr_engine.engine.loading.free_memory", free)
+    for half in (0.5, "0.5", "50%"):
+        assert make_llm(folder, kv_memory=half).engine.config.num_pages == 6 + 1
+    assert asked == [torch.device("cpu")] * 3
+    with pytest.raises(
+        CapacityError, match=r"kv_memory='8%' \(23592 bytes\) holds no page of 24576"
+    ):
+        make_llm(folder, kv_memory="8%")
+    # Neither a size nor a given number of pages needs to know what is free.
+    make_llm(folder, kv_memory="1MiB")
+    make_llm(folder, kv_memory=0.5, num_pages=3)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("asked", "block_length", "page_size"),
+    [(None, None, 32), (None, 4, 32), (None, 12, 36), (None, 32, 32), (None, 64, 64), (7, None, 7),
+     (48, 16, 48), (16, 16, 16)],
+)  # fmt: skip
+def test_pages_end_where_blocks_end(
+    asked: int | None, block_length: int | None, page_size: int
+) -> None:
+    assert resolve_page_size(asked, block_length) == page_size
+
+
+@pytest.mark.parametrize(("asked", "remedy"), [(40, "such as 32 or 48"), (5, "such as 16")])
+def test_a_page_size_that_would_split_a_block_is_refused(asked: int, remedy: str) -> None:
+    message = f"page_size={asked} does not suit .* blocks have 16 tokens.* multiple of 16, {remedy}"
+    with pytest.raises(ConfigError, match=f"{message}$"):
+        resolve_page_size(asked, 16)
 
 
 def test_a_pool_that_cannot_be_had_is_a_capacity_error(folder: Path) -> None:
-    with pytest.raises(CapacityError, match="kv_memory_bytes=100 holds no page of 24576 bytes"):
-        make_llm(folder, kv_memory_bytes=100)
+    with pytest.raises(CapacityError, match=r"kv_memory=100 \(100 bytes\) holds no page of 24576"):
+        make_llm(folder, kv_memory=100)
     for num_pages in (10**12, 10**18):
         with pytest.raises(CapacityError, match=f"a pool of {num_pages} pages .* lower num_pages"):
             make_llm(folder, num_pages=num_pages)

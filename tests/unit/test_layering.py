@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 # starr_engine). Where SIDEWAYS says so, units of one level see each other too.
 LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
-    | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"},
+    | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"}
+    | {"memory_size"},
     {"ops", "ops_reference", "_core"},
     {"layers"},
     {"cache", "decoding", "attention", "models"},

@@ -80,6 +80,12 @@ def test_failed_requests_count(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (stats.num_failed, stats.num_finished, stats.num_steps) == (1, 0, 1)
 
 
+def test_equal_canvases_count(llm: LLM) -> None:
+    llm.generate(as_prompts([[5, 6]] * 2), small())
+    stats = llm.stats()
+    assert (stats.canvas_hits, stats.canvas_misses) == (1, 1)
+
+
 def test_shared_prefixes_and_preemptions_count(tmp_path: Path) -> None:
     config = sdar_config(max_position_embeddings=128)
     folder = write_sdar_checkpoint(tmp_path, config, sdar_tensors(config, seed=1))

@@ -1,0 +1,137 @@
+"""What a model's cache costs and how many requests it holds, before any weight is loaded."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
+
+from starr_engine.cli.options import add_memory_options, memory_options
+from starr_engine.config import EngineConfig
+from starr_engine.errors import ConfigError, StarrError
+from starr_engine.memory_size import parse_memory_size
+
+if TYPE_CHECKING:
+    from starr_engine.models.base import ModelSpec
+
+Report = Mapping[str, object]
+
+_LENGTHS_FLAG: Final = "--request-length"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that this report follows; they mean what they mean to an engine."""
+    group = parser.add_argument_group("memory of that model's KV cache")
+    add_memory_options(group)
+    group.add_argument(
+        _LENGTHS_FLAG,
+        type=int,
+        nargs="+",
+        metavar="TOKENS",
+        help="how many requests of these lengths, prompt plus --max-tokens, fit at once (default: "
+        "powers of two up to the longest request)",
+    )
+
+
+def check_model_is_named(args: argparse.Namespace) -> None:
+    """These flags describe a model.
+
+    Raises:
+        ConfigError: If one is given without ``--model``.
+    """
+    unset = EngineConfig()
+    given = [
+        f"--{name.replace('_', '-')}"
+        for name, value in memory_options(args).items()
+        if value != getattr(unset, name)
+    ] + [_LENGTHS_FLAG] * (args.request_length is not None)
+    if args.model is None and given:
+        raise ConfigError(f"only together with --model: {', '.join(given)}")
+
+
+def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace) -> Report:
+    """Labels of cache policies, what the budget holds of pages, and requests of several lengths.
+
+    A budget that is a fraction is one of the memory that is free now less the model's weights.
+
+    Raises:
+        ConfigError: If a flag's value is out of range or does not suit the model.
+    """
+    import torch
+
+    from starr_engine.engine import loading
+    from starr_engine.engine.memory import free_memory, memory_budget
+
+    config = EngineConfig.from_options(model=args.model, **memory_options(args))
+    device = loading.resolve_device(config.device)
+    dtype_name = loading.resolve_dtype(config.dtype, device)
+    dtype: torch.dtype = getattr(torch, dtype_name)
+    limit = loading.resolve_max_model_len(config.max_model_len, spec)
+    page_size = loading.resolve_page_size(config.page_size, spec.block_length)
+    page_bytes = loading.spec_page_bytes(spec, page_size, dtype)
+    cache: dict[str, object] = {
+        "dtype": dtype_name,
+        "device": str(device),
+        "page size": page_size,
+        "bytes per page": page_bytes,
+    }
+    free = 0
+    if isinstance(parse_memory_size("kv_memory", config.kv_memory), float):
+        free = max(0, free_memory(device) - num_parameters * dtype.itemsize)
+        cache["bytes free beside the model"] = free
+    budget = memory_budget(config.kv_memory, lambda: free)
+    num_pages = budget // page_bytes
+    lengths = request_lengths(args.request_length, page_size, limit)
+    return {
+        "cache policies for this model": cache_labels(spec.block_length),
+        "KV cache": cache | {"budget in bytes": budget, "pages": num_pages},
+        "requests that fit at once": fitting_requests(lengths, page_size, num_pages),
+    }
+
+
+def request_lengths(given: Sequence[int] | None, page_size: int, limit: int) -> list[int]:
+    """Those asked for, or powers of two of at least a page and the longest request.
+
+    Raises:
+        ConfigError: If one is no length of a request.
+    """
+    if given is None:
+        powers = (1 << exponent for exponent in range(limit.bit_length()))
+        return [*(power for power in powers if page_size <= power < limit), limit]
+    if wrong := [length for length in given if not 1 <= length <= limit]:
+        raise ConfigError(
+            f"{_LENGTHS_FLAG} must be from 1 to {limit}, the longest request; got "
+            f"{', '.join(map(str, wrong))}"
+        )
+    return list(given)
+
+
+def fitting_requests(
+    lengths: Sequence[int], page_size: int, num_pages: int
+) -> list[dict[str, int]]:
+    """Tokens of a request, its pages, and how many such requests ``num_pages`` hold."""
+    return [
+        {"tokens": length, "pages": pages, "requests": num_pages // pages}
+        for length in lengths
+        for pages in [-(-length // page_size)]
+    ]
+
+
+def cache_labels(block_length: int | None) -> dict[str, str]:
+    """What each cache policy says of its outputs, with its default arguments.
+
+    Args:
+        block_length: Of a block-causal model; None if it is bidirectional.
+    """
+    from starr_engine.cache.base import CACHE_POLICIES
+
+    labels = {}
+    for name in CACHE_POLICIES.names():
+        try:
+            policy = CACHE_POLICIES.create(name, {})
+        except StarrError as error:  # it needs arguments, or is another package's and broken
+            labels[name] = str(error)
+        else:
+            usable = not policy.refusal(block_length)
+            labels[name] = policy.label(block_length) if usable else "not for this model"
+    return labels
