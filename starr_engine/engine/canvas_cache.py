@@ -68,7 +68,7 @@ class CanvasCache:
     def key(self, running: RunningRequest, plan: StepPlan) -> CanvasKey | None:
         """What the step depends on; None if it is no first step of a whole canvas into pages."""
         request, canvas = running.request, running.request.canvas
-        is_whole = plan.query == plan.write == plan.read
+        is_whole = plan.query == plan.write == plan.read and not plan.isolated
         if not (self._max_entries and is_whole and request.num_forwards == 0):
             return None
         if running.pages is None or canvas.block_causal:
