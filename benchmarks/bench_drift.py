@@ -4,7 +4,7 @@ Part 1 decodes with cache ``dual``, one refresh at the request's start and every
 correlates the drift added up so far with the mean KL divergence of the step, for the values of
 several layers. Part 2 decodes unseen problems of all tasks with ``refresh`` block, never and drift.
 
-    python -m benchmarks.bench_drift [--num-problems 20] [--budgets 0.02 0.05 0.1] [--output FILE]
+    python -m benchmarks.bench_drift [--num-problems 20] [--output FILE]
 """
 
 from __future__ import annotations
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--num-probed", type=int, default=4, help="of each set, for part 1")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--layers", type=int, nargs="+", default=[0, 1, 3, 5])
+    parser.add_argument("--remasking", nargs="+", choices=REMASKING, default=list(REMASKING))
     parser.add_argument("--only-signal", action="store_true", help="part 1 alone, not written")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=None)
@@ -197,7 +198,7 @@ def main() -> None:
     problems = {n: each.problems("test", args.num_problems, 0) for n, each in PROBLEM_SETS.items()}
     probed = {name: each[: args.num_probed] for name, each in problems.items()}
     signal = []
-    for name in REMASKING:
+    for name in args.remasking:
         for layer in args.layers:
             signal.append(correlation(llm, probed, name, layer))
             print(signal[-1], flush=True)
@@ -205,7 +206,7 @@ def main() -> None:
         return
     setting = {"model": "tiny-llada", "split": "test", "seed": 0} | vars(args) | {"output": None}
     rows = []
-    for name in REMASKING:
+    for name in args.remasking:
         exact_row, exact = compare(llm, problems, Setting(name, {}, cache="none"), None)
         rows.append(exact_row)
         choices: list[dict[str, Any]] = [{"refresh": "block"}, {"refresh": "never"}]

@@ -71,7 +71,8 @@ class Executor:
         if batch.probes:
             probed = torch.tensor(batch.probed_rows, device=logits.device)
             full = torch.cat([self._run(probe)[0] for probe in batch.probes])
-            pieces = zip(probed.split(_ROWS_AT_ONCE), full.split(_ROWS_AT_ONCE), strict=True)
+            of_probed, of_full = (torch.split(each, _ROWS_AT_ONCE) for each in (probed, full))
+            pieces = zip(of_probed, of_full, strict=True)
             mask = self._model.spec.mask_token_id
             found += [row_errors(logits[rows], piece, mask).flatten() for rows, piece in pieces]
         numbers = torch.cat(found).cpu().numpy()
