@@ -57,6 +57,14 @@ class StepPlan:
     """Why rows may be read as context although their token changed since they were computed;
     empty refuses such a plan."""
 
+    partial: RowRanges = ()
+    """Rows of W that the layers behind the first compute in part: all get a new value, and those
+    whose value has turned most since the last step get the rest. The others keep their key, and
+    add to themselves what attention and the feed-forward part had added before."""
+
+    num_chosen: int = 0
+    """How many of ``partial`` get the rest."""
+
     @property
     def num_query_rows(self) -> int:
         """Rows computed."""
@@ -163,6 +171,11 @@ class CachePolicy(Protocol):
         """Whether the view must say how far computed rows drift."""
         ...
 
+    @property
+    def keeps_features(self) -> bool:
+        """Whether plans have ``partial`` rows: what each layer adds to rows is then kept too."""
+        ...
+
     def label(self, mask_block: int | None) -> str:
         """``exact``, or ``approximate: <why>``; travels with every output.
 
@@ -198,6 +211,11 @@ class CacheDefaults:
         """No."""
         return False
 
+    @property
+    def keeps_features(self) -> bool:
+        """No."""
+        return False
+
     def refusal(self, mask_block: int | None) -> str:
         """Serves every model."""
         del mask_block
@@ -209,7 +227,8 @@ CACHE_POLICIES: Registry[CachePolicy] = Registry(
     RequestError,
     group="starr_engine.cache_policies",
     members=(
-        "label", "refusal", "resumable", "needs_drift", "uses_pages", "shares_prefix", "plan",
+        "label", "refusal", "resumable", "needs_drift", "keeps_features", "uses_pages",
+        "shares_prefix", "plan",
     ),
 )  # fmt: skip
 for _name, _target in {
@@ -218,6 +237,7 @@ for _name, _target in {
     "dual": "dual:DualCache",
     "vicinity": "vicinity:VicinityCache",
     "delayed": "delayed:DelayedCache",
+    "dllm": "dllm:DLLMCache",
     "block_causal": "block_causal:BlockCausalCache",
 }.items():
     CACHE_POLICIES.add(_name, f"starr_engine.cache.policies.{_target}")

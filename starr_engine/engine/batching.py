@@ -12,6 +12,7 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
@@ -49,6 +50,9 @@ class StepBatch:
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
+    features: FeatureRows | None = None
+    """Rows that keep what layers add to them; None if there are none."""
+
 
 class Batcher:
     """Builds batches in C++, which refuses a plan that breaks a rule before anything runs.
@@ -68,6 +72,7 @@ class Batcher:
         mask_block: int | None = None,
     ) -> None:
         self._builder = BatchBuilder(page_size, mask_block or 0)
+        self._mask_block = mask_block
         self._mask_token_id = mask_token_id
         self._device = device
 
@@ -125,6 +130,20 @@ class Batcher:
             present_ids[-len(tokens) :] = tokens
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
+        attention = AttentionMetadata(
+            cu_query=self._upload(cu_query),
+            cu_read=self._upload(cu_read),
+            read_slots=self._upload(read_slots),
+            slot_mapping=self._upload(slots),
+            page_table=self._upload(page_table),
+            query_lens=tuple(query_lens.tolist()),
+            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
+            fresh=tuple(fresh.tolist()),
+            shadow_lens=tuple(shadow_lens.tolist()),
+            shadow_columns=tuple(shadow_columns.tolist()),
+            visible=self._upload(visible),
+            limited=tuple((limited != 0).tolist()),
+        )
         return StepBatch(
             entries=tuple(entries),
             refused=tuple(refused),
@@ -134,24 +153,13 @@ class Batcher:
             present_ids=self._upload(present_ids),
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
-            attention=AttentionMetadata(
-                cu_query=self._upload(cu_query),
-                cu_read=self._upload(cu_read),
-                read_slots=self._upload(read_slots),
-                slot_mapping=self._upload(slots),
-                page_table=self._upload(page_table),
-                query_lens=tuple(query_lens.tolist()),
-                read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-                fresh=tuple(fresh.tolist()),
-                shadow_lens=tuple(shadow_lens.tolist()),
-                shadow_columns=tuple(shadow_columns.tolist()),
-                visible=self._upload(visible),
-                limited=tuple((limited != 0).tolist()),
-            ),
+            attention=attention,
             started_s=started_s,
+            features=feature_rows(entries, positions, slots, attention, self._upload),
         )
 
     def _add(self, entry: ScheduledRequest, scored: Positions, shadowed: Positions) -> None:
+        check_partial(entry, self._mask_block)
         canvas, plan = entry.running.request.canvas, entry.plan
         self._builder.add(
             entry.running.pages,

@@ -93,7 +93,9 @@ class PageKeeper:
             )
 
     def _shares(self, running: RunningRequest) -> bool:
-        return self._share_prefixes and running.cache.shares_prefix
+        # What others have filled holds keys and values, and nothing else that layers give.
+        cache = running.cache
+        return self._share_prefixes and cache.shares_prefix and not cache.keeps_features
 
     def _root(self, running: RunningRequest) -> PrefixKey:
         salt = running.request.params.cache_salt

@@ -49,7 +49,7 @@ class FeatureForward:
         self.fed: list[Array] = []
         self.step = 0
         self.computed_rows = 0
-        """Rows that enter layer 0, over all steps; later layers compute fewer in full."""
+        """Over all steps; a row that some layers compute is their share, a step's sum rounded up."""
 
         self.narrowest = np.inf
         """Smallest difference in similarity between a row just chosen and one just not.
@@ -68,6 +68,7 @@ class FeatureForward:
         response_due = self.step % self.args["response_interval"] == 0
         rows = everything if prompt_due else response
         x = model.embed(canvas)
+        row_layers = 0
         for layer in range(model.num_layers):
             full = rows
             before = self.values[layer][response]
@@ -75,6 +76,7 @@ class FeatureForward:
             if layer > 0 and not response_due:
                 chosen = response[self._most_turned(before, self.values[layer][response])]
                 full = np.concatenate([rows[rows < self.prompt_len], chosen])
+            row_layers += len(full)
             query, self.keys[layer][full] = model.query_key(layer, x[full], full)
             self.attended[layer][full] = model.attend(
                 layer, query, self.keys[layer], self.values[layer]
@@ -83,7 +85,7 @@ class FeatureForward:
             self.fed[layer][full] = model.feed_forward(layer, x[full])
             x = x + self.fed[layer]
         self.step += 1
-        self.computed_rows += len(rows)
+        self.computed_rows += -(-row_layers // model.num_layers)
         return spread(model.head(x[rows]), rows, num_rows)
 
     def _make(self, num_rows: int) -> None:
