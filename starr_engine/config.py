@@ -59,7 +59,7 @@ class EngineConfig:
 
     num_pages: int | None = None
     """Pages of the pool, with the reserved page 0; None is as many as ``max_num_requests`` of the
-    longest length need, within ``kv_memory``."""
+    longest length need, within ``kv_memory``; twice that where prefixes are shared."""
 
     kv_memory: MemorySize = "1GiB"
     """Most memory of the pages when ``num_pages`` is None, the reserved one not counted: bytes; a
@@ -69,6 +69,10 @@ class EngineConfig:
     prefix_caching: bool = True
     """Whether requests share the pages of equal prefixes where that is exact: on block-causal
     models, between requests of one ``cache_salt``."""
+
+    canvas_cache: int = 8
+    """Canvases of bidirectional models whose first step is remembered for requests that begin
+    with the same one; 0 remembers none."""
 
     attention_backend: str = "auto"
     """A registered attention backend; ``auto`` takes the first that supports the model."""
@@ -98,6 +102,8 @@ class EngineConfig:
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
         if not isinstance(self.prefix_caching, bool):
             problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
+        if not isinstance(self.canvas_cache, int) or self.canvas_cache < 0:
+            problems.append(f"canvas_cache must be an integer >= 0, got {self.canvas_cache!r}")
         if not isinstance(self.device, str):
             problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")
         if not isinstance(self.attention_backend, str):

@@ -17,7 +17,7 @@ def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> 
     """Rows that exist for the model: all, or only the nearest ones behind the active block.
 
     Masks far behind the block act chiefly as a hint of the output's length. Rows that stay keep
-    their true positions.
+    their true positions. Tokens behind the window were given by the user, and always stay.
 
     Args:
         view: Of the request.
@@ -30,8 +30,9 @@ def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> 
     if suffix_window is None:
         return ((0, view.num_rows),)
     near = min(view.block_stop + suffix_window, view.num_rows)
+    far = ((near, view.num_rows),)
     tail = ((view.num_rows - 1, view.num_rows),) if suffix_tail else ()
-    return union(((0, near),), tail)
+    return union(((0, near),), tail, difference(far, view.masked))
 
 
 def active_rows(view: CacheView) -> tuple[int, int]:

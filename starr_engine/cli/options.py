@@ -43,6 +43,20 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "length need, within --kv-memory)",
     )
     group.add_argument(
+        "--prefix-caching",
+        action=argparse.BooleanOptionalAction,
+        default=_ENGINE.prefix_caching,
+        help="share pages of equal prefixes where that is exact (default: on)",
+    )
+    group.add_argument(
+        "--canvas-cache",
+        type=int,
+        metavar="N",
+        default=_ENGINE.canvas_cache,
+        help="equal canvases, such as samples of one prompt, whose first step is computed once; 0 "
+        "for none (default: %(default)s)",
+    )
+    group.add_argument(
         "--attention-backend",
         default=_ENGINE.attention_backend,
         help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
@@ -101,7 +115,10 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
 
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
-    names = ("model", "max_num_requests", "num_pages", "attention_backend", "num_threads")
+    names = (
+        "model", "max_num_requests", "num_pages", "prefix_caching", "canvas_cache",
+        "attention_backend", "num_threads",
+    )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)
 
 

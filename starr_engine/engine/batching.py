@@ -12,6 +12,7 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
@@ -47,6 +48,9 @@ class StepBatch:
 
     attention: AttentionMetadata
 
+    copies: tuple[PageCopy, ...]
+    """Pages to copy, in order, before any row is written."""
+
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
@@ -62,6 +66,7 @@ class Batcher:
         mask_token_id: From the checkpoint; what shadow rows hold.
         device: Of the model.
         mask_block: Block length of the attention mask; None if it is bidirectional.
+        canvases: Says which pages to copy first.
     """
 
     def __init__(
@@ -69,8 +74,10 @@ class Batcher:
         page_size: int,
         mask_token_id: int,
         device: torch.device,
-        mask_block: int | None = None,
+        mask_block: int | None,
+        canvases: CanvasCache,
     ) -> None:
+        self._canvases = canvases
         self._builder = BatchBuilder(page_size, mask_block or 0)
         self._mask_block = mask_block
         self._mask_token_id = mask_token_id
@@ -146,6 +153,7 @@ class Batcher:
         )
         return StepBatch(
             entries=tuple(entries),
+            copies=self._canvases.take_copies(),
             refused=tuple(refused),
             input_ids=self._upload(input_ids),
             positions=self._upload(positions),

@@ -14,6 +14,7 @@ from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector, request_output
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
@@ -55,8 +56,10 @@ class Engine:
         self.device = loaded.device
         self.page_pool = loaded.page_pool
         self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.canvases = CanvasCache(loaded.page_pool, max_entries=loaded.config.canvas_cache)
         self.keeper = PageKeeper(
             loaded.page_pool,
+            canvases=self.canvases,
             identity=f"{loaded.config.model} {loaded.config.dtype} {self.spec}",
             share_prefixes=loaded.config.prefix_caching,
         )
@@ -71,6 +74,7 @@ class Engine:
             self.spec.mask_token_id,
             loaded.device,
             self.spec.block_length,
+            self.canvases,
         )
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
         self.decoder = Decoder(self.spec.mask_token_id)
@@ -178,6 +182,14 @@ class Engine:
         self.outputs.forget(request_id)
         return request_output(running, self._stop_rule.visible(running.request), FinishReason.ABORT)
 
+    def reset_caches(self) -> None:
+        """Forget all prefixes and canvases that no running request uses; changes no output."""
+        self.canvases.clear()
+        # Whoever takes a page that is kept for its content takes the content with it.
+        pages = self.page_pool.try_allocate(self.page_pool.num_free)
+        assert pages is not None
+        self.page_pool.release(pages)
+
     @property
     def has_unfinished(self) -> bool:
         """Whether a step would do anything."""
@@ -273,7 +285,7 @@ class Engine:
         if cache.uses_pages and pages > available:
             raise RequestError(
                 f"the request needs {pages} pages of {self.config.page_size} rows, the pool has "
-                f"{available}; raise num_pages or kv_memory_bytes, or use cache='none'"
+                f"{available}; raise num_pages or kv_memory, or use cache='none'"
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")

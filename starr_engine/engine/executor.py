@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
@@ -45,6 +46,8 @@ class Executor:
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
         """Logits [M, vocab_size] at ``batch.logits_rows``."""
+        for copy in batch.copies:
+            ops.copy_pages(self._kv_pool.pages, copy.source, copy.target)
         if batch.features is None:
             hidden = self._plain_forward(batch)
         else:

@@ -157,6 +157,8 @@ def resolve_lengths(
                 f"bytes ({page_size} rows); raise it, or lower page_size"
             )
         wanted = config.max_num_requests * -(-limit // page_size)
+        if config.prefix_caching and spec.block_length is not None:
+            wanted *= 2  # as many again for prefixes that no request uses at the moment
         # Page 0 is reserved: padding rows write there.
         num_pages = min(wanted, budget // page_bytes) + 1
     given = {entry.name: getattr(config, entry.name) for entry in fields(config)}

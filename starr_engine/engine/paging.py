@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starr_engine._core import PagePool, PageTable, PrefixKey, root_key
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.running import RunningRequest
 
 
@@ -13,10 +14,14 @@ class PageKeeper:
         pool: Where pages come from.
         identity: What keys and values depend on beside tokens and salt: model, dtype, mask.
         share_prefixes: Whether requests may use pages that others have filled.
+        canvases: Whose pages are given up before a request has to wait.
     """
 
-    def __init__(self, pool: PagePool, *, identity: str, share_prefixes: bool) -> None:
+    def __init__(
+        self, pool: PagePool, *, identity: str, share_prefixes: bool, canvases: CanvasCache
+    ) -> None:
         self._pool = pool
+        self.canvases = canvases
         self._identity = identity
         self._share_prefixes = share_prefixes
         self._roots: dict[str, PrefixKey] = {}
@@ -49,8 +54,9 @@ class PageKeeper:
             final = canvas.block_start - canvas.block_start % canvas.block_length
             shared = self._pool.match(self._root(running), canvas.token_ids[:final])
         fresh = self.num_pages_for(rows) - len(shared)
-        enough = self._pool.num_free >= fresh + reserve
-        pages = PageTable.try_create(self._pool, rows, shared) if enough else None
+        pages = None
+        if self._make_free(fresh + reserve):
+            pages = PageTable.try_create(self._pool, rows, shared)
         if pages is None:
             self._pool.release(shared)
             return False
@@ -63,7 +69,9 @@ class PageKeeper:
         """Give a running request the pages of all rows that are live now; False if too few."""
         if running.pages is None or self.has_room(running):
             return True
-        return running.pages.try_grow(running.request.canvas.num_live)
+        rows = running.request.canvas.num_live
+        self._make_free(self.num_pages_for(rows) - len(running.pages.pages))
+        return running.pages.try_grow(rows)
 
     def may_grow(self, running: RunningRequest) -> bool:
         """Whether a running request will want more pages than it has."""
@@ -91,6 +99,12 @@ class PageKeeper:
             running.num_sealed += running.pages.seal_prefix(
                 rows, canvas.token_ids, canvas.mask_token_id, self._root(running)
             )
+
+    def _make_free(self, num_pages: int) -> bool:
+        while self._pool.num_free < num_pages:
+            if not self.canvases.evict():
+                return False
+        return True
 
     def _shares(self, running: RunningRequest) -> bool:
         # What others have filled holds keys and values, and nothing else that layers give.

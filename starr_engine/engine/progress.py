@@ -93,6 +93,8 @@ class ProgressKeeper:
         if running.pages is not None:
             # The forward saw the tokens from before this step: written first, then dirty.
             running.pages.mark_written(plan.write)
+            if entry.canvas_key is not None:
+                self._keeper.canvases.store(running, entry.canvas_key)
             running.pages.mark_dirty(np.concatenate([unmasked, revoked]))
         canvas.revoke(revoked)
         canvas.unmask(unmasked, decision.unmask_ids)

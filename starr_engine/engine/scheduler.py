@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starr_engine.cache.base import StepPlan
 from starr_engine.cache.rows import RowRanges, num_rows
+from starr_engine.engine.canvas_cache import CanvasKey
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.request import RequestStatus
@@ -23,6 +24,9 @@ class ScheduledRequest:
 
     shadow: RowRanges
     """Rows that are computed a second time, as masks, for the remasking policy to check tokens."""
+
+    canvas_key: CanvasKey | None = None
+    """Of a first step that other requests may be spared."""
 
     @property
     def num_query_rows(self) -> int:
@@ -110,6 +114,8 @@ class Scheduler:
         chosen: list[ScheduledRequest] = []
         left_out: list[RunningRequest] = []
         refused: list[RefusedRequest] = []
+        computing: set[CanvasKey] = set()
+        canvases = self._keeper.canvases
         for running in self._running:
             if not self._keeper.has_room(running):
                 continue  # until another request gives pages back
@@ -120,11 +126,24 @@ class Scheduler:
                 refused.append(RefusedRequest(running=running, reason=reason))
                 continue
             entry = ScheduledRequest(running=running, plan=plan, shadow=running.shadow_rows())
-            if entry.num_query_rows <= budget and not left_out:
-                budget -= entry.num_query_rows
-                chosen.append(entry)
-            else:
+            key = canvases.key(running, plan)
+            if key in computing:
+                canvases.want(key)
+                continue  # for one step, until its twin is through
+            known = None if key is None else canvases.shortened(key, plan)
+            if known is not None:
+                entry = replace(entry, plan=known)
+            if entry.num_query_rows > budget or left_out:
                 left_out.append(running)
+                continue
+            budget -= entry.num_query_rows
+            if key is not None and known is not None:
+                canvases.restore(running, key)
+            elif key is not None:
+                computing.add(key)
+                canvases.meet(key)
+                entry = replace(entry, canvas_key=key)
+            chosen.append(entry)
         if left_out:
             first = {id(running) for running in left_out}
             self._running = left_out + [r for r in self._running if id(r) not in first]

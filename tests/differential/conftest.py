@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from starr_engine import LLM
-from tests.helpers.engines import Reference, make_llm, sharp_checkpoint
+from tests.helpers.engines import Reference, assert_all_pages_free, make_llm, sharp_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -26,4 +26,4 @@ def llm(folder: Path) -> Iterator[LLM]:
     llm = make_llm(folder)
     yield llm
     llm.engine.page_pool.check_invariants()
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)

@@ -12,7 +12,7 @@ import pytest
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.cache.base import CACHE_POLICIES, CacheView, StepKind, StepPlan
 from starr_engine.cache.policies.block_causal import BlockCausalCache
-from tests.helpers.engines import as_prompts, make_llm
+from tests.helpers.engines import as_prompts, assert_all_pages_free, make_llm
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
 
 BLOCK = 8
@@ -92,7 +92,7 @@ def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(
         order = np.random.default_rng(seed).permutation(len(prompts))
         outputs = llm.generate(as_prompts([prompts[i] for i in order]), [asked[i] for i in order])
         assert tokens(outputs) == tokens([alone[i] for i in order])
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)
 
 
 def test_every_row_is_computed_once_for_its_context_and_once_for_its_commit(llm: LLM) -> None:
@@ -153,7 +153,7 @@ def test_without_the_commit_the_plan_is_refused_and_the_others_go_on(llm: LLM) -
     plain, refused = llm.generate(prompts, [params("block_causal"), params("without_commit")])
     assert plain.error is None
     assert "WithoutCommit failed: plan refused: a dirty row outside" in str(refused.error)
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)
 
 
 @pytest.mark.usefixtures("without_commit")

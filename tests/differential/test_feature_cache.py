@@ -19,7 +19,14 @@ from starr_engine import LLM, CapacityError, RequestError, RequestOutput, Sampli
 from starr_engine.cache.base import CACHE_POLICIES, CacheView, StepPlan
 from starr_engine.cache.policies.dllm import DLLMCache
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
-from tests.helpers.engines import Reference, as_prompts, assert_same, make_llm, random_prompts
+from tests.helpers.engines import (
+    Reference,
+    as_prompts,
+    assert_all_pages_free,
+    assert_same,
+    make_llm,
+    random_prompts,
+)
 from tests.helpers.llada_reference import Array
 from tests.helpers.reference_caches import DEFAULTS
 from tests.helpers.reference_dllm import FeatureForward, Shadows
@@ -63,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["sdpa", "reference"])
 def any_llm(request: pytest.FixtureRequest, folder: Path) -> LLM:
-    return make_llm(folder, attention_backend=request.param, page_size=8)
+    return make_llm(folder, attention_backend=request.param, page_size=8, canvas_cache=0)
 
 
 def params_of(cache: str = "dllm", args: dict[str, Any] = OFTEN, **changes: Any) -> SamplingParams:
@@ -77,13 +84,8 @@ def tokens(outputs: Sequence[RequestOutput]) -> list[tuple[Any, ...]]:
     return [(output.token_ids, output.nfe, output.num_unmasked) for output in outputs]
 
 
-def pages_are_free(llm: LLM) -> bool:
-    llm.engine.page_pool.check_invariants()
-    return llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
-
-
 def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder: Path) -> None:
-    llm = make_llm(folder, page_size=4, max_num_requests=8)
+    llm = make_llm(folder, page_size=4, max_num_requests=8, canvas_cache=0)
     count = 2 * len(CACHES)
     prompts = random_prompts(count, seed=1)
     params = [
@@ -106,7 +108,7 @@ def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder
         outputs = llm.generate(as_prompts([prompts[i] for i in order]), [params[i] for i in order])
         assert tokens(outputs) == tokens([alone[i] for i in order])
         assert [o.computed_rows for o in outputs] == [alone[i].computed_rows for i in order]
-    assert pages_are_free(llm)
+    assert_all_pages_free(llm.engine)
 
 
 @pytest.mark.parametrize(("name", "args"), POLICIES)
@@ -189,7 +191,7 @@ def test_wino_with_rows_in_part_equals_the_dense_loop(any_llm: LLM, folder: Path
 
 
 def test_rows_that_were_never_written_are_never_read(folder: Path) -> None:
-    llm = make_llm(folder, page_size=4, max_num_requests=4)
+    llm = make_llm(folder, page_size=4, max_num_requests=4, canvas_cache=0)
     prompts = as_prompts(random_prompts(8, seed=6))
     params = [
         params_of(*CACHES[n], remasking=POLICIES[n % 6][0], remasking_args=POLICIES[n % 6][1])
@@ -220,7 +222,7 @@ def test_rows_that_were_never_written_are_never_read(folder: Path) -> None:
     executor.forward = spoil  # type: ignore[method-assign]
     assert tokens(llm.generate(prompts, params)) == tokens(expected)
     assert min(free_before) < max(free_before)
-    assert pages_are_free(llm)
+    assert_all_pages_free(llm.engine)
 
 
 def test_an_aborted_request_gives_its_pages_back_and_the_others_do_not_notice(
@@ -242,7 +244,28 @@ def test_an_aborted_request_gives_its_pages_back_and_the_others_do_not_notice(
             break
     assert [output.request_id for output in finished] == [kept]
     assert tokens(finished) == tokens([alone])
-    assert pages_are_free(llm)
+    assert_all_pages_free(llm.engine)
+
+
+def test_equal_canvases_of_other_policies_take_nothing_from_it_and_give_it_nothing(
+    folder: Path,
+) -> None:
+    prompts = as_prompts([[5, 6, 7]] * 9)
+    always = {"prompt_interval": 4, "response_interval": 1}
+    params = [
+        params_of(
+            *(("dllm", OFTEN), ("dual", {}), ("dllm", always))[n % 3], temperature=0.7, seed=n
+        )
+        for n in range(9)
+    ]
+    expected = make_llm(folder, canvas_cache=0).generate(prompts, params)
+    for order in (list(range(9)), list(reversed(range(9)))):
+        got = make_llm(folder).generate([prompts[i] for i in order], [params[i] for i in order])
+        assert tokens(got) == tokens([expected[i] for i in order])
+        # Only the policies that keep no features share their first step.
+        spared = [output.num_cached_tokens > 0 for output in got]
+        assert sum(spared) == 5
+        assert not any(flag for flag, i in zip(spared, order, strict=True) if i % 3 == 0)
 
 
 def test_a_template_begins_its_response_at_the_first_gap(any_llm: LLM, folder: Path) -> None:

@@ -22,7 +22,13 @@ from starr_engine.decoding.base import (
 from starr_engine.decoding.guarantee import MAX_REVOCATIONS_PER_POSITION
 from starr_engine.engine.batching import StepBatch
 from starr_engine.outputs import FinishReason, RequestOutput
-from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
+from tests.helpers.engines import (
+    as_prompts,
+    assert_all_pages_free,
+    make_llm,
+    random_prompts,
+    sharp_checkpoint,
+)
 from tests.helpers.word_models import write_word_model
 
 WELL = SamplingParams(max_tokens=16, block_length=8, remasking="threshold", cache="none")
@@ -90,7 +96,7 @@ def run_together(llm: LLM, bad: SamplingParams, prompts: list[list[int]]) -> lis
         alone = llm.generate(as_prompts([prompts[index]]), WELL)[0]
         assert outputs[index].token_ids == alone.token_ids
         assert outputs[index].error is None
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)
     llm.engine.page_pool.check_invariants()
     return outputs
 
@@ -170,7 +176,7 @@ def test_logits_that_are_no_numbers_end_their_request_alone(
         outputs = llm.generate(as_prompts(random_prompts(3)), [WELL, bad, WELL])
     assert [output.error is None for output in outputs] == [True, False, True]
     assert "not finite" in str(outputs[1].error)
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)
 
 
 def test_a_row_of_a_batch_job_fails_with_the_reason(

@@ -10,7 +10,13 @@ import torch
 
 from starr_engine import LLM, SamplingParams
 from starr_engine.engine.memory import free_memory
-from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
+from tests.helpers.engines import (
+    as_prompts,
+    assert_all_pages_free,
+    make_llm,
+    random_prompts,
+    sharp_checkpoint,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -117,7 +123,7 @@ def test_many_requests_leave_no_memory_behind(cuda: LLM) -> None:
     assert all(run_once() <= first for _ in range(10))
     pool = cuda.engine.page_pool
     pool.check_invariants()
-    assert pool.num_free == pool.num_pages - 1
+    assert_all_pages_free(cuda.engine)
 
 
 def test_aborting_frees_pages_and_memory(cuda: LLM) -> None:
@@ -130,7 +136,7 @@ def test_aborting_frees_pages_and_memory(cuda: LLM) -> None:
         left = torch.cuda.memory_allocated()
         assert before is None or left <= before
         before = left
-    assert cuda.engine.page_pool.num_free == cuda.engine.page_pool.num_pages - 1
+    assert_all_pages_free(cuda.engine)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from starr_engine import LLM, RequestOutput, SamplingParams
+from starr_engine.engine.engine import Engine
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.reference_caches import DEFAULTS, CachedForward, CachedOutput
@@ -81,7 +82,7 @@ class Reference:
         if params.cache == "dllm":
             forward = FeatureForward(self.model, args, prompt_len=masks[0])
         else:
-            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length))
+            blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length or 32))
             forward = CachedForward(self.model, params.cache, args, mask, blocks)
         out = reference_generate(forward, prompt, params, mask, eos, template)
         return CachedOutput(
@@ -120,3 +121,11 @@ def make_llm(folder: Path, **options: Any) -> LLM:
     """An engine on the CPU in float32."""
     torch.manual_seed(0)
     return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))
+
+
+def assert_all_pages_free(engine: Engine) -> None:
+    """Nothing is running, and no page is held by anything but the canvas cache."""
+    assert not engine.has_unfinished
+    engine.reset_caches()
+    engine.page_pool.check_invariants()
+    assert engine.page_pool.num_free == engine.page_pool.num_pages - 1

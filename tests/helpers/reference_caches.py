@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.helpers.llada_reference import Array, LLaDAReference, Turned
 from tests.helpers.reference_engine import ReferenceOutput
@@ -102,7 +103,7 @@ class CachedRows:
         return spread(self.model.head(x), query_rows, len(canvas))
 
 
-def spread(logits: Array, rows: Array, num_rows: int) -> Array:
+def spread(logits: Array, rows: NDArray[np.int64], num_rows: int) -> Array:
     """Logits of some rows at their places among all, the others NaN."""
     everywhere = np.full((num_rows, logits.shape[1]), np.nan)
     everywhere[rows] = logits

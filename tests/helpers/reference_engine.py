@@ -50,7 +50,7 @@ def reference_generate(
     fixed = [token != mask for token in canvas]
     first, last = fixed.index(False), len(fixed) - fixed[::-1].index(False)
     nfe = unmasked = 0
-    for start, stop in blocks_of(first, last, mask_block or params.block_length, mask_block):
+    for start, stop in blocks_of(first, last, mask_block or params.block_length or 32, mask_block):
         length = stop - start
         rule = make_rule(params.remasking, length, dict(params.remasking_args))
         block = range(start, start + length)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from starr_engine import LLM, RequestOutput, SamplingParams
-from tests.helpers.engines import make_llm, sharp_checkpoint
+from tests.helpers.engines import assert_all_pages_free, make_llm, sharp_checkpoint
 
 POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("low_confidence", {}),
@@ -86,7 +86,7 @@ def test_random_templates_are_filled_as_alone_and_leak_nothing(
         if turn >= 60 and not engine.has_unfinished:
             break
     assert not engine.has_unfinished
-    assert engine.page_pool.num_free == engine.page_pool.num_pages - 1
+    assert_all_pages_free(engine)
     assert len(finished) > 10
     for output in finished:
         prompt, template, _ = request = asked[output.request_id]

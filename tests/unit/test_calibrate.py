@@ -109,7 +109,7 @@ def test_the_file_is_what_the_flag_loads_and_says_how_it_was_found(job: Calibrat
     record = json.loads(job.output.read_text())
     assert record["goal"] == {"measure": "prompts", "least": 0.9}
     assert (record["prompts"]["num_search"], record["prompts"]["num_held_out"]) == (20, 20)
-    assert record["decoding"]["cache"] == "dual"
+    assert record["decoding"]["cache"] == "auto"
     assert record["engine"]["model"] == "fake"
     assert record["search"]["space"]["threshold"]["low"] == 0.4
     assert sum(row["is_chosen"] for row in record["rows"]) == 1

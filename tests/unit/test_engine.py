@@ -13,7 +13,13 @@ import torch
 from starr_engine import LLM, BlockOutput, ConfigError, RequestError, RequestOutput, SamplingParams
 from starr_engine.decoding import scores
 from tests.helpers.checkpoints import MASK_TOKEN_ID
-from tests.helpers.engines import as_prompts, make_llm, random_prompts, sharp_checkpoint
+from tests.helpers.engines import (
+    as_prompts,
+    assert_all_pages_free,
+    make_llm,
+    random_prompts,
+    sharp_checkpoint,
+)
 
 POLICIES = ("low_confidence", "threshold", "starr", "wino")
 CACHES = ("none", "dual")
@@ -36,7 +42,7 @@ def llm(shared: LLM) -> Iterator[LLM]:
     engine = shared.engine
     assert not engine.has_unfinished
     engine.page_pool.check_invariants()
-    assert engine.page_pool.num_free == engine.page_pool.num_pages - 1
+    assert_all_pages_free(engine)
 
 
 def small(**changes: Any) -> SamplingParams:

@@ -18,6 +18,7 @@ from starr_engine.cache.rows import RowRanges
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.decoding.policies.wino import WinoPolicy
 from starr_engine.engine.batching import Batcher, StepBatch
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.feature_rows import PartialRows, check_partial
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Schedule, ScheduledRequest
@@ -120,7 +121,8 @@ def test_partial_rows_need_features_pages_and_a_bidirectional_model(pool: PagePo
 
 
 def build(*entries: ScheduledRequest) -> StepBatch:
-    return Batcher(PAGE, MASK, CPU).build(Schedule(entries=entries))
+    canvases = CanvasCache(PagePool(2, PAGE), max_entries=0)
+    return Batcher(PAGE, MASK, CPU, None, canvases).build(Schedule(entries=entries))
 
 
 def test_a_refused_plan_is_left_out_and_the_others_are_laid_out(pool: PagePool) -> None:

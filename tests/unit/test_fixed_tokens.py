@@ -15,7 +15,7 @@ from starr_engine.decoding.base import REMASKING_POLICIES, BlockView, RemaskingP
 from starr_engine.decoding.guarantee import MAX_REVOCATIONS_PER_POSITION
 from starr_engine.decoding.policies.saber import SaberPolicy
 from starr_engine.decoding.policies.t2m import PUBLISHED_THRESHOLDS, T2mPolicy
-from tests.helpers.engines import as_prompts, make_llm, sharp_checkpoint
+from tests.helpers.engines import as_prompts, assert_all_pages_free, make_llm, sharp_checkpoint
 from tests.helpers.policy_views import view
 
 BLOCK = 6
@@ -54,7 +54,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     folder: Path = sharp_checkpoint(tmp_path_factory.mktemp("sharp"))
     made = make_llm(folder)
     yield made
-    assert made.engine.page_pool.num_free == made.engine.page_pool.num_pages - 1
+    assert_all_pages_free(made.engine)
 
 
 def infill(llm: LLM, **fields: Any) -> RequestOutput:

@@ -23,7 +23,7 @@ from starr_engine.infilling import (
 )
 from starr_engine.outputs import FinishReason
 from starr_engine.request import Canvas, Request
-from tests.helpers.engines import Reference, make_llm
+from tests.helpers.engines import Reference, assert_all_pages_free, make_llm
 from tests.helpers.fake_llm import FakeTokenizer
 from tests.helpers.word_models import write_byte_model, write_word_model
 
@@ -40,7 +40,7 @@ def no_tokenizer() -> FakeTokenizer:
 def words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
     llm = make_llm(write_word_model(tmp_path_factory.mktemp("words")))
     yield llm
-    assert llm.engine.page_pool.num_free == llm.engine.page_pool.num_pages - 1
+    assert_all_pages_free(llm.engine)
 
 
 def canvas(*ids: int, block_length: int = 2) -> Canvas:

@@ -13,7 +13,14 @@ import torch
 from starr_engine import LLM, BlockOutput, RequestError, RequestOutput, SamplingParams
 from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.samples import sample_seed
-from tests.helpers.engines import Reference, as_prompts, make_llm, random_prompts, sharp_checkpoint
+from tests.helpers.engines import (
+    Reference,
+    as_prompts,
+    assert_all_pages_free,
+    make_llm,
+    random_prompts,
+    sharp_checkpoint,
+)
 from tests.helpers.word_models import write_word_model
 
 EOS, MASK, VOCAB = 1, 3, 101
@@ -57,7 +64,7 @@ def reference(folder: Path) -> Reference:
 def llm(shared: LLM) -> Iterator[LLM]:
     yield shared
     assert not shared.engine.has_unfinished
-    assert shared.engine.page_pool.num_free == shared.engine.page_pool.num_pages - 1
+    assert_all_pages_free(shared.engine)
 
 
 def small(**changes: Any) -> SamplingParams:

@@ -12,6 +12,7 @@ from starr_engine._core import PagePool
 from starr_engine.cache.policies.dual import DualCache
 from starr_engine.cache.policies.none import NoCache
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
+from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
@@ -23,7 +24,9 @@ PAGE_SIZE = 4
 
 def make_scheduler(*, pages: int = 100, requests: int = 8, rows: int = 1000) -> Scheduler:
     """``pages`` counts those that can be had."""
-    keeper = PageKeeper(PagePool(pages + 1, PAGE_SIZE), identity="", share_prefixes=True)
+    pool = PagePool(pages + 1, PAGE_SIZE)
+    canvases = CanvasCache(pool, max_entries=0)
+    keeper = PageKeeper(pool, identity="", share_prefixes=True, canvases=canvases)
     return Scheduler(keeper, max_num_requests=requests, max_num_batched_tokens=rows)
 
 

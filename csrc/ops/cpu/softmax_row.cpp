@@ -5,15 +5,26 @@
 #include <cstring>
 #include <limits>
 
-#include "ops/cpu/vectors.hpp"
+#include "ops/cpu/for_each_cpu.hpp"
 
 namespace starr::cpu {
 namespace {
+
+// The compiler's vector types: one, two or four machine vectors each, whatever the machine.
+constexpr int kLanes = 16;
+using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
+using Ints = std::int32_t __attribute__((vector_size(kLanes * sizeof(std::int32_t))));
 
 // 4 kB: stays in the first-level cache between its two readings, and is short enough for
 // float32 partial sums (64 terms a lane) before they go into a double.
 constexpr std::int64_t kChunk = 1024;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+STARR_INLINE Floats load(const float* from) {
+  Floats lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
 
 STARR_INLINE Floats all_lanes(float value) { return Floats{} + value; }
 

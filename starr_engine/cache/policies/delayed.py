@@ -17,7 +17,8 @@ class DelayedCache(RefreshingCache):
     taken over one step later. Masks of all blocks count, those to come included.
 
     Differs from the authors' code: rows are not reordered, which changes nothing without a causal
-    mask, and requests of a batch need not agree in how much they have decoded.
+    mask; requests of a batch need not agree in how much they have decoded; and refreshes are
+    counted from the last one, so that they come at steps 0, 1, 9, 17 of a block, not 0, 1, 8, 16.
 
     Source:
         dKV-Cache, arXiv 2505.15781, variant "decode": everything is computed in the first two

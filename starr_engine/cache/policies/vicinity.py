@@ -16,9 +16,13 @@ class VicinityCache(RefreshingCache):
     Rows near the block depend on it most, and below the GPU's ridge point a few more rows cost
     nothing. With both looks at 0 this is ``dual``.
 
+    Differs from the authors' code: that makes one more forward of the window right after each
+    refresh.
+
     Source:
         dInfer, arXiv 2510.08666, "vicinity KV-cache refresh": look-ahead and look-back of 16 in
-        its serving defaults, where the first 4 steps are full (``warmup=4``).
+        its serving defaults. There the first 4 steps keep no cache, so that the step after them
+        is full too, which is ``warmup=5`` here.
 
     Raises:
         RequestError: If a value is out of range.
