@@ -53,6 +53,10 @@ class StepPlan:
     read: RowRanges
     """R: rows attended to."""
 
+    isolated: int = 0
+    """Rows in front of this one see each other and no others, so that their keys and values depend
+    on their own tokens alone."""
+
     dirty_allowed: str = ""
     """Why rows may be read as context although their token changed since they were computed;
     empty refuses such a plan."""
@@ -144,6 +148,14 @@ class CacheView(Protocol):
         """Live rows that hold a mask."""
         ...
 
+    @property
+    def scored(self) -> RowRanges:
+        """Rows of the active block whose logits the remasking policy needs; a plan computes them.
+
+        Its masks, and for policies that look at tokens again these too.
+        """
+        ...
+
 
 class CachePolicy(Protocol):
     """A pure function from a request's position to its next plan.
@@ -157,6 +169,11 @@ class CachePolicy(Protocol):
 
     shares_prefix: ClassVar[bool]
     """Whether it never writes rows again once they are final, so that requests can share them."""
+
+    @property
+    def isolates_prompt(self) -> bool:
+        """Whether prompt rows see the prompt alone, so that requests of one prompt share them."""
+        ...
 
     @property
     def resumable(self) -> bool:
@@ -216,6 +233,11 @@ class CacheDefaults:
         """No."""
         return False
 
+    @property
+    def isolates_prompt(self) -> bool:
+        """No."""
+        return False
+
     def refusal(self, mask_block: int | None) -> str:
         """Serves every model."""
         del mask_block
@@ -227,7 +249,8 @@ CACHE_POLICIES: Registry[CachePolicy] = Registry(
     RequestError,
     group="starr_engine.cache_policies",
     members=(
-        "label", "refusal", "resumable", "needs_drift", "keeps_features", "uses_pages",
+        "label", "refusal", "resumable", "needs_drift", "keeps_features", "isolates_prompt",
+        "uses_pages",
         "shares_prefix", "plan",
     ),
 )  # fmt: skip

@@ -181,6 +181,7 @@ class Batcher:
             entry.shadow,
             shadowed,
             self._mask_token_id,
+            plan.isolated,
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

@@ -71,7 +71,7 @@ class CanvasCache:
         Nor has a step one that keeps features, which are not copied.
         """
         request, canvas = running.request, running.request.canvas
-        is_whole = plan.query == plan.write == plan.read
+        is_whole = plan.query == plan.write == plan.read and not plan.isolated
         if not (self._max_entries and is_whole and request.num_forwards == 0):
             return None
         if running.pages is None or canvas.block_causal or running.cache.keeps_features:

@@ -92,9 +92,9 @@ def check_partial(entry: ScheduledRequest, mask_block: int | None) -> None:
         return
     rows = num_rows(plan.partial)
     cached: RowRanges = () if running.pages is None else tuple(running.pages.cached_ranges())
-    if mask_block is not None:
+    if mask_block is not None or plan.isolated:
         # Rows that see different numbers of rows would have to be known on the host.
-        problem = "rows are computed in part on bidirectional models only"
+        problem = "rows are computed in part only where each sees all that is read"
     elif not running.cache.keeps_features:
         problem = "rows can be computed in part only if the policy says keeps_features"
     elif union(plan.partial) != plan.partial:
@@ -182,7 +182,7 @@ def _partial_rows(
             cu_query=upload(np.cumsum([0, *query_lens], dtype=np.int32)),
             query_lens=tuple(query_lens),
             slot_mapping=torch.full_like(indices, -1),
-            # The rows of a bidirectional request all see the same.
+            # Rows in part all see the same, so that it does not matter which of them are chosen.
             visible=attention.visible.index_select(0, indices),
         ),
     )

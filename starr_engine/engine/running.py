@@ -23,6 +23,7 @@ class RequestView:
     """What a cache policy sees of a request, read off when it is asked for; a ``CacheView``."""
 
     def __init__(self, running: RunningRequest) -> None:
+        self._running = running
         self._request = running.request
         self._canvas = running.request.canvas
         self._pages = running.pages
@@ -93,6 +94,11 @@ class RequestView:
         canvas = self._canvas
         ids = canvas.token_ids[: canvas.num_live]
         return as_ranges(np.flatnonzero(ids == canvas.mask_token_id))
+
+    @property
+    def scored(self) -> RowRanges:
+        """Rows whose logits the remasking policy needs."""
+        return as_ranges(self._running.score_positions())
 
 
 class RunningRequest:

@@ -56,6 +56,7 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("dllm", {"prompt_interval": 1, "response_interval": 1}),
     ("vicinity", {"look_back": 2, "look_ahead": 3, "refresh": "never"}),
     ("prefix", {"suffix_window": 6}),
+    ("dual", {"isolate_prompt": True}),
 ]
 
 

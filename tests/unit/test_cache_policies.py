@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -111,12 +111,20 @@ def test_vicinity_is_dual_without_looks_and_stays_on_the_canvas() -> None:
 
 
 def test_delayed_computes_masks_and_the_tokens_of_the_last_step() -> None:
-    view = View(steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)))
+    view = View(
+        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), scored=((26, 28),)
+    )
     assert plan("delayed", view) == block(((26, 28), (30, 40)))
     dirty = View(
-        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), dirty=((24, 25),)
+        steps_in_block=3,
+        steps_since_refresh=3,
+        masked=((26, 28), (30, 40)),
+        dirty=((24, 25),),
+        scored=((26, 28),),
     )
     assert plan("delayed", dirty) == block(((24, 25), (26, 28), (30, 40)))
+    again = View(steps_in_block=3, steps_since_refresh=3, masked=((30, 40),), scored=((24, 32),))
+    assert plan("delayed", again) == block(((24, 40),))
     # The first two steps of a block compute everything.
     assert plan("delayed", View(steps_in_block=1)) == refresh()
     assert plan("delayed", View(steps_in_block=1), warmup=1)[0] is StepKind.BLOCK
@@ -275,3 +283,36 @@ def test_only_policies_that_begin_blocks_anew_may_lose_their_pages() -> None:
         assert not CACHE_POLICIES.create(name, {"refresh": "never"}).resumable
     assert CACHE_POLICIES.create("block_causal", {}).resumable
     assert not CACHE_POLICIES.create("dllm", {}).resumable
+
+
+class TestIsolatedPrompt:
+    """The prompt's 16 rows see each other alone and are computed once."""
+
+    ARGS: ClassVar[dict[str, Any]] = {"isolate_prompt": True}
+
+    def plan(self, name: str, view: View, **args: Any) -> tuple[RowRanges, int]:
+        made = CACHE_POLICIES.create(name, self.ARGS | args).plan(view)
+        assert made.write == made.query
+        assert made.read == ALL
+        return made.query, made.isolated
+
+    def test_prompt_rows_are_computed_until_they_are_cached(self) -> None:
+        first = {"steps_in_block": 0, "steps_since_refresh": 0, "num_steps": 0}
+        assert self.plan("dual", View(**first, cached=())) == (ALL, 16)
+        assert self.plan("dual", View(**first, cached=((0, 8),))) == (((8, 40),), 16)
+        assert self.plan("dual", View(steps_in_block=0)) == (((16, 40),), 16)
+
+    def test_no_step_writes_them_again(self) -> None:
+        assert self.plan("dual", View()) == (BLOCK, 16)
+        assert self.plan("vicinity", View(), look_back=20) == (((16, 40),), 16)
+        assert self.plan("prefix", View(), refresh_every=1) == (((16, 40),), 16)
+
+    def test_it_is_labelled_and_refused_where_sharing_is_exact(self) -> None:
+        policy = CACHE_POLICIES.create("dual", self.ARGS)
+        assert policy.label(None) == "approximate: temporal reuse, isolated prompt"
+        always = CACHE_POLICIES.create("dual", self.ARGS | {"refresh_every": 1})
+        assert always.label(None) == "approximate: isolated prompt"
+        assert "cache='block_causal' shares prompts exactly" in policy.refusal(8)
+        assert not policy.refusal(None)
+        with pytest.raises(RequestError, match="isolate_prompt must be True or False, got 1"):
+            CACHE_POLICIES.create("dual", {"isolate_prompt": 1})

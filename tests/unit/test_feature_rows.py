@@ -105,11 +105,12 @@ def test_a_plan_with_wrong_partial_rows_is_refused(
         check_partial(entry, None)
 
 
-def test_partial_rows_need_features_pages_and_a_bidirectional_model(pool: PagePool) -> None:
+def test_partial_rows_need_features_and_pages_and_see_everything(pool: PagePool) -> None:
     wanted: dict[str, Any] = {"partial": ((4, 12),), "num_chosen": 2}
     check_partial(scheduled(running(pool), **wanted), None)
-    with pytest.raises(PlanError, match="bidirectional models only"):
-        check_partial(scheduled(running(pool), **wanted), 4)
+    for changes, mask_block in (({}, 4), ({"isolated": 4}, None)):
+        with pytest.raises(PlanError, match="only where each sees all that is read"):
+            check_partial(scheduled(running(pool), **wanted, **changes), mask_block)
     with pytest.raises(PlanError, match="says keeps_features"):
         check_partial(scheduled(running(pool, keep=False), **wanted), None)
     with pytest.raises(PlanError, match="rows cached earlier"):
