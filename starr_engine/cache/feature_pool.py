@@ -27,7 +27,9 @@ class FeaturePool:
         keys = kv_pool.pages
         num_layers, _, num_pages, page_size = keys.shape[:4]
         shape = (num_layers - 1, 2, num_pages, page_size, hidden_size)
-        self.num_bytes = torch.Size(shape).numel() * keys.dtype.itemsize
+        self.num_bytes = num_pages * feature_bytes_per_page(
+            num_layers=num_layers, page_size=page_size, hidden_size=hidden_size, dtype=keys.dtype
+        )
         """Memory of all pages."""
 
         try:
@@ -53,3 +55,10 @@ class FeaturePool:
         """
         assert index > 0
         return self._pages[index - 1, 0], self._pages[index - 1, 1]
+
+
+def feature_bytes_per_page(
+    *, num_layers: int, page_size: int, hidden_size: int, dtype: torch.dtype
+) -> int:
+    """Memory that features add to one page over all layers but the first."""
+    return (num_layers - 1) * 2 * page_size * hidden_size * dtype.itemsize

@@ -86,7 +86,8 @@ def tokens(outputs: Sequence[RequestOutput]) -> list[tuple[Any, ...]]:
 
 
 def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder: Path) -> None:
-    llm = make_llm(folder, page_size=4, max_num_requests=8, canvas_cache=0)
+    nothing_kept = {"canvas_cache": 0, "prefix_caching": False}
+    llm = make_llm(folder, page_size=4, max_num_requests=8, **nothing_kept)
     count = 2 * len(CACHES)
     prompts = random_prompts(count, seed=1)
     params = [
