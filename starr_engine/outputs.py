@@ -66,6 +66,33 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDrift:
+    """How far the logits were off because rows were reused, over the steps that were probed.
+
+    Compared are the scored rows, before the request's options change their logits and without the
+    mask token. The numbers are None while no row was compared.
+    """
+
+    probe_forwards: int = 0
+    """Steps probed, each by one forward of all live rows; ``nfe`` does not count them."""
+
+    rows_compared: int = 0
+
+    flip_rate: float | None = None
+    """Share of the rows with another most probable token."""
+
+    mean_kl: float | None = None
+    """Of KL(all rows computed || as cached), in nats."""
+
+    max_kl: float | None = None
+
+    mean_confidence_error: float | None = None
+    """Of the absolute difference of the largest probability."""
+
+    max_confidence_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
     """The result of one finished request."""
 
@@ -106,6 +133,9 @@ class RequestOutput:
 
     num_preemptions: int = 0
     """How often it gave up its pages to an earlier request and was taken up again."""
+
+    drift: CacheDrift | None = None
+    """What probes found, with a ``cache_probe_rate`` above 0."""
 
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""

@@ -200,6 +200,8 @@ void bind_pool(nb::module_& m) {
       .def_prop_ro("num_pages", &PagePool::num_pages, "Pages, page 0 included.")
       .def_prop_ro("page_size", &PagePool::page_size, "Rows of a page.")
       .def_prop_ro("num_free", &PagePool::num_free, "Pages that try_allocate can hand out now.")
+      .def_prop_ro("num_indexed", &PagePool::num_indexed,
+                   "Pages whose content match() can find, in use or not.")
       .def_prop_ro("stats", [](const PagePool& pool) { return pool.stats(); })
       .def("check_invariants", &PagePool::check_invariants,
            "Raise RuntimeError naming the first broken invariant.");

@@ -9,6 +9,8 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from starr_engine import ops
@@ -26,12 +28,14 @@ def feature_forward(
     feature_pool: FeaturePool,
     backend: AttentionBackend,
     batch: StepBatch,
+    observe: Callable[[int, Tensor], None],
 ) -> Tensor:
     """As the model's own forward, but layers behind the first may compute fewer rows.
 
     They compute the values of all rows, choose by them, and take what the layer adds to the rows
     not chosen from the feature pages. Other requests of the batch are computed in full. Attention
     is planned twice, for the first layer and for the others; nothing waits for the device.
+    ``observe`` is told each layer's number and values [T, K, D] before these are stored.
 
     Returns:
         [T, H] after the final norm.
@@ -47,6 +51,7 @@ def feature_forward(
         keys, values = kv_pool.layer(index)
         normed = layer.normed(rows)
         value = layer.value(normed)
+        observe(index, value)
         if index == 0 or partial is None:
             picked, step, turned = None, whole, rotation
         else:

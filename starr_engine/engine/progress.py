@@ -14,6 +14,7 @@ from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
+from starr_engine.engine.stats import StatsKeeper
 from starr_engine.engine.stopping import StopRule, Visible
 
 
@@ -49,12 +50,20 @@ class ProgressKeeper:
         scheduler: Told of finished requests, whose pages are freed at once.
         keeper: Told when rows were written, which others may then share.
         stop_rule: Asked at every committed block.
+        stats: Told of every step.
         num_layers: Of the model.
     """
 
     def __init__(
-        self, scheduler: Scheduler, keeper: PageKeeper, stop_rule: StopRule, *, num_layers: int
+        self,
+        scheduler: Scheduler,
+        keeper: PageKeeper,
+        stop_rule: StopRule,
+        stats: StatsKeeper,
+        *,
+        num_layers: int,
     ) -> None:
+        self._stats = stats
         self._num_layers = num_layers
         self._scheduler = scheduler
         self._keeper = keeper
@@ -64,6 +73,8 @@ class ProgressKeeper:
         self, batch: StepBatch, decisions: Sequence[RowDecision | RowFailure]
     ) -> list[Change]:
         """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
+        if batch.entries:
+            self._stats.count_step()
         changes: list[Change] = [
             self._fail(refused.running, refused.reason) for refused in batch.refused
         ]

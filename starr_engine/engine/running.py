@@ -13,6 +13,7 @@ from starr_engine.cache.rows import RowRanges, as_ranges
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
+from starr_engine.engine.probing import ProbeTally, is_probed
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
@@ -136,6 +137,9 @@ class RunningRequest:
         self.num_sealed = 0
         """Pages at the front of ``pages`` that other requests may use."""
 
+        self.probes = ProbeTally() if request.params.cache_probe_rate > 0 else None
+        """Fed by the executor if the request wants its steps probed."""
+
         self.recorder: TraceRecorder | None = None
         """Set by the engine if the request wants its trace."""
 
@@ -180,6 +184,12 @@ class RunningRequest:
         canvas = self.request.canvas
         has_any = len(self.shadow_positions()) > 0
         return ((canvas.block_start, canvas.block_stop),) if has_any else ()
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether its next step is computed a second time without any reuse."""
+        request = self.request
+        return self.probes is not None and is_probed(request.params, request.num_forwards)
 
     @property
     def cache_label(self) -> str:

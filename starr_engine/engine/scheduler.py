@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from starr_engine.cache.base import StepPlan
@@ -96,6 +96,11 @@ class Scheduler:
     def num_running(self) -> int:
         """Requests that hold a place."""
         return len(self._running)
+
+    @property
+    def unfinished(self) -> Iterable[RunningRequest]:
+        """Running and waiting requests, in the order in which they came."""
+        return self._by_id.values()
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id

@@ -57,6 +57,7 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("vicinity", {"look_back": 2, "look_ahead": 3, "refresh": "never"}),
     ("prefix", {"suffix_window": 6}),
     ("dual", {"isolate_prompt": True}),
+    ("dual", {"refresh": "drift", "drift_budget": 0.01}),
 ]
 
 
@@ -268,6 +269,26 @@ def test_equal_canvases_of_other_policies_take_nothing_from_it_and_give_it_nothi
         spared = [output.num_cached_tokens > 0 for output in got]
         assert sum(spared) == 5
         assert not any(flag for flag, i in zip(spared, order, strict=True) if i % 3 == 0)
+
+
+def test_probes_say_how_far_it_is_off(folder: Path) -> None:
+    llm = make_llm(folder)
+    prompts = as_prompts(random_prompts(3, seed=9))
+    always = {"prompt_interval": 1, "response_interval": 1}
+    for args, is_off in ((OFTEN, True), (always, False)):
+        plain = llm.generate(prompts, params_of("dllm", args))
+        probed = llm.generate(prompts, params_of("dllm", args, cache_probe_rate=1.0))
+        assert tokens(probed) == tokens(plain)
+        for output in probed:
+            assert output.drift is not None
+            assert output.drift.probe_forwards == output.nfe
+            assert (output.drift.mean_confidence_error > 1e-4) is is_off
+
+
+def test_a_trace_shows_the_rows_that_are_counted(folder: Path) -> None:
+    [output] = make_llm(folder).generate(as_prompts([[5, 6, 7]]), params_of(trace=True))
+    assert output.trace is not None
+    assert sum(step.num_rows for step in output.trace.steps) == output.computed_rows
 
 
 def test_a_template_begins_its_response_at_the_first_gap(any_llm: LLM, folder: Path) -> None:

@@ -123,7 +123,8 @@ def test_partial_rows_need_features_and_pages_and_see_everything(pool: PagePool)
 
 def build(*entries: ScheduledRequest) -> StepBatch:
     canvases = CanvasCache(PagePool(2, PAGE), max_entries=0)
-    return Batcher(PAGE, MASK, CPU, None, canvases).build(Schedule(entries=entries))
+    batcher = Batcher(PAGE, MASK, CPU, None, canvases, max_num_batched_tokens=100)
+    return batcher.build(Schedule(entries=entries))
 
 
 def test_a_refused_plan_is_left_out_and_the_others_are_laid_out(pool: PagePool) -> None:
