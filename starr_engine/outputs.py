@@ -116,7 +116,8 @@ class RequestOutput:
     """Masks that became tokens, those at and after EOS included."""
 
     computed_rows: int
-    """Token rows computed over all forwards; what a cache saves shows here."""
+    """Token rows computed over all forwards; what a cache saves shows here. A row that only some
+    layers compute counts as its share of them, each forward's sum rounded up."""
 
     cache_label: str
     """``exact``, or ``approximate: <why>``."""

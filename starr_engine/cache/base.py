@@ -61,6 +61,14 @@ class StepPlan:
     """Why rows may be read as context although their token changed since they were computed;
     empty refuses such a plan."""
 
+    partial: RowRanges = ()
+    """Rows of W that the layers behind the first compute in part: all get a new value, and those
+    whose value has turned most since the last step get the rest. The others keep their key, and
+    add to themselves what attention and the feed-forward part had added before."""
+
+    num_chosen: int = 0
+    """How many of ``partial`` get the rest."""
+
     @property
     def num_query_rows(self) -> int:
         """Rows computed."""
@@ -180,6 +188,11 @@ class CachePolicy(Protocol):
         """Whether the view must say how far computed rows drift."""
         ...
 
+    @property
+    def keeps_features(self) -> bool:
+        """Whether plans have ``partial`` rows: what each layer adds to rows is then kept too."""
+        ...
+
     def label(self, mask_block: int | None) -> str:
         """``exact``, or ``approximate: <why>``; travels with every output.
 
@@ -216,6 +229,11 @@ class CacheDefaults:
         return False
 
     @property
+    def keeps_features(self) -> bool:
+        """No."""
+        return False
+
+    @property
     def isolates_prompt(self) -> bool:
         """No."""
         return False
@@ -231,7 +249,8 @@ CACHE_POLICIES: Registry[CachePolicy] = Registry(
     RequestError,
     group="starr_engine.cache_policies",
     members=(
-        "label", "refusal", "resumable", "needs_drift", "isolates_prompt", "uses_pages",
+        "label", "refusal", "resumable", "needs_drift", "keeps_features", "isolates_prompt",
+        "uses_pages",
         "shares_prefix", "plan",
     ),
 )  # fmt: skip
@@ -241,6 +260,7 @@ for _name, _target in {
     "dual": "dual:DualCache",
     "vicinity": "vicinity:VicinityCache",
     "delayed": "delayed:DelayedCache",
+    "dllm": "dllm:DLLMCache",
     "block_causal": "block_causal:BlockCausalCache",
 }.items():
     CACHE_POLICIES.add(_name, f"starr_engine.cache.policies.{_target}")

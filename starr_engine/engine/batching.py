@@ -16,6 +16,7 @@ from starr_engine.attention.base import AttentionMetadata
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
+from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
@@ -50,11 +51,14 @@ class StepBatch:
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
+    copies: tuple[PageCopy, ...] = ()
+    """Pages to copy, in order, before any row is written."""
+
     refused: tuple[RefusedRequest, ...] = ()
     """Who takes no part, because no plan could be made or the plan breaks a rule."""
 
-    copies: tuple[PageCopy, ...] = ()
-    """Pages to copy, in order, before any row is written."""
+    features: FeatureRows | None = None
+    """Rows that keep what layers add to them; None if there are none."""
 
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
@@ -101,6 +105,7 @@ class Batcher:
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0)
+        self._mask_block = mask_block
         self._mask_token_id = mask_token_id
         self._device = device
 
@@ -134,8 +139,8 @@ class Batcher:
         ]
         return replace(
             batch,
-            refused=tuple(refused),
             copies=self._canvases.take_copies(),
+            refused=tuple(refused),
             probes=self._probes(probed),
         )
 
@@ -207,6 +212,20 @@ class Batcher:
             present_ids[-len(tokens) :] = tokens
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
+        attention = AttentionMetadata(
+            cu_query=self._upload(cu_query),
+            cu_read=self._upload(cu_read),
+            read_slots=self._upload(read_slots),
+            slot_mapping=self._upload(slots),
+            page_table=self._upload(page_table),
+            query_lens=tuple(query_lens.tolist()),
+            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
+            fresh=tuple(fresh.tolist()),
+            shadow_lens=tuple(shadow_lens.tolist()),
+            shadow_columns=tuple(shadow_columns.tolist()),
+            visible=self._upload(visible),
+            limited=tuple((limited != 0).tolist()),
+        )
         return StepBatch(
             entries=tuple(entries),
             input_ids=self._upload(input_ids),
@@ -215,21 +234,9 @@ class Batcher:
             present_ids=self._upload(present_ids),
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
-            attention=AttentionMetadata(
-                cu_query=self._upload(cu_query),
-                cu_read=self._upload(cu_read),
-                read_slots=self._upload(read_slots),
-                slot_mapping=self._upload(slots),
-                page_table=self._upload(page_table),
-                query_lens=tuple(query_lens.tolist()),
-                read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-                fresh=tuple(fresh.tolist()),
-                shadow_lens=tuple(shadow_lens.tolist()),
-                shadow_columns=tuple(shadow_columns.tolist()),
-                visible=self._upload(visible),
-                limited=tuple((limited != 0).tolist()),
-            ),
+            attention=attention,
             started_s=started_s,
+            features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, cu_query, slots),
         )
 
@@ -257,6 +264,7 @@ class Batcher:
         scored: Positions,
         shadowed: Positions,
     ) -> None:
+        check_partial(entry, self._mask_block)
         canvas, plan = entry.running.request.canvas, entry.plan
         self._builder.add(
             pages,

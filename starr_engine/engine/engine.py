@@ -81,7 +81,13 @@ class Engine:
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
         self.decoder = Decoder(self.spec.mask_token_id)
         self._stats = StatsKeeper()
-        self.progress = ProgressKeeper(self.scheduler, self.keeper, self._stop_rule, self._stats)
+        self.progress = ProgressKeeper(
+            self.scheduler,
+            self.keeper,
+            self._stop_rule,
+            self._stats,
+            num_layers=self.spec.num_layers,
+        )
         self.outputs = OutputCollector(self._stats)
         self._auto_ids = itertools.count()
 
@@ -124,6 +130,7 @@ class Engine:
 
         Raises:
             RequestError: If it can never run; says why. The engine is as before.
+            CapacityError: If its cache policy keeps features and there is no memory for them.
         """
         params = resolve_params(params, self.spec)
         remasking: RemaskingPolicy = (
@@ -165,6 +172,8 @@ class Engine:
             running.recorder = TraceRecorder(
                 request, self.config.model, running.cache_label, self.tokenizer
             )
+        if cache.keeps_features:
+            self.executor.make_feature_pages()
         self.scheduler.add(running)
         return request_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import torch
@@ -9,8 +10,10 @@ from torch import Tensor
 
 from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
+from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.feature_forward import feature_forward
 from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.models.base import DiffusionModel
 
@@ -31,8 +34,24 @@ class Executor:
         self._model = model
         self._kv_pool = kv_pool
         self._backend = backend
+        self._feature_pool: FeaturePool | None = None
+
         self.drift_layer = model.spec.num_layers - 1
         """Layer whose values say how far rows drift."""
+
+    @property
+    def feature_bytes(self) -> int:
+        """Memory of the pages of features; 0 before a request needs them."""
+        return 0 if self._feature_pool is None else self._feature_pool.num_bytes
+
+    def make_feature_pages(self) -> None:
+        """Make room for what layers add to rows, once: few engines ever need it.
+
+        Raises:
+            CapacityError: If it does not fit; says how much it is.
+        """
+        if self._feature_pool is None:
+            self._feature_pool = FeaturePool(self._kv_pool, self._model.spec.hidden_size)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
@@ -40,6 +59,8 @@ class Executor:
 
         What probes and measured rows say is added to their requests.
         """
+        for copy in batch.copies:
+            ops.copy_pages(self._kv_pool.pages, copy.source, copy.target)
         logits, similarity = self._run(batch)
         if batch.probes or similarity is not None:
             self._observe(batch, logits, similarity)
@@ -47,23 +68,36 @@ class Executor:
 
     def _run(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Logits, and the cosines of the measured rows if there are any."""
-        pool, metadata, measured = self._kv_pool, batch.attention, batch.measured
-        keeps_rows = not all(metadata.fresh)
-        step = self._backend.plan(metadata)
+        pool, measured = self._kv_pool, batch.measured
         similarity: Tensor | None = None
-        for copy in batch.copies:
-            ops.copy_pages(pool.pages, copy.source, copy.target)
 
-        def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def observe(layer: int, value: Tensor) -> None:
             nonlocal similarity
             if measured is not None and layer == self.drift_layer:
                 similarity = measured.similarity(value, pool.layer(layer)[1])
+
+        if batch.features is None:
+            hidden = self._plain_forward(batch, observe)
+        else:
+            assert self._feature_pool is not None, "made when the request was added"
+            hidden = feature_forward(
+                self._model, pool, self._feature_pool, self._backend, batch, observe
+            )
+        return self._model.compute_logits(hidden[batch.logits_rows]), similarity
+
+    def _plain_forward(self, batch: StepBatch, observe: Callable[[int, Tensor], None]) -> Tensor:
+        pool, metadata = self._kv_pool, batch.attention
+        keeps_rows = not all(metadata.fresh)
+        step = self._backend.plan(metadata)
+
+        def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            observe(layer, value)
             if keeps_rows:
                 pool.store(layer, key, value, metadata.slot_mapping)
             return step.attend(query, key, value, *pool.layer(layer))
 
-        hidden = self._model(batch.input_ids, batch.positions, attention)
-        return self._model.compute_logits(hidden[batch.logits_rows]), similarity
+        hidden: Tensor = self._model(batch.input_ids, batch.positions, attention)
+        return hidden
 
     def _observe(self, batch: StepBatch, logits: Tensor, similarity: Tensor | None) -> None:
         """Run the probes, and add all findings to the requests, with one copy to the host."""

@@ -110,7 +110,9 @@ class PageKeeper:
 
     def _shares(self, running: RunningRequest) -> bool:
         cache = running.cache
-        return self._share_prefixes and (cache.shares_prefix or cache.isolates_prompt)
+        # Pages that others have filled hold keys and values, and no features.
+        depends_on_no_suffix = cache.shares_prefix or cache.isolates_prompt
+        return self._share_prefixes and depends_on_no_suffix and not cache.keeps_features
 
     def _num_shareable(self, running: RunningRequest) -> int:
         """Rows that depend on nothing behind them: the whole blocks, or the isolated prompt."""

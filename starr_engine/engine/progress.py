@@ -51,12 +51,20 @@ class ProgressKeeper:
         keeper: Told when rows were written, which others may then share.
         stop_rule: Asked at every committed block.
         stats: Told of every step.
+        num_layers: Of the model.
     """
 
     def __init__(
-        self, scheduler: Scheduler, keeper: PageKeeper, stop_rule: StopRule, stats: StatsKeeper
+        self,
+        scheduler: Scheduler,
+        keeper: PageKeeper,
+        stop_rule: StopRule,
+        stats: StatsKeeper,
+        *,
+        num_layers: int,
     ) -> None:
         self._stats = stats
+        self._num_layers = num_layers
         self._scheduler = scheduler
         self._keeper = keeper
         self._stop_rule = stop_rule
@@ -85,9 +93,8 @@ class ProgressKeeper:
     def _record(self, batch: StepBatch, entry: ScheduledRequest, decision: RowDecision) -> None:
         if entry.running.recorder is not None and decision.trace is not None:
             elapsed_s = time.perf_counter() - batch.started_s
-            entry.running.recorder.record(
-                entry.plan, entry.num_query_rows, decision.trace, elapsed_s
-            )
+            rows = entry.computed_rows(self._num_layers)
+            entry.running.recorder.record(entry.plan, rows, decision.trace, elapsed_s)
 
     def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
         running, plan = entry.running, entry.plan
@@ -112,7 +119,7 @@ class ProgressKeeper:
 
     def _count(self, entry: ScheduledRequest) -> None:
         entry.running.request.count_forward(
-            entry.num_query_rows,
+            entry.computed_rows(self._num_layers),
             is_refresh=entry.plan.kind in (StepKind.REFRESH, StepKind.PREFILL),
         )
 

@@ -30,8 +30,13 @@ class ScheduledRequest:
 
     @property
     def num_query_rows(self) -> int:
-        """Rows computed, shadow rows included."""
+        """Rows of the forward, shadow rows and rows computed in part included."""
         return self.plan.num_query_rows + num_rows(self.shadow)
+
+    def computed_rows(self, num_layers: int) -> int:
+        """Query rows, a row computed in part as its share of the layers; the sum is rounded up."""
+        in_part = num_rows(self.plan.partial) - self.plan.num_chosen
+        return self.num_query_rows - in_part * (num_layers - 1) // num_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

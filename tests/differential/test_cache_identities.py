@@ -65,6 +65,8 @@ def ask(llm: LLM, cache: str, args: dict[str, Any], **changes: Any) -> list[Requ
         ("vicinity", {"look_back": 999, "look_ahead": 999}),
         ("vicinity", {"look_back": 999, "look_ahead": 999, "refresh": "never"}),
         ("delayed", {"refresh_every": 1}),
+        ("dllm", {"prompt_interval": 1, "response_interval": 1}),
+        ("dllm", {"prompt_interval": 1, "ratio": 1.0}),
         ("dual", {"refresh_every": 1, "suffix_window": 999}),
         ("dual", {"refresh": "drift", "drift_budget": 1e-9, "refresh_every": 1}),
     ],
@@ -88,7 +90,7 @@ def test_a_prefix_cache_without_a_prefix_reuses_nothing(llm: LLM) -> None:
     assert tokens(outputs[:1]) == tokens(outputs[1:])
 
 
-@pytest.mark.parametrize("cache", ["prefix", "dual", "vicinity", "delayed"])
+@pytest.mark.parametrize("cache", ["prefix", "dual", "vicinity", "delayed", "dllm"])
 @pytest.mark.parametrize("remasking", REMASKING_POLICIES.names())
 def test_every_cache_works_with_every_remasking_policy_alone_and_mixed(
     llm: LLM, cache: str, remasking: str

@@ -27,6 +27,12 @@ KINDS: list[tuple[str, str, dict[str, Any]]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    """Remembers no canvas, so that a request computes the same rows each time it is asked."""
+    return make_llm(folder, canvas_cache=0)
+
+
 def asked(kind: int, rate: float, **changes: Any) -> SamplingParams:
     remasking, cache, args = KINDS[kind % len(KINDS)]
     return SamplingParams(
@@ -149,7 +155,7 @@ def test_the_numbers_are_those_of_a_dense_forward_in_float64(
 
 
 def test_probes_keep_to_the_row_budget(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    llm = make_llm(folder, max_num_batched_tokens=50, max_num_requests=8)
+    llm = make_llm(folder, max_num_batched_tokens=50, max_num_requests=8, canvas_cache=0)
     run = llm.engine.executor._run
     sizes: list[int] = []
 

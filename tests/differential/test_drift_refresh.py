@@ -18,6 +18,12 @@ from tests.helpers.engines import as_prompts, assert_all_pages_free, make_llm, r
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
 
 
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    """Remembers no canvas, so that a request computes the same rows each time it is asked."""
+    return make_llm(folder, canvas_cache=0)
+
+
 def drifting(budget: float, **changes: Any) -> SamplingParams:
     args = {"refresh": "drift", "drift_budget": budget} | changes.pop("cache_args", {})
     shape = {"max_tokens": 16, "block_length": 8, "cache": "dual", "ignore_eos": True}
@@ -111,7 +117,7 @@ def test_only_requests_that_refresh_by_drift_are_measured(
 
 
 def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder: Path) -> None:
-    llm = make_llm(folder, max_num_requests=5)
+    llm = make_llm(folder, max_num_requests=5, canvas_cache=0)
     prompts = as_prompts(random_prompts(8, seed=4))
     caches = ["dual", "prefix", "vicinity", "delayed"]
     params = [
