@@ -123,9 +123,10 @@ class SamplingParams:
     cache_salt: str = ""
     """Requests share cached prefixes only with those of the same salt."""
 
-    cache_probe_rate: float = 0.0
-    """Share of the steps, chosen by ``seed``, that are computed a second time without any reuse,
-    to report in the output's ``drift`` how far the cache is off. Never changes a token."""
+    cache_probe_rate: float | None = None
+    """Share of the steps, chosen by ``seed`` and prompt, that are computed a second time without
+    any reuse, to report in the output's ``drift`` how far the cache is off. Never changes a token.
+    None is 0.05 with ``isolate_prompt`` and 0 without."""
 
     early_exit: str | None = None
     """Rule that fills the rest of a block at once when the model is far ahead; None never does.
@@ -184,7 +185,7 @@ class SamplingParams:
         if not isinstance(self.cache_salt, str):
             problems.append(f"cache_salt must be a text, got {self.cache_salt!r}")
         rate = self.cache_probe_rate
-        if not is_finite(rate) or not 0 <= rate <= 1:
+        if rate is not None and (not is_finite(rate) or not 0 <= rate <= 1):
             problems.append(f"cache_probe_rate must be a number in [0, 1], got {rate!r}")
         problems += sampling_problems(self)
         if not isinstance(self.trace, bool):

@@ -107,8 +107,8 @@ class RefreshingCache(SuffixWindow):
 
     isolate_prompt: bool = False
     """Let prompt rows see the prompt alone. They then never change: no refresh computes them again,
-    and requests with the same prompt share them. This is not what the model was trained with; the
-    output says how far it is off where ``cache_probe_rate`` is above 0."""
+    and requests with the same prompt share them. This is not what the model was trained with, so
+    that its steps are probed unless ``cache_probe_rate`` says otherwise."""
 
     def __post_init__(self) -> None:
         # Named, because slots make another class of it.

@@ -215,7 +215,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         default=_SAMPLING.cache_probe_rate,
         help="share of the steps that are computed again without any reuse, to tell how far the "
-        "cache is off; shown in JSON and files (default: %(default)s)",
+        "cache is off; shown in JSON and files (default: 0.05 with isolate_prompt, else 0)",
     )
     group.add_argument(
         "--stop",

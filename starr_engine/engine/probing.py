@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.outputs import CacheDrift
-from starr_engine.params import SamplingParams
 
 RowErrors = NDArray[np.float64]
 """[m, 3]: KL divergence, whether the arg-max differs, error of the top-1 probability."""
@@ -22,18 +21,20 @@ RowErrors = NDArray[np.float64]
 _WORD: Final = 2**64
 
 
-def is_probed(params: SamplingParams, step: int) -> bool:
-    """Whether a request's step is probed: a hash of seed and step, so the batch never matters.
+def is_probed(rate: float, seed: int, step: int, prompt: int) -> bool:
+    """Whether a request's step is probed: a hash of all but the rate, so the batch never matters.
 
     Args:
-        params: Of the request.
+        rate: Share of the steps, in [0, 1].
+        seed: Of the request.
         step: Forwards of the request before this one.
+        prompt: Stands for the prompt's tokens, since many requests share a seed.
     """
-    if params.cache_probe_rate in (0.0, 1.0):
-        return params.cache_probe_rate == 1.0
-    # Two rounds of SplitMix64 (Steele, Lea, Flood 2014), as in decoding.draws.
-    word = _mixed(_mixed(params.seed) ^ step)
-    return (word >> 11) / 2**53 < params.cache_probe_rate
+    if rate in (0.0, 1.0):
+        return rate == 1.0
+    # Three rounds of SplitMix64 (Steele, Lea, Flood 2014), as in decoding.draws.
+    word = _mixed(_mixed(_mixed(seed) ^ prompt) ^ step)
+    return (word >> 11) / 2**53 < rate
 
 
 def _mixed(word: int) -> int:

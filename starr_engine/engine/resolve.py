@@ -1,4 +1,4 @@
-"""What a request leaves to the model: its block length and its cache policy."""
+"""What a request leaves to others: block length, cache policy, and how often to probe that."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from starr_engine.params import SamplingParams
 DEFAULT_BLOCK_LENGTH: Final = 32
 """For bidirectional models, which take any; the usual one of LLaDA and of the cache papers."""
 
+ISOLATED_PROBE_RATE: Final = 0.05
+"""An isolated prompt is no model's training, so its outputs say by how much it matters."""
+
 
 def resolve_params(params: SamplingParams, spec: ModelSpec) -> SamplingParams:
-    """``params`` with a block length and the name of a cache policy.
+    """``params`` with a block length, the name of a cache policy, and a rate of probes.
 
     Raises:
         RequestError: If the block length asked for is not that of a block-causal model.
@@ -30,6 +33,7 @@ def resolve_params(params: SamplingParams, spec: ModelSpec) -> SamplingParams:
     cache = params.cache
     if cache == "auto":
         cache = "dual" if spec.block_length is None else "block_causal"
-    if cache == params.cache and block_length == params.block_length:
-        return params
-    return replace(params, cache=cache, block_length=block_length)
+    rate = params.cache_probe_rate
+    if rate is None:
+        rate = ISOLATED_PROBE_RATE if params.cache_args.get("isolate_prompt") is True else 0.0
+    return replace(params, cache=cache, block_length=block_length, cache_probe_rate=rate)

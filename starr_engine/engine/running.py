@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Final
 
 import numpy as np
@@ -137,7 +138,7 @@ class RunningRequest:
         self.num_sealed = 0
         """Pages at the front of ``pages`` that other requests may use."""
 
-        self.probes = ProbeTally() if request.params.cache_probe_rate > 0 else None
+        self.probes = ProbeTally() if request.params.cache_probe_rate else None
         """Fed by the executor if the request wants its steps probed."""
 
         self.recorder: TraceRecorder | None = None
@@ -189,7 +190,12 @@ class RunningRequest:
     def is_probed(self) -> bool:
         """Whether its next step is computed a second time without any reuse."""
         request = self.request
-        return self.probes is not None and is_probed(request.params, request.num_forwards)
+        if self.probes is None:
+            return False
+        rate, seed = request.params.cache_probe_rate, request.params.seed
+        assert rate is not None
+        prompt = zlib.crc32(request.canvas.token_ids[: request.canvas.prompt_len].tobytes())
+        return is_probed(rate, seed, request.num_forwards, prompt)
 
     @property
     def cache_label(self) -> str:

@@ -104,3 +104,13 @@ def test_batches_of_mixed_requests_give_what_each_gives_alone(llm: LLM) -> None:
         order = np.random.default_rng(seed).permutation(8)
         outputs = llm.generate(as_prompts([prompts[i] for i in order]), [asked[i] for i in order])
         assert [o.token_ids for o in outputs] == [alone[i].token_ids for i in order]
+
+
+def test_the_output_says_how_far_it_is_off_unless_told_not_to(llm: LLM) -> None:
+    outputs = llm.generate(as_prompts(random_prompts(12, seed=8)), PARAMS)
+    found = [output.drift for output in outputs if output.drift is not None]
+    assert len(found) == 12
+    assert sum(drift.probe_forwards for drift in found) > 0
+    assert any(drift.mean_kl for drift in found if drift.mean_kl is not None)
+    assert ask(llm, cache_probe_rate=0.0).drift is None
+    assert ask(llm, cache_args={}).drift is None
