@@ -7,21 +7,21 @@ from dataclasses import dataclass
 from typing import Final
 
 from starr_engine.cache.base import CacheDefaults, CacheView, StepKind, StepPlan, approximate
-from starr_engine.cache.rows import RowRanges, difference, intersection, union
+from starr_engine.cache.rows import RowRanges, difference, intersection, union, without_first
 from starr_engine.errors import RequestError
 
 REFRESHES: Final = ("block", "never", "drift")
 
 
 def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> RowRanges:
-    """Rows that exist for the model: all, or only the nearest ones behind the active block.
+    """Rows that exist for the model: all, or of the masks behind the active block the nearest.
 
     Masks far behind the block act chiefly as a hint of the output's length. Rows that stay keep
-    their true positions. Tokens behind the window were given by the user, and always stay.
+    their true positions. Tokens behind the block were given by the user, and always stay.
 
     Args:
         view: Of the request.
-        suffix_window: Rows shown behind the block; None shows all.
+        suffix_window: Masks shown behind the block; None shows all.
         suffix_tail: Whether the canvas's last row is shown as well.
 
     Source:
@@ -29,10 +29,10 @@ def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> 
     """
     if suffix_window is None:
         return ((0, view.num_rows),)
-    near = min(view.block_stop + suffix_window, view.num_rows)
-    far = ((near, view.num_rows),)
+    behind = intersection(((view.block_stop, view.num_rows),), view.masked)
     tail = ((view.num_rows - 1, view.num_rows),) if suffix_tail else ()
-    return union(((0, near),), tail, difference(far, view.masked))
+    hidden = difference(without_first(behind, suffix_window), tail)
+    return difference(((0, view.num_rows),), hidden)
 
 
 def active_rows(view: CacheView) -> tuple[int, int]:
@@ -60,7 +60,7 @@ class SuffixWindow(CacheDefaults):
     """
 
     suffix_window: int | None = None
-    """Rows behind the active block that exist for the model; None shows all."""
+    """Masks behind the active block that exist for the model; None shows all."""
 
     suffix_tail: bool = True
     """Whether the canvas's last row is shown beside the window."""

@@ -45,6 +45,16 @@ def difference(first: RowRanges, second: RowRanges) -> RowRanges:
     return intersection(first, tuple((start, stop) for start, stop in gaps if start < stop))
 
 
+def without_first(rows: RowRanges, count: int) -> RowRanges:
+    """The set without its first ``count`` rows."""
+    left: list[tuple[int, int]] = []
+    for start, stop in rows:
+        if start + count < stop:
+            left.append((start + count, stop))
+        count = max(0, count - (stop - start))
+    return tuple(left)
+
+
 def as_ranges(rows: NDArray[np.intp] | Iterable[int]) -> RowRanges:
     """Ascending single rows as ranges."""
     ids = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows), dtype=np.int64)

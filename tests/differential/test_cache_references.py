@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 
 from starr_engine import LLM, RequestOutput, SamplingParams
-from starr_engine.cache.base import CACHE_POLICIES
-from starr_engine.errors import RequestError
 from tests.helpers.engines import Reference, as_prompts, assert_same, random_prompts
 from tests.helpers.reference_caches import CachedOutput
 
@@ -56,14 +54,6 @@ NARROW = 2e-6
 """Below this gap, float32 and float64 may rightly choose different rows in ``dllm``."""
 
 
-def skip_missing(cache: str, args: dict[str, Any]) -> None:
-    """Skip what the engine does not have yet."""
-    try:
-        CACHE_POLICIES.create(cache, args)
-    except RequestError as error:
-        pytest.skip(f"not in the engine yet: {error}")
-
-
 def params_of(cache: str, args: dict[str, Any], **changes: Any) -> SamplingParams:
     """26 tokens, which none of the block lengths divides, EOS being like any token."""
     shape: dict[str, Any] = {"max_tokens": 26, "ignore_eos": True}
@@ -83,12 +73,17 @@ def assert_equal(outputs: list[RequestOutput], expected: list[CachedOutput]) -> 
         assert output.computed_rows == wanted.computed_rows
 
 
-@pytest.mark.parametrize("block_length", [4, 5, 8, 16])
-@pytest.mark.parametrize(("cache", "args"), CACHES)
+@pytest.mark.parametrize(
+    ("cache", "args", "block_length"),
+    [
+        (cache, args, length)
+        for cache, args in CACHES
+        for length in ((5,) if args else (4, 5, 8, 16))
+    ],
+)
 def test_a_cache_equals_its_published_procedure(
     llm: LLM, reference: Reference, cache: str, args: dict[str, Any], block_length: int
 ) -> None:
-    skip_missing(cache, args)
     prompts = random_prompts(6 if (cache, args) == ("dual", {}) else 2, seed=block_length)
     outputs, expected = [], []
     for name, policy_args in POLICIES:
@@ -105,7 +100,6 @@ def test_a_cache_equals_its_published_procedure(
 def test_a_cache_equals_its_procedure_under_a_policy_that_revokes(
     llm: LLM, reference: Reference, cache: str, args: dict[str, Any], temperature: float
 ) -> None:
-    skip_missing(cache, args)
     prompts = random_prompts(3, seed=3)
     params = params_of(
         cache, args, block_length=8, remasking="starr", remasking_args=REVOKING,
@@ -119,7 +113,6 @@ def test_a_cache_equals_its_procedure_under_a_policy_that_revokes(
 def test_a_cache_equals_its_procedure_when_a_stop_token_ends_the_output(
     llm: LLM, reference: Reference, cache: str, args: dict[str, Any]
 ) -> None:
-    skip_missing(cache, args)
     prompts = random_prompts(6, seed=4)
     params = params_of(
         cache, args, block_length=8, remasking="threshold", remasking_args={"threshold": 0.5},
@@ -130,13 +123,10 @@ def test_a_cache_equals_its_procedure_when_a_stop_token_ends_the_output(
     assert_equal(llm.generate(as_prompts(prompts), params), expected)
 
 
-@pytest.mark.parametrize(
-    ("cache", "args"), [entry for entry in CACHES if "suffix_window" not in entry[1]]
-)
+@pytest.mark.parametrize(("cache", "args"), CACHES)
 def test_a_cache_equals_its_procedure_in_a_template(
     llm: LLM, reference: Reference, cache: str, args: dict[str, Any]
 ) -> None:
-    skip_missing(cache, args)
     parts: list[int | list[int]] = [6, [9, 8], 9, [7, 7, 7], 4, [11, 12]]
     template: list[int | None] = []
     for part in parts:
@@ -156,19 +146,12 @@ def test_a_cache_equals_its_procedure_in_a_template(
 def test_caches_mixed_in_one_batch_each_equal_their_procedure(
     llm: LLM, reference: Reference
 ) -> None:
-    present = []
-    for cache, args in CACHES:
-        try:
-            CACHE_POLICIES.create(cache, args)
-        except RequestError:
-            continue
-        present.append((cache, args))
     params = [
         params_of(
             cache, args, block_length=(4, 5, 8, 16)[at % 4],
             remasking=POLICIES[at % 3][0], remasking_args=POLICIES[at % 3][1],
         )
-        for at, (cache, args) in enumerate(present * 2)
+        for at, (cache, args) in enumerate(CACHES * 2)
     ]  # fmt: skip
     prompts = random_prompts(len(params), seed=8)
     expected = [

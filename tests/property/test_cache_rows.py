@@ -15,6 +15,7 @@ from starr_engine.cache.rows import (
     intersection,
     num_rows,
     union,
+    without_first,
 )
 
 row_sets = st.sets(st.integers(0, 20), max_size=12)
@@ -42,6 +43,13 @@ def test_they_are_joined_cut_and_counted_as_sets_are(first: set[int], second: se
     ):
         assert members(made) == expected
         assert_normal(made)
+
+
+@given(row_sets, st.integers(0, 15))
+def test_the_first_rows_are_left_out(rows: set[int], count: int) -> None:
+    left = without_first(as_ranges(sorted(rows)), count)
+    assert members(left) == set(sorted(rows)[count:])
+    assert_normal(left)
 
 
 def test_ranges_that_touch_are_joined_and_empty_ones_dropped() -> None:

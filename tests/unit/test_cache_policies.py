@@ -100,6 +100,13 @@ def test_a_suffix_window_keeps_true_positions_and_the_tail(
     assert plan("prefix", View(), **args) == block(rest, live)
 
 
+def test_a_suffix_window_counts_masks_and_never_hides_given_tokens() -> None:
+    # Rows 34, 35 and 39 were given by the user.
+    view = View(steps_in_block=0, masked=((24, 34), (36, 39)))
+    args = {"suffix_window": 3, "suffix_tail": False}
+    assert plan("dual", view, **args) == refresh(((0, 37), (39, 40)))
+
+
 def test_vicinity_is_dual_without_looks_and_stays_on_the_canvas() -> None:
     for name, args in (("dual", {}), ("vicinity", {"look_back": 0, "look_ahead": 0})):
         assert plan(name, View(), **args) == block(BLOCK)
