@@ -186,7 +186,8 @@ def run_model(args: argparse.Namespace, model: str, engine: Engine) -> list[dict
 def options() -> argparse.Namespace:
     """Of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 2048])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[128, 512, 2048],
+                        help=f"multiples of {BLOCK}")  # fmt: skip
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--only", help="time this size alone, as 512x1; others are counted")
@@ -199,7 +200,11 @@ def options() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=8_192)
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--output", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    if any(count % BLOCK for count in (*args.prompts, args.max_tokens)):
+        # Else a block-causal model's blocks would not be those of the others.
+        parser.error(f"prompts and new tokens must be multiples of {BLOCK}")
+    return args
 
 
 def main() -> None:

@@ -53,6 +53,9 @@ class SimulatedStep:
     query: RowRanges
     read: RowRanges
 
+    partial: RowRanges
+    """Rows of ``query`` that the layers behind the first compute in part."""
+
     computed_rows: int
     """As ``RequestOutput.computed_rows`` counts them."""
 
@@ -100,6 +103,7 @@ def simulate(policy: CachePolicy, shape: Shape, seed: int | None = None) -> Iter
             masked=view.masked,
             query=plan.query,
             read=plan.read,
+            partial=getattr(plan, "partial", ()),  # of plans that keep features
             computed_rows=computed_rows(plan, shape.num_layers),
         )
         masks = np.flatnonzero(canvas.active_block == MASK) + canvas.block_start
@@ -121,7 +125,6 @@ def computed_rows(plan: StepPlan, num_layers: int) -> int:
 
     Rounded up, as the engine does.
     """
-    # Only plans that keep features have such rows.
     partial: RowRanges = getattr(plan, "partial", ())
     in_part = num_rows(partial) - int(getattr(plan, "num_chosen", 0))
     return plan.num_query_rows - in_part * (num_layers - 1) // num_layers
