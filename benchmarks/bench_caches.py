@@ -25,8 +25,7 @@ import torch
 from benchmarks.cache_models import write_models
 from benchmarks.harness import write_result
 from benchmarks.plan_simulation import Shape, rows_per_step
-from starr_engine import SamplingParams
-from starr_engine.cache.base import CACHE_POLICIES
+from starr_engine import RequestOutput, SamplingParams
 from starr_engine.cache.pool import bytes_per_page
 from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
@@ -83,16 +82,16 @@ def measure(engine: Engine, case: Case, num_steps: int) -> dict[str, Any]:
         engine.add_request(rng.integers(4, vocab, case.prompt_len).tolist(), params)
         for _ in range(case.batch)
     ]
-    finished: dict[str, Any] = {}
+    finished: dict[str, RequestOutput] = {}
     pool, most_pages, step_s = engine.page_pool, 0, []
     for _ in range(num_steps):
         started = time.perf_counter()
         changes = engine.step()
         step_s.append(time.perf_counter() - started)
         most_pages = max(most_pages, pool.num_pages - 1 - pool.num_free)
-        finished |= {each.request_id: each for each in changes if hasattr(each, "finish_reason")}
-    outputs = [finished.get(request_id) or engine.abort(request_id) for request_id in ids]
-    outputs = [output for output in outputs if output is not None]
+        finished |= {each.request_id: each for each in changes if isinstance(each, RequestOutput)}
+    ended = [finished.get(request_id) or engine.abort(request_id) for request_id in ids]
+    outputs = [output for output in ended if output is not None]
     assert len(outputs) == case.batch
     assert all(output.error is None for output in outputs)
     assert all(output.nfe == output.num_unmasked == num_steps for output in outputs)
@@ -175,8 +174,6 @@ def run_model(args: argparse.Namespace, model: str, engine: Engine) -> list[dict
             size = f"{prompt_len}x{batch}"
             budget = args.max_rows if args.only in (None, size) else 0
             for cache in POLICIES[model]:
-                if cache not in CACHE_POLICIES:
-                    continue
                 whole = size == args.whole_at and budget > 0 and cache in args.whole
                 whole = whole and model == "bidirectional"
                 rows.append(run_case(engine, case(cache, prompt_len, batch), budget, whole=whole))

@@ -13,7 +13,6 @@ import argparse
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +20,6 @@ from benchmarks.harness import write_result
 from benchmarks.policy_settings import Setting
 from benchmarks.policy_study import Study, numbers
 from starr_engine import LLM
-from starr_engine.cache.base import CACHE_POLICIES
 from starr_engine.models.locate import shipped_models
 from starr_engine.params import ArgValue
 from starr_engine.study.environment import environment
@@ -48,6 +46,7 @@ BIDIRECTIONAL: Final[_Caches] = {
     "dual, suffix window 8": ("dual", {"suffix_window": 8}),
     "dual, drift budget 0.02": ("dual", {"refresh": "drift", "drift_budget": 0.02}),
     "dual, drift budget 0.1": ("dual", {"refresh": "drift", "drift_budget": 0.1}),
+    "dual, isolated prompt": ("dual", {"isolate_prompt": True}),
     "vicinity": ("vicinity", {}),
     "delayed": ("delayed", {}),
     "dllm": ("dllm", {}),
@@ -60,17 +59,6 @@ BLOCK_CAUSAL: Final[_Caches] = {
     "block_causal": ("block_causal", {}),
 }
 """Cache settings by name, the reference first."""
-
-
-def available(caches: _Caches) -> dict[str, tuple[str, Mapping[str, ArgValue]]]:
-    """Those whose policy is registered, and whose drift signal, if they wait for it, is there."""
-    measures_drift = find_spec("starr_engine.engine.drifting") is not None
-    return {
-        name: (cache, args)
-        for name, (cache, args) in caches.items()
-        if cache in CACHE_POLICIES
-        and (measures_drift or not CACHE_POLICIES.create(cache, args).needs_drift)
-    }
 
 
 def row_of(
@@ -107,7 +95,7 @@ def study_model(model: str, args: argparse.Namespace) -> list[dict[str, Any]]:
         prefix_caching=False,
     )
     block_length = llm.engine.spec.block_length
-    caches = available(BIDIRECTIONAL if block_length is None else BLOCK_CAUSAL)
+    caches = BIDIRECTIONAL if block_length is None else BLOCK_CAUSAL
     rows = []
     for remasking, setting in REMASKING.items():
         is_slow = setting.policy == "low_confidence"
@@ -144,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", nargs="+", help="default: those shipped")
     parser.add_argument("--num-problems", type=int, default=100, help="of each set")
-    parser.add_argument("--num-problems-slow", type=int, default=30,
+    parser.add_argument("--num-problems-slow", type=int, default=20,
                         help="of each set, with one token per step")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--sets", nargs="+", default=list(PROBLEM_SETS), choices=PROBLEM_SETS)

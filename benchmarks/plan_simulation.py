@@ -103,7 +103,7 @@ def simulate(policy: CachePolicy, shape: Shape, seed: int | None = None) -> Iter
             masked=view.masked,
             query=plan.query,
             read=plan.read,
-            partial=getattr(plan, "partial", ()),  # of plans that keep features
+            partial=plan.partial,
             computed_rows=computed_rows(plan, shape.num_layers),
         )
         masks = np.flatnonzero(canvas.active_block == MASK) + canvas.block_start
@@ -125,8 +125,7 @@ def computed_rows(plan: StepPlan, num_layers: int) -> int:
 
     Rounded up, as the engine does.
     """
-    partial: RowRanges = getattr(plan, "partial", ())
-    in_part = num_rows(partial) - int(getattr(plan, "num_chosen", 0))
+    in_part = num_rows(plan.partial) - plan.num_chosen
     return plan.num_query_rows - in_part * (num_layers - 1) // num_layers
 
 

@@ -1,8 +1,9 @@
 """What ``make demo`` shows: a batch job on the shipped model, and what it saves.
 
-Runs ``starr-engine batch`` over the shipped problems three times: one token per step without a
-cache, a static threshold, and STaRR, the latter two with the dual cache. Then prints one table and
-a few answers. The problems are in nobody's training set.
+Runs ``starr-engine batch`` over the shipped problems four times: one token per step without a
+cache, a static threshold, and STaRR, the latter two with the dual cache; and STaRR once more on the
+block-causal model, whose cache is exact. Then prints one table and a few answers. The problems are
+in nobody's training set.
 
     python examples/demo.py [--limit 60] [--output out/demo] [--result FILE]
 """
@@ -21,7 +22,7 @@ from starr_engine.study.tasks import TASKS, Problem
 
 PACKAGE = Path(__file__).resolve().parent.parent / "starr_engine"
 PROBLEMS = PACKAGE / "assets" / "problems.jsonl"
-SHARED = ["--model", "tiny-llada", "--max-tokens", "64", "--block-length", "32"]
+SHARED = ["--max-tokens", "64"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,12 @@ class Setting:
     name: str
     title: str
     flags: tuple[str, ...]
+    model: tuple[str, ...] = ("--model", "tiny-llada", "--block-length", "32")
+
+    @property
+    def words(self) -> list[str]:
+        """The command's arguments but for the files."""
+        return ["batch", *self.model, *SHARED, *self.flags]
 
 
 SETTINGS = (
@@ -48,6 +55,12 @@ SETTINGS = (
         name="starr",
         title="STaRR, dual cache",
         flags=("--remasking", "starr", "--cache", "dual"),
+    ),
+    Setting(
+        name="starr-sdar",
+        title="STaRR, exact cache, tiny-sdar",
+        flags=("--remasking", "starr", "--cache", "block_causal"),
+        model=("--model", "tiny-sdar"),
     ),
 )
 
@@ -86,7 +99,7 @@ def run_batch(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Run the command as a user would; returns the output rows and the run's totals."""
     output, summary = folder / f"{setting.name}.jsonl", folder / f"{setting.name}.summary.json"
-    words = ["batch", *SHARED, *setting.flags, "--input", str(source), "--output", str(output)]
+    words = [*setting.words, "--input", str(source), "--output", str(output)]
     print(f"\n$ starr-engine {' '.join(words)}", flush=True)
     subprocess.run(
         [sys.executable, "-m", "starr_engine", *words, "--overwrite", "--summary", str(summary)],
@@ -117,7 +130,7 @@ def table_row(
     }
     return {
         "setting": setting.title,
-        "command": f"starr-engine batch {' '.join([*SHARED, *setting.flags])}",
+        "command": f"starr-engine {' '.join(setting.words)}",
         "accuracy": sum(solved) / len(solved),
         "accuracy_by_task": {name: sum(each) / len(each) for name, each in by_task.items() if each},
         "nfe_per_request": totals["mean_nfe"],
@@ -129,10 +142,10 @@ def table_row(
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One line per setting; speed never without accuracy and forwards."""
-    print(f"\n{'':30}{'accuracy':>10}{'NFE/request':>13}{'TPF':>7}{'tokens/s':>10}{'seconds':>9}")
+    print(f"\n{'':31}{'accuracy':>10}{'NFE/request':>13}{'TPF':>7}{'tokens/s':>10}{'seconds':>9}")
     for row in rows:
         print(
-            f"{row['setting']:30}{row['accuracy']:>10.1%}{row['nfe_per_request']:>13.1f}"
+            f"{row['setting']:31}{row['accuracy']:>10.1%}{row['nfe_per_request']:>13.1f}"
             f"{row['tpf']:>7.2f}{row['tokens_per_s']:>10.0f}{row['wall_s']:>9.1f}"
         )
 

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from starr_engine.config import EngineConfig
     from starr_engine.errors import CapacityError, ConfigError, RequestError, StarrError
     from starr_engine.llm import LLM
-    from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
+    from starr_engine.outputs import (
+        BlockOutput,
+        CacheDrift,
+        FinishReason,
+        RequestOutput,
+        TokenLogprob,
+    )
     from starr_engine.params import SamplingParams
     from starr_engine.trace import Trace
 
@@ -21,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "LLM",
     "BlockOutput",
+    "CacheDrift",
     "CapacityError",
     "ConfigError",
     "EngineConfig",
@@ -36,6 +43,7 @@ __all__ = [
 _HOME = {
     "LLM": "llm",
     "BlockOutput": "outputs",
+    "CacheDrift": "outputs",
     "CapacityError": "errors",
     "ConfigError": "errors",
     "EngineConfig": "config",

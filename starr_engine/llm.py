@@ -8,6 +8,7 @@ from typing import Any
 
 from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.stats import EngineStats
 from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
 from starr_engine.infilling import (
@@ -132,6 +133,10 @@ class LLM:
         return OutputStream(
             self.engine, [name for names in self._add(encoded, each) for name in names]
         )
+
+    def stats(self) -> EngineStats:
+        """What the engine has done since it was made, and what it holds now."""
+        return self.engine.stats()
 
     def _run(
         self,

@@ -66,6 +66,33 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CacheDrift:
+    """How far the logits were off because rows were reused, over the steps that were probed.
+
+    Compared are the scored rows, before the request's options change their logits and without the
+    mask token. The numbers are None while no row was compared.
+    """
+
+    probe_forwards: int = 0
+    """Steps probed, each by one forward of all live rows; ``nfe`` does not count them."""
+
+    rows_compared: int = 0
+
+    flip_rate: float | None = None
+    """Share of the rows with another most probable token."""
+
+    mean_kl: float | None = None
+    """Of KL(all rows computed || as cached), in nats."""
+
+    max_kl: float | None = None
+
+    mean_confidence_error: float | None = None
+    """Of the absolute difference of the largest probability."""
+
+    max_confidence_error: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOutput:
     """The result of one finished request."""
 
@@ -89,7 +116,8 @@ class RequestOutput:
     """Masks that became tokens, those at and after EOS included."""
 
     computed_rows: int
-    """Token rows computed over all forwards; what a cache saves shows here."""
+    """Token rows computed over all forwards; what a cache saves shows here. A row that only some
+    layers compute counts as its share of them, each forward's sum rounded up."""
 
     cache_label: str
     """``exact``, or ``approximate: <why>``."""
@@ -105,6 +133,9 @@ class RequestOutput:
 
     num_preemptions: int = 0
     """How often it gave up its pages to an earlier request and was taken up again."""
+
+    drift: CacheDrift | None = None
+    """What probes found, with a ``cache_probe_rate`` above 0."""
 
     error: str | None = None
     """Why the request failed, with finish reason ``error``."""

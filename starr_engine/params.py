@@ -123,6 +123,10 @@ class SamplingParams:
     cache_salt: str = ""
     """Requests share cached prefixes only with those of the same salt."""
 
+    cache_probe_rate: float = 0.0
+    """Share of the steps, chosen by ``seed``, that are computed a second time without any reuse,
+    to report in the output's ``drift`` how far the cache is off. Never changes a token."""
+
     early_exit: str | None = None
     """Rule that fills the rest of a block at once when the model is far ahead; None never does.
     Costs accuracy: see docs/policies.md."""
@@ -147,8 +151,9 @@ class SamplingParams:
             for name in ("max_tokens", "block_length", "seed")
             if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool)
         }
-        if isinstance(self.temperature, Real) and not isinstance(self.temperature, bool | int):
-            plain["temperature"] = float(self.temperature)
+        for name in ("temperature", "cache_probe_rate"):
+            if isinstance(value := getattr(self, name), Real) and not isinstance(value, bool | int):
+                plain[name] = float(value)
         if isinstance(self.stop, str):
             plain["stop"] = (self.stop,)
         elif isinstance(self.stop, Iterable):
@@ -178,6 +183,9 @@ class SamplingParams:
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
         if not isinstance(self.cache_salt, str):
             problems.append(f"cache_salt must be a text, got {self.cache_salt!r}")
+        rate = self.cache_probe_rate
+        if not is_finite(rate) or not 0 <= rate <= 1:
+            problems.append(f"cache_probe_rate must be a number in [0, 1], got {rate!r}")
         problems += sampling_problems(self)
         if not isinstance(self.trace, bool):
             problems.append(f"trace must be True or False, got {self.trace!r}")

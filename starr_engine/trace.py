@@ -85,12 +85,15 @@ class TraceStep:
     """One model forward of a request, and what was decided from it."""
 
     kind: str
-    """Of ``StepKind``: ``refresh`` or ``block``."""
+    """Of ``StepKind``: ``prefill``, ``refresh``, ``block`` or ``commit``."""
 
     block_index: int
 
     block_start: int
     """First position of the active block on the canvas."""
+
+    num_live: int
+    """Rows that exist for the model: what a step without cache computes."""
 
     num_rows: int
     """Token rows that the forward computed for this request."""
@@ -257,6 +260,7 @@ def _step_to_plain(step: TraceStep) -> dict[str, Any]:
         "kind": step.kind,
         "block_index": step.block_index,
         "block_start": step.block_start,
+        "num_live": step.num_live,
         "num_rows": step.num_rows,
         "time_s": step.time_s,
         "candidates": positions.candidates.tolist(),
@@ -272,6 +276,7 @@ def _step_from_plain(plain: Mapping[str, Any]) -> TraceStep:
         kind=str(plain["kind"]),
         block_index=int(plain["block_index"]),
         block_start=int(plain["block_start"]),
+        num_live=int(plain["num_live"]),
         num_rows=int(plain["num_rows"]),
         time_s=float(plain["time_s"]),
         positions=PositionTrace(

@@ -57,7 +57,8 @@ def rows_table(result: Result) -> str:
         "request. *Timed* is how many steps of a full batch were run, from the request's first; "
         "of `none` steps are alike within a block, of all others whole blocks are timed. *Faster* "
         "compares seconds per step with `none` of the same model and size; a dash stands where "
-        "one block was too much to time. Pages hold keys and values, at their most."
+        "one block was too much to time. Pages are those in use at most, with keys and "
+        "values; what `dllm` keeps beside them is not counted."
     )
     return "\n".join(lines) + "\n\n" + _paragraph(how)
 

@@ -68,10 +68,11 @@ TOP: Final = 30
 
 def classes(step: SimulatedStep) -> dict[str, RowRanges]:
     """The rows that exist at a step, by what becomes of them."""
-    dirty = intersection(step.dirty, step.query)
+    whole = difference(step.query, step.partial)
+    dirty = intersection(step.dirty, whole)
     return {
-        "computed": difference(difference(step.query, step.partial), dirty),
-        "partial": difference(intersection(step.partial, step.query), dirty),
+        "computed": difference(whole, dirty),
+        "partial": intersection(step.partial, step.query),
         "reused": difference(step.read, step.query),
         "dirty": dirty,
     }
@@ -86,10 +87,10 @@ def bars(steps: list[SimulatedStep]) -> Iterator[str]:
                 spans.setdefault(rows, []).append(at)
         for (start, stop), columns in spans.items():
             for _, run in groupby(enumerate(columns), key=lambda pair: pair[1] - pair[0]):
-                at = [column for _, column in run]
+                joined = [column for _, column in run]
                 yield (
-                    f'<rect class="{name}" x="{at[0] * CELL}" y="{start * CELL_HEIGHT}" '
-                    f'width="{len(at) * CELL}" height="{(stop - start) * CELL_HEIGHT}"/>'
+                    f'<rect class="{name}" x="{joined[0] * CELL}" y="{start * CELL_HEIGHT}" '
+                    f'width="{len(joined) * CELL}" height="{(stop - start) * CELL_HEIGHT}"/>'
                 )
 
 
@@ -127,16 +128,15 @@ def panel(entry: Panel) -> str:
 
 def draw() -> str:
     """The whole picture, legible on light and dark pages."""
-    entries = [entry for entry in PANELS if entry.cache in CACHE_POLICIES]
     width = SHAPE.max_tokens * CELL
     length = SHAPE.prompt_len + SHAPE.max_tokens
     height = length * CELL_HEIGHT
     parts = []
-    for at, entry in enumerate(entries):
+    for at, entry in enumerate(PANELS):
         x = LEFT + at % COLUMNS * (width + GAP)
         y = TOP + at // COLUMNS * (height + GAP + 10)
         parts.append(f'<g transform="translate({x} {y})">{panel(entry)}</g>')
-    num_lines = -(-len(entries) // COLUMNS)
+    num_lines = -(-len(PANELS) // COLUMNS)
     bottom = TOP + num_lines * (height + GAP + 10) - 14
     total = LEFT + COLUMNS * (width + GAP)
     axes = (

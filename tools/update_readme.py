@@ -27,7 +27,7 @@ def render(readme: str) -> str:
 
 
 def demo_table() -> str:
-    """Accuracy, forwards and speed of the three settings of ``make demo``."""
+    """Accuracy, forwards and speed of the settings of ``make demo``."""
     result = _load("demo.json")
     tasks = list(result["rows"][0]["accuracy_by_task"])
     lines = [
@@ -44,8 +44,9 @@ def demo_table() -> str:
         )
     return (
         "\n".join(lines)
-        + f"\n\n`make demo`: tiny-llada (float32), {result['num_problems']} unseen problems, "
-        + f"64 new tokens,\nblock 32, batch 16, {_machine(result)}\n"
+        + "\n\n`make demo`: tiny-llada (block 32; tiny-sdar: 16) in float32, "
+        + f"{result['num_problems']} unseen problems,\n"
+        + f"64 new tokens, batch 16, {_machine(result)}\n"
         + "([result](benchmarks/results/demo.json)).\n"
     )
 

@@ -200,6 +200,8 @@ void bind_pool(nb::module_& m) {
       .def_prop_ro("num_pages", &PagePool::num_pages, "Pages, page 0 included.")
       .def_prop_ro("page_size", &PagePool::page_size, "Rows of a page.")
       .def_prop_ro("num_free", &PagePool::num_free, "Pages that try_allocate can hand out now.")
+      .def_prop_ro("num_indexed", &PagePool::num_indexed,
+                   "Pages whose content match() can find, in use or not.")
       .def_prop_ro("stats", [](const PagePool& pool) { return pool.stats(); })
       .def("check_invariants", &PagePool::check_invariants,
            "Raise RuntimeError naming the first broken invariant.");
@@ -311,7 +313,8 @@ void bind_batch(nb::module_& m) {
              const std::vector<Bounds>& query, const std::vector<Bounds>& write,
              const std::vector<Bounds>& read, const Tokens& score, const Bounds& active_block,
              bool dirty_allowed, const std::vector<Bounds>& shadow,
-             const std::optional<Tokens>& shadow_score, std::int32_t mask_token_id) {
+             const std::optional<Tokens>& shadow_score, std::int32_t mask_token_id,
+             std::int32_t isolated) {
             const auto set_of = [](const char* name, const Tokens& rows) {
               return named(name, [&] { return RowRanges::of_rows(span_of(rows)); });
             };
@@ -319,13 +322,14 @@ void bind_batch(nb::module_& m) {
                         {named("query", query), named("write", write), named("read", read),
                          set_of("score", score), named("shadow", shadow),
                          shadow_score ? set_of("shadow_score", *shadow_score) : RowRanges()},
-                        to_range(active_block), dirty_allowed, mask_token_id);
+                        to_range(active_block), dirty_allowed, mask_token_id, isolated);
           },
           "table"_a.none(), "token_ids"_a.noconvert(), "query"_a, "write"_a, "read"_a,
           "score"_a.noconvert(), "active_block"_a, "dirty_allowed"_a = false,
           "shadow"_a = std::vector<Bounds>{}, "shadow_score"_a.noconvert() = nb::none(),
-          "mask_token_id"_a = -1,
-          "Append a request with live rows [0, len(token_ids)); token_ids int32, the sets as in\n"
+          "mask_token_id"_a = -1, "isolated"_a = 0,
+          "Append a request with live rows [0, len(token_ids)), of which the first `isolated` see\n"
+          "each other and no others; token_ids int32, the sets as in\n"
           "validate_plan but the scores, which are ascending rows (int32 [d]). Shadow rows hold\n"
           "`mask_token_id`. PlanError leaves the builder as it was.")
       .def(

@@ -29,23 +29,32 @@ std::int32_t rows_before(const RowRanges& rows, std::int32_t row) noexcept {
   return count;
 }
 
+// Which rows a row sees: those in front of `end_of(row)`.
+struct VisibleRows {
+  std::int32_t mask_block = 0;  // block length of the mask, 0 for a bidirectional one
+  std::int32_t isolated = 0;    // rows in front of this one see no others
+
+  std::int32_t end_of(std::int32_t row) const noexcept {
+    if (row < isolated) return isolated;
+    if (mask_block == 0) return std::numeric_limits<std::int32_t>::max();
+    return row - row % mask_block + mask_block;
+  }
+};
+
 // Fills in how many of the rows `attended` each row of `rows` sees, and says whether one of them
 // sees fewer than all.
 bool append_visible(const RowRange& rows, std::span<const RowRange> attended,
-                    std::int32_t mask_block, std::int32_t*& out) noexcept {
+                    const VisibleRows& rule, std::int32_t*& out) noexcept {
   std::int32_t total = 0;
   for (const RowRange& range : attended) total += range.stop - range.start;
-  if (mask_block == 0) {
-    out = std::fill_n(out, rows.stop - rows.start, total);
-    return false;
-  }
   bool limited = false;
   for (std::int32_t row = rows.start; row < rows.stop;) {
-    const std::int32_t end = row - row % mask_block + mask_block;
+    const std::int32_t end = rule.end_of(row);
     const std::int32_t stop = std::min(end, rows.stop);
     std::int32_t seen = 0;
-    for (const RowRange& range : attended)
+    for (const RowRange& range : attended) {
       seen += std::max(0, std::min(range.stop, end) - range.start);
+    }
     out = std::fill_n(out, stop - row, seen);
     limited = limited || seen < total;
     row = stop;
@@ -95,7 +104,7 @@ BatchBuilder::BatchBuilder(std::int32_t page_size, std::int32_t mask_block)
 
 void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> token_ids,
                        const PlanRows& plan, const RowRange& active_block, bool dirty_allowed,
-                       std::int32_t mask_token_id) {
+                       std::int32_t mask_token_id, std::int32_t isolated) {
   constexpr std::int64_t kMaxRows = std::numeric_limits<std::int32_t>::max();
   if (table != nullptr && table->page_size() != page_size_) {
     throw std::invalid_argument("the table's page_size is " + std::to_string(table->page_size()) +
@@ -103,6 +112,10 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
   }
   if (static_cast<std::int64_t>(token_ids.size()) > kMaxRows) {
     throw std::invalid_argument("token_ids has more than 2**31 - 1 rows");
+  }
+  if (isolated < 0 || static_cast<std::size_t>(isolated) > token_ids.size()) {
+    throw std::invalid_argument("isolated must lie in [0, " + std::to_string(token_ids.size()) +
+                                "], got " + std::to_string(isolated));
   }
   if (!plan.shadow.empty() && mask_token_id < 0) {
     throw std::invalid_argument("shadow rows need a mask_token_id, got " +
@@ -126,7 +139,8 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
       .shadow_ranges = size_of(plan.shadow),
       .shadow_score_ranges = size_of(plan.shadow_score),
       .shadow_column = plan.shadow.empty() ? 0 : rows_before(attended, active_block.start),
-      .pages = paged ? static_cast<std::int32_t>(table->pages().size()) : 0};
+      .pages = paged ? static_cast<std::int32_t>(table->pages().size()) : 0,
+      .isolated = isolated};
   const std::initializer_list<const RowRanges*> sets = {
       &plan.query, &plan.write, &plan.read, &plan.score, &plan.shadow, &plan.shadow_score};
   std::size_t num_ranges = 0;
@@ -220,7 +234,8 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     const auto attended = request.read_ranges == 0 ? query : read;
     out.limited[r] = 0;
     for (const RowRange& range : query) {
-      if (append_visible(range, attended, mask_block_, visible)) out.limited[r] = 1;
+      const VisibleRows rule{mask_block_, request.isolated};
+      if (append_visible(range, attended, rule, visible)) out.limited[r] = 1;
       // Row numbers become batch indices by adding this; ranges of W and D never cross a range
       // of A, because ranges do not touch and both are subsets of A.
       const std::int64_t shift = num_query - range.start;
@@ -239,7 +254,7 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     for (const RowRange& range : shadow) {
       const std::int64_t shift = num_query - range.start;
       append_positions(range, shift);
-      append_visible(range, attended, 0, visible);
+      append_visible(range, attended, VisibleRows{}, visible);
       for (const RowRange& scored : shadow_score) {
         append_scores(scored, shift, r, num_shadow_score);
       }

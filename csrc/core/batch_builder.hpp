@@ -39,8 +39,9 @@ struct BatchBuffers {
 // row of zeros: its keys are its own query rows, its shadow rows aside. The builder copies what
 // it needs, so tables and token arrays may change after add().
 //
-// Under a block-causal mask a row sees the rows up to the end of its own mask block, and these
-// are always the first of those attended to; so the mask is one number per row. Shadow rows see
+// Under a block-causal mask a row sees the rows up to the end of its own mask block, and an
+// isolated row those in front of a limit; these are always the first of those attended to, so the
+// mask is one number per row. Shadow rows see
 // whatever their request attends to: nothing lies behind the active block.
 class BatchBuilder {
  public:
@@ -48,13 +49,14 @@ class BatchBuilder {
   // std::invalid_argument unless page_size >= 1 and mask_block >= 0.
   explicit BatchBuilder(std::int32_t page_size, std::int32_t mask_block = 0);
 
-  // Appends a request with live rows [0, token_ids.size()). Shadow rows hold `mask_token_id`,
-  // which is needed for nothing else. Throws PlanError for a plan that breaks a rule and
-  // std::invalid_argument for a table of another page size or shadow rows without a mask; a
-  // refused request leaves the builder as it was.
+  // Appends a request with live rows [0, token_ids.size()), of which the first `isolated` see each
+  // other and no others. Shadow rows hold `mask_token_id`, which is needed for nothing else. Throws
+  // PlanError for a plan that breaks a rule and std::invalid_argument for a table of another page
+  // size, isolated rows that are no live rows, or shadow rows without a mask; a refused request
+  // leaves the builder as it was.
   void add(const PageTable* table, std::span<const std::int32_t> token_ids, const PlanRows& plan,
            const RowRange& active_block, bool dirty_allowed = false,
-           std::int32_t mask_token_id = -1);
+           std::int32_t mask_token_id = -1, std::int32_t isolated = 0);
 
   // Forgets all requests and keeps the memory.
   void clear() noexcept;
@@ -80,6 +82,7 @@ class BatchBuilder {
     std::int32_t shadow_score_ranges;
     std::int32_t shadow_column;
     std::int32_t pages;  // 0 for a fresh request
+    std::int32_t isolated;
   };
 
   void check_sizes(const BatchBuffers& out) const;

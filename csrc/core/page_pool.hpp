@@ -64,6 +64,8 @@ class PagePool {
   std::int32_t page_size() const noexcept { return page_size_; }
   // Pages that try_allocate can hand out: FREE ones and unreferenced SEALED ones.
   std::int32_t num_free() const noexcept { return free_.size + lru_.size; }
+  // Pages whose content match() can find, in use or not.
+  std::int32_t num_indexed() const noexcept { return index_.size(); }
   const PoolStats& stats() const noexcept { return stats_; }
 
   // These throw std::invalid_argument for a page outside [0, num_pages).

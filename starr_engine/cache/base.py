@@ -53,9 +53,21 @@ class StepPlan:
     read: RowRanges
     """R: rows attended to."""
 
+    isolated: int = 0
+    """Rows in front of this one see each other and no others, so that their keys and values depend
+    on their own tokens alone."""
+
     dirty_allowed: str = ""
     """Why rows may be read as context although their token changed since they were computed;
     empty refuses such a plan."""
+
+    partial: RowRanges = ()
+    """Rows of W that the layers behind the first compute in part: all get a new value, and those
+    whose value has turned most since the last step get the rest. The others keep their key, and
+    add to themselves what attention and the feed-forward part had added before."""
+
+    num_chosen: int = 0
+    """How many of ``partial`` get the rest."""
 
     @property
     def num_query_rows(self) -> int:
@@ -136,6 +148,14 @@ class CacheView(Protocol):
         """Live rows that hold a mask."""
         ...
 
+    @property
+    def scored(self) -> RowRanges:
+        """Rows of the active block whose logits the remasking policy needs; a plan computes them.
+
+        Its masks, and for policies that look at tokens again these too.
+        """
+        ...
+
 
 class CachePolicy(Protocol):
     """A pure function from a request's position to its next plan.
@@ -151,6 +171,11 @@ class CachePolicy(Protocol):
     """Whether it never writes rows again once they are final, so that requests can share them."""
 
     @property
+    def isolates_prompt(self) -> bool:
+        """Whether prompt rows see the prompt alone, so that requests of one prompt share them."""
+        ...
+
+    @property
     def resumable(self) -> bool:
         """Whether the plan of a block's first step depends on no earlier step.
 
@@ -161,6 +186,11 @@ class CachePolicy(Protocol):
     @property
     def needs_drift(self) -> bool:
         """Whether the view must say how far computed rows drift."""
+        ...
+
+    @property
+    def keeps_features(self) -> bool:
+        """Whether plans have ``partial`` rows: what each layer adds to rows is then kept too."""
         ...
 
     def label(self, mask_block: int | None) -> str:
@@ -198,6 +228,16 @@ class CacheDefaults:
         """No."""
         return False
 
+    @property
+    def keeps_features(self) -> bool:
+        """No."""
+        return False
+
+    @property
+    def isolates_prompt(self) -> bool:
+        """No."""
+        return False
+
     def refusal(self, mask_block: int | None) -> str:
         """Serves every model."""
         del mask_block
@@ -209,7 +249,9 @@ CACHE_POLICIES: Registry[CachePolicy] = Registry(
     RequestError,
     group="starr_engine.cache_policies",
     members=(
-        "label", "refusal", "resumable", "needs_drift", "uses_pages", "shares_prefix", "plan",
+        "label", "refusal", "resumable", "needs_drift", "keeps_features", "isolates_prompt",
+        "uses_pages",
+        "shares_prefix", "plan",
     ),
 )  # fmt: skip
 for _name, _target in {
@@ -218,6 +260,7 @@ for _name, _target in {
     "dual": "dual:DualCache",
     "vicinity": "vicinity:VicinityCache",
     "delayed": "delayed:DelayedCache",
+    "dllm": "dllm:DLLMCache",
     "block_causal": "block_causal:BlockCausalCache",
 }.items():
     CACHE_POLICIES.add(_name, f"starr_engine.cache.policies.{_target}")

@@ -105,6 +105,11 @@ class RefreshingCache(SuffixWindow):
     """With ``refresh="drift"``: how far, as 1 - cosine of the last layer's values averaged over
     the rows computed and added up over steps, rows may move until the next refresh."""
 
+    isolate_prompt: bool = False
+    """Let prompt rows see the prompt alone. They then never change: no refresh computes them again,
+    and requests with the same prompt share them. This is not what the model was trained with; the
+    output says how far it is off where ``cache_probe_rate`` is above 0."""
+
     def __post_init__(self) -> None:
         # Named, because slots make another class of it.
         SuffixWindow.__post_init__(self)
@@ -117,6 +122,8 @@ class RefreshingCache(SuffixWindow):
             positive("refresh_every", self.refresh_every)
         if (self.refresh == "drift") != (self.drift_budget is not None):
             raise RequestError("refresh='drift' and drift_budget go together; give both or none")
+        if not isinstance(self.isolate_prompt, bool):
+            raise RequestError(f"isolate_prompt must be True or False, got {self.isolate_prompt!r}")
         budget = self.drift_budget
         if budget is not None and not (
             isinstance(budget, int | float) and math.isfinite(budget) and budget > 0
@@ -129,6 +136,20 @@ class RefreshingCache(SuffixWindow):
         return self.refresh == "block"
 
     @property
+    def isolates_prompt(self) -> bool:
+        """With ``isolate_prompt``."""
+        return self.isolate_prompt
+
+    def refusal(self, mask_block: int | None) -> str:
+        """An isolated prompt is for bidirectional models."""
+        if self.isolate_prompt and mask_block is not None:
+            return (
+                "isolate_prompt is for bidirectional models; this one is block-causal, where "
+                "cache='block_causal' shares prompts exactly"
+            )
+        return ""
+
+    @property
     def needs_drift(self) -> bool:
         """With ``refresh="drift"``."""
         return self.refresh == "drift"
@@ -138,8 +159,10 @@ class RefreshingCache(SuffixWindow):
         reuses = self.refresh_every != 1
         if mask_block is not None and self.refresh == "block" and self.inner_is_whole_block:
             reuses = False  # what is read from in front of the block cannot depend on the block
-        temporal = ("temporal reuse",) if reuses else ()
-        return approximate(*temporal, *self.suffix_reasons(mask_block))
+        reasons: tuple[str, ...] = ("temporal reuse",) if reuses else ()
+        if self.isolate_prompt:
+            reasons += ("isolated prompt",)
+        return approximate(*reasons, *self.suffix_reasons(mask_block))
 
     @property
     def inner_is_whole_block(self) -> bool:
@@ -162,9 +185,14 @@ class RefreshingCache(SuffixWindow):
         """All live rows at a refresh, else the inner ones; all live rows are read from pages."""
         live = self.live(view)
         if self.is_due(view):
-            return StepPlan(kind=StepKind.REFRESH, query=live, write=live, read=live)
-        query = intersection(self.inner(view), live)
-        if self.refresh != "block":
-            stale = union(view.dirty, difference(live, view.cached))
-            query = union(query, intersection(stale, live))
-        return StepPlan(kind=StepKind.BLOCK, query=query, write=query, read=live)
+            kind, query = StepKind.REFRESH, live
+        else:
+            kind, query = StepKind.BLOCK, intersection(self.inner(view), live)
+            if self.refresh != "block":
+                stale = union(view.dirty, difference(live, view.cached))
+                query = union(query, intersection(stale, live))
+        isolated = 0
+        if self.isolate_prompt:
+            isolated = view.prompt_len
+            query = difference(query, intersection(((0, isolated),), view.cached))
+        return StepPlan(kind=kind, query=query, write=query, read=live, isolated=isolated)

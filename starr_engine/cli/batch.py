@@ -39,6 +39,7 @@ rows:
     slots             of a row with a gap or a template: the text of each
     error             null; or why the row could not run, and then the others are null
     logprobs          for rows that ask: token_id, logprob, step and top of each token
+    drift             for rows with a cache_probe_rate: how far the cache was off
     samples           for rows with n above 1: all samples; the columns above are the first one's
 
 interruption:

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from starr_engine.cli.infilling import add_infill_options, infill_prompt
@@ -85,6 +86,8 @@ def as_json(output: BlockOutput | RequestOutput) -> Mapping[str, object]:
     optional: dict[str, object] = {}
     if output.logprobs is not None:
         optional["logprobs"] = logprob_objects(output.logprobs)
+    if output.drift is not None:
+        optional["drift"] = asdict(output.drift)
     if output.other_samples:
         optional["samples"] = [sample_object(sample) for sample in output.samples]
     return {

@@ -53,12 +53,14 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
     """Labels of cache policies, what the budget holds of pages, and requests of several lengths.
 
     A budget that is a fraction is one of the memory that is free now less the model's weights.
+    What dllm adds is taken beside the budget, when the first request asks for it.
 
     Raises:
         ConfigError: If a flag's value is out of range or does not suit the model.
     """
     import torch
 
+    from starr_engine.cache.feature_pool import feature_bytes_per_page
     from starr_engine.engine import loading
     from starr_engine.engine.memory import free_memory, memory_budget
 
@@ -75,6 +77,13 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
         "page size": page_size,
         "bytes per page": page_bytes,
     }
+    if spec.block_length is None:  # else it serves no request
+        cache["bytes per page that dllm adds"] = feature_bytes_per_page(
+            num_layers=spec.num_layers,
+            page_size=page_size,
+            hidden_size=spec.hidden_size,
+            dtype=dtype,
+        )
     free = 0
     if isinstance(parse_memory_size("kv_memory", config.kv_memory), float):
         free = max(0, free_memory(device) - num_parameters * dtype.itemsize)

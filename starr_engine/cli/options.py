@@ -210,6 +210,14 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="requests share cached prefixes only with those of the same salt",
     )
     group.add_argument(
+        "--cache-probe-rate",
+        type=float,
+        metavar="SHARE",
+        default=_SAMPLING.cache_probe_rate,
+        help="share of the steps that are computed again without any reuse, to tell how far the "
+        "cache is off; shown in JSON and files (default: %(default)s)",
+    )
+    group.add_argument(
         "--stop",
         metavar="TEXT",
         action="append",
@@ -254,6 +262,7 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
         cache=args.cache,
         cache_args=parse_args_list("--cache-arg", args.cache_args),
         cache_salt=args.cache_salt,
+        cache_probe_rate=args.cache_probe_rate,
         early_exit=args.early_exit,
         early_exit_args=parse_args_list("--early-exit-arg", args.early_exit_args),
         **candidate_fields(args),

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine._core import BatchBuilder, PlanError
+from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.drifting import MeasuredRows, measured_rows
+from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
@@ -23,9 +27,6 @@ class StepBatch:
 
     entries: tuple[ScheduledRequest, ...]
     """Who takes part, in the order of the rows."""
-
-    refused: tuple[RefusedRequest, ...]
-    """Who does not, because no plan could be made or the plan breaks a rule."""
 
     input_ids: Tensor
     """[T] int64, masks included."""
@@ -47,11 +48,36 @@ class StepBatch:
 
     attention: AttentionMetadata
 
-    copies: tuple[PageCopy, ...]
-    """Pages to copy, in order, before any row is written."""
-
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
+
+    copies: tuple[PageCopy, ...] = ()
+    """Pages to copy, in order, before any row is written."""
+
+    refused: tuple[RefusedRequest, ...] = ()
+    """Who takes no part, because no plan could be made or the plan breaks a rule."""
+
+    features: FeatureRows | None = None
+    """Rows that keep what layers add to them; None if there are none."""
+
+    measured: MeasuredRows | None = None
+    """Whose drift is measured; None for nobody's."""
+
+    probes: tuple[StepBatch, ...] = ()
+    """The same step for the requests that are probed, in order, with nothing reused and no shadow
+    rows; several where one would have more rows than a step may."""
+
+    @property
+    def probed_rows(self) -> list[int]:
+        """Of the logits' rows, those that the probes score too, in their order."""
+        probed = {id(entry.running) for probe in self.probes for entry in probe.entries}
+        rows: list[int] = []
+        first = 0
+        for entry, positions in zip(self.entries, self.score_positions, strict=True):
+            if id(entry.running) in probed:
+                rows.extend(range(first, first + len(positions)))
+            first += len(positions)
+        return rows
 
 
 class Batcher:
@@ -63,6 +89,7 @@ class Batcher:
         device: Of the model.
         mask_block: Block length of the attention mask; None if it is bidirectional.
         canvases: Says which pages to copy first.
+        max_num_batched_tokens: Most rows of one forward of probes.
     """
 
     def __init__(
@@ -72,17 +99,20 @@ class Batcher:
         device: torch.device,
         mask_block: int | None,
         canvases: CanvasCache,
+        *,
+        max_num_batched_tokens: int,
     ) -> None:
         self._canvases = canvases
+        self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0)
+        self._mask_block = mask_block
         self._mask_token_id = mask_token_id
         self._device = device
 
     def build(self, schedule: Schedule) -> StepBatch:
         """Check every plan and lay out the step; a plan that breaks a rule is left out of it."""
         started_s = time.perf_counter()
-        builder = self._builder
-        builder.clear()
+        self._builder.clear()
         scored: list[Positions] = []
         shadowed: list[Positions] = []
         checked: list[TokenIds] = []
@@ -91,7 +121,7 @@ class Batcher:
         for entry in schedule:
             masks, shadows = entry.running.score_positions(), entry.running.shadow_positions()
             try:
-                self._add(entry, masks, shadows)
+                self._add(entry, entry.running.pages, masks, shadows)
             except PlanError as error:
                 reason = f"{type(entry.running.cache).__name__} failed: {error}"
                 refused.append(RefusedRequest(running=entry.running, reason=reason))
@@ -101,6 +131,56 @@ class Batcher:
             shadowed.append(shadows)
             if entry.shadow:
                 checked.append(entry.running.request.canvas.token_ids[shadows])
+        batch = self._lay_out(entries, scored, shadowed, checked, started_s)
+        probed = [
+            (entry, masks)
+            for entry, masks in zip(entries, scored, strict=True)
+            if entry.running.is_probed
+        ]
+        return replace(
+            batch,
+            copies=self._canvases.take_copies(),
+            refused=tuple(refused),
+            probes=self._probes(probed),
+        )
+
+    def _probes(
+        self, probed: Sequence[tuple[ScheduledRequest, Positions]]
+    ) -> tuple[StepBatch, ...]:
+        """All live rows of the requests, computed and read without pages; within the row budget."""
+        chunks: list[list[tuple[ScheduledRequest, Positions]]] = []
+        budget = 0
+        for entry, masks in probed:
+            live = entry.running.request.canvas.num_live
+            rows = ((0, live),)
+            plan = StepPlan(kind=StepKind.BLOCK, query=rows, write=(), read=rows)
+            if live > budget:
+                chunks.append([])
+                budget = self._max_rows
+            budget -= live
+            chunk = ScheduledRequest(running=entry.running, plan=plan, shadow=())
+            chunks[-1].append((chunk, masks))
+        return tuple(self._probe(chunk) for chunk in chunks)
+
+    def _probe(self, chunk: Sequence[tuple[ScheduledRequest, Positions]]) -> StepBatch:
+        started_s = time.perf_counter()
+        nothing = np.empty(0, np.int32)
+        self._builder.clear()
+        for entry, masks in chunk:
+            self._add(entry, None, masks, nothing)
+        entries, scored = [entry for entry, _ in chunk], [masks for _, masks in chunk]
+        return self._lay_out(entries, scored, [nothing] * len(chunk), [], started_s)
+
+    def _lay_out(
+        self,
+        entries: Sequence[ScheduledRequest],
+        scored: Sequence[Positions],
+        shadowed: Sequence[Positions],
+        checked: Sequence[TokenIds],
+        started_s: float,
+    ) -> StepBatch:
+        """What the builder holds, as tensors."""
+        builder = self._builder
         num_rows, num_requests = builder.num_query_rows, builder.num_requests
         input_ids, positions, slots = np.empty((3, num_rows), np.int64)
         cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
@@ -132,37 +212,62 @@ class Batcher:
             present_ids[-len(tokens) :] = tokens
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
+        attention = AttentionMetadata(
+            cu_query=self._upload(cu_query),
+            cu_read=self._upload(cu_read),
+            read_slots=self._upload(read_slots),
+            slot_mapping=self._upload(slots),
+            page_table=self._upload(page_table),
+            query_lens=tuple(query_lens.tolist()),
+            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
+            fresh=tuple(fresh.tolist()),
+            shadow_lens=tuple(shadow_lens.tolist()),
+            shadow_columns=tuple(shadow_columns.tolist()),
+            visible=self._upload(visible),
+            limited=tuple((limited != 0).tolist()),
+        )
         return StepBatch(
             entries=tuple(entries),
-            copies=self._canvases.take_copies(),
-            refused=tuple(refused),
             input_ids=self._upload(input_ids),
             positions=self._upload(positions),
             logits_rows=self._upload(logits_rows),
             present_ids=self._upload(present_ids),
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
-            attention=AttentionMetadata(
-                cu_query=self._upload(cu_query),
-                cu_read=self._upload(cu_read),
-                read_slots=self._upload(read_slots),
-                slot_mapping=self._upload(slots),
-                page_table=self._upload(page_table),
-                query_lens=tuple(query_lens.tolist()),
-                read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-                fresh=tuple(fresh.tolist()),
-                shadow_lens=tuple(shadow_lens.tolist()),
-                shadow_columns=tuple(shadow_columns.tolist()),
-                visible=self._upload(visible),
-                limited=tuple((limited != 0).tolist()),
-            ),
+            attention=attention,
             started_s=started_s,
+            features=feature_rows(entries, positions, slots, attention, self._upload),
+            measured=self._measured(entries, cu_query, slots),
         )
 
-    def _add(self, entry: ScheduledRequest, scored: Positions, shadowed: Positions) -> None:
+    def _measured(
+        self,
+        entries: Sequence[ScheduledRequest],
+        cu_query: NDArray[np.int32],
+        slots: NDArray[np.int64],
+    ) -> MeasuredRows | None:
+        measured, rows = measured_rows(entries, cu_query)
+        if not measured:
+            return None
+        flat = np.concatenate(rows)
+        return MeasuredRows(
+            entries=tuple(measured),
+            counts=tuple(len(each) for each in rows),
+            rows=self._upload(flat),
+            slots=self._upload(slots[flat]),
+        )
+
+    def _add(
+        self,
+        entry: ScheduledRequest,
+        pages: PageTable | None,
+        scored: Positions,
+        shadowed: Positions,
+    ) -> None:
+        check_partial(entry, self._mask_block)
         canvas, plan = entry.running.request.canvas, entry.plan
         self._builder.add(
-            entry.running.pages,
+            pages,
             canvas.token_ids[: canvas.num_live],
             plan.query,
             plan.write,
@@ -173,6 +278,7 @@ class Batcher:
             entry.shadow,
             shadowed,
             self._mask_token_id,
+            plan.isolated,
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:

@@ -66,12 +66,15 @@ class CanvasCache:
         return len(self._entries)
 
     def key(self, running: RunningRequest, plan: StepPlan) -> CanvasKey | None:
-        """What the step depends on; None if it is no first step of a whole canvas into pages."""
+        """What the step depends on; None if it is no first step of a whole canvas into pages.
+
+        Nor has a step one that keeps features, which are not copied.
+        """
         request, canvas = running.request, running.request.canvas
-        is_whole = plan.query == plan.write == plan.read
+        is_whole = plan.query == plan.write == plan.read and not plan.isolated
         if not (self._max_entries and is_whole and request.num_forwards == 0):
             return None
-        if running.pages is None or canvas.block_causal:
+        if running.pages is None or canvas.block_causal or running.cache.keeps_features:
             return None
         return CanvasKey(
             salt=request.params.cache_salt,

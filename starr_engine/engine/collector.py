@@ -7,15 +7,21 @@ from collections.abc import Sequence
 
 from starr_engine.engine.progress import Change, CommittedBlock, FailedRequest
 from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.stats import StatsKeeper
 from starr_engine.engine.stopping import Visible
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
 from starr_engine.request import Request, TokenIds
 
 
 class OutputCollector:
-    """Turns progress into outputs; knows how much of each text has been handed out."""
+    """Turns progress into outputs; knows how much of each text has been handed out.
 
-    def __init__(self) -> None:
+    Args:
+        stats: Told of every request that ends.
+    """
+
+    def __init__(self, stats: StatsKeeper) -> None:
+        self._stats = stats
         self._sent_chars: dict[str, int] = {}
         self._sent_ids: dict[str, int] = {}
 
@@ -23,32 +29,34 @@ class OutputCollector:
         """A ``BlockOutput`` per committed block, and a ``RequestOutput`` for what ended."""
         outputs: list[BlockOutput | RequestOutput] = []
         for block in changes:
+            reason = FinishReason.ERROR
+            error = None
             if isinstance(block, FailedRequest):
-                self.forget(block.running.request.request_id)
-                outputs.append(
-                    request_output(
-                        block.running,
-                        block.visible,
-                        FinishReason.ERROR,
-                        block.time_s,
-                        error=block.reason,
-                    )
-                )
-                continue
-            outputs.append(self._block(block))
-            if block.visible.finish_reason is not None:
-                self.forget(block.running.request.request_id)
-                outputs.append(
-                    request_output(
-                        block.running, block.visible, block.visible.finish_reason, block.time_s
-                    )
-                )
+                error = block.reason
+            else:
+                outputs.append(self._block(block))
+                if block.visible.finish_reason is None:
+                    continue
+                reason = block.visible.finish_reason
+            outputs.append(
+                self.end(block.running, block.visible, reason, block.time_s, error=error)
+            )
         return outputs
 
-    def forget(self, request_id: str) -> None:
-        """Drop what is remembered of a request."""
-        self._sent_chars.pop(request_id, None)
-        self._sent_ids.pop(request_id, None)
+    def end(
+        self,
+        running: RunningRequest,
+        visible: Visible,
+        reason: FinishReason,
+        time_s: float | None = None,
+        *,
+        error: str | None = None,
+    ) -> RequestOutput:
+        """The result of a request that ends now, or ended at ``time_s``; forgets it."""
+        self._sent_chars.pop(running.request.request_id, None)
+        self._sent_ids.pop(running.request.request_id, None)
+        self._stats.count_end(running, reason)
+        return _request_output(running, visible, reason, time_s, error)
 
     def _block(self, block: CommittedBlock) -> BlockOutput:
         request, visible = block.running.request, block.visible
@@ -65,15 +73,13 @@ class OutputCollector:
         )
 
 
-def request_output(
+def _request_output(
     running: RunningRequest,
     visible: Visible,
     reason: FinishReason,
-    time_s: float | None = None,
-    *,
-    error: str | None = None,
+    time_s: float | None,
+    error: str | None,
 ) -> RequestOutput:
-    """The result of a request that ends now, or ended at ``time_s``."""
     request = running.request
     return RequestOutput(
         request_id=request.request_id,
@@ -89,6 +95,7 @@ def request_output(
         num_cached_tokens=request.num_cached_tokens,
         num_preemptions=request.num_preemptions,
         latency_s=(time.perf_counter() if time_s is None else time_s) - request.arrival_s,
+        drift=None if running.probes is None else running.probes.report(),
         error=error,
         mean_log_confidence=request.mean_log_confidence,
         slots=visible.slots,

@@ -15,7 +15,7 @@ from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher
 from starr_engine.engine.canvas_cache import CanvasCache
-from starr_engine.engine.collector import OutputCollector, request_output
+from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import LoadedEngine, load
@@ -25,6 +25,7 @@ from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
+from starr_engine.engine.stats import EngineStats, StatsKeeper
 from starr_engine.engine.stopping import StopRule
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
@@ -75,11 +76,19 @@ class Engine:
             loaded.device,
             self.spec.block_length,
             self.canvases,
+            max_num_batched_tokens=loaded.config.max_num_batched_tokens,
         )
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
         self.decoder = Decoder(self.spec.mask_token_id)
-        self.progress = ProgressKeeper(self.scheduler, self.keeper, self._stop_rule)
-        self.outputs = OutputCollector()
+        self._stats = StatsKeeper()
+        self.progress = ProgressKeeper(
+            self.scheduler,
+            self.keeper,
+            self._stop_rule,
+            self._stats,
+            num_layers=self.spec.num_layers,
+        )
+        self.outputs = OutputCollector(self._stats)
         self._auto_ids = itertools.count()
 
     def step(self) -> list[BlockOutput | RequestOutput]:
@@ -121,6 +130,7 @@ class Engine:
 
         Raises:
             RequestError: If it can never run; says why. The engine is as before.
+            CapacityError: If its cache policy keeps features and there is no memory for them.
         """
         params = resolve_params(params, self.spec)
         remasking: RemaskingPolicy = (
@@ -162,6 +172,8 @@ class Engine:
             running.recorder = TraceRecorder(
                 request, self.config.model, running.cache_label, self.tokenizer
             )
+        if cache.keeps_features:
+            self.executor.make_feature_pages()
         self.scheduler.add(running)
         return request_id
 
@@ -174,8 +186,12 @@ class Engine:
         running = self.scheduler.remove(request_id)
         if running is None:
             return None
-        self.outputs.forget(request_id)
-        return request_output(running, self._stop_rule.visible(running.request), FinishReason.ABORT)
+        visible = self._stop_rule.visible(running.request)
+        return self.outputs.end(running, visible, FinishReason.ABORT)
+
+    def stats(self) -> EngineStats:
+        """What has been done since the engine was made, and what it holds now."""
+        return self._stats.stats(self.scheduler, self.page_pool, self.canvases)
 
     def reset_caches(self) -> None:
         """Forget all prefixes and canvases that no running request uses; changes no output."""

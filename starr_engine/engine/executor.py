@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
+from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.feature_forward import feature_forward
+from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.models.base import DiffusionModel
+
+_ROWS_AT_ONCE: Final = 64
+"""Rows whose logits probes compare at once, in float64."""
 
 
 class Executor:
@@ -25,20 +34,90 @@ class Executor:
         self._model = model
         self._kv_pool = kv_pool
         self._backend = backend
+        self._feature_pool: FeaturePool | None = None
+
+        self.drift_layer = model.spec.num_layers - 1
+        """Layer whose values say how far rows drift."""
+
+    @property
+    def feature_bytes(self) -> int:
+        """Memory of the pages of features; 0 before a request needs them."""
+        return 0 if self._feature_pool is None else self._feature_pool.num_bytes
+
+    def make_feature_pages(self) -> None:
+        """Make room for what layers add to rows, once: few engines ever need it.
+
+        Raises:
+            CapacityError: If it does not fit; says how much it is.
+        """
+        if self._feature_pool is None:
+            self._feature_pool = FeaturePool(self._kv_pool, self._model.spec.hidden_size)
 
     @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
-        """Logits [M, vocab_size] at ``batch.logits_rows``."""
+        """Logits [M, vocab_size] at ``batch.logits_rows``.
+
+        What probes and measured rows say is added to their requests.
+        """
+        for copy in batch.copies:
+            ops.copy_pages(self._kv_pool.pages, copy.source, copy.target)
+        logits, similarity = self._run(batch)
+        if batch.probes or similarity is not None:
+            self._observe(batch, logits, similarity)
+        return logits
+
+    def _run(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
+        """Logits, and the cosines of the measured rows if there are any."""
+        pool, measured = self._kv_pool, batch.measured
+        similarity: Tensor | None = None
+
+        def observe(layer: int, value: Tensor) -> None:
+            nonlocal similarity
+            if measured is not None and layer == self.drift_layer:
+                similarity = measured.similarity(value, pool.layer(layer)[1])
+
+        if batch.features is None:
+            hidden = self._plain_forward(batch, observe)
+        else:
+            assert self._feature_pool is not None, "made when the request was added"
+            hidden = feature_forward(
+                self._model, pool, self._feature_pool, self._backend, batch, observe
+            )
+        return self._model.compute_logits(hidden[batch.logits_rows]), similarity
+
+    def _plain_forward(self, batch: StepBatch, observe: Callable[[int, Tensor], None]) -> Tensor:
         pool, metadata = self._kv_pool, batch.attention
         keeps_rows = not all(metadata.fresh)
         step = self._backend.plan(metadata)
-        for copy in batch.copies:
-            ops.copy_pages(pool.pages, copy.source, copy.target)
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            observe(layer, value)
             if keeps_rows:
                 pool.store(layer, key, value, metadata.slot_mapping)
             return step.attend(query, key, value, *pool.layer(layer))
 
-        hidden = self._model(batch.input_ids, batch.positions, attention)
-        return self._model.compute_logits(hidden[batch.logits_rows])
+        hidden: Tensor = self._model(batch.input_ids, batch.positions, attention)
+        return hidden
+
+    def _observe(self, batch: StepBatch, logits: Tensor, similarity: Tensor | None) -> None:
+        """Run the probes, and add all findings to the requests, with one copy to the host."""
+        found = [] if similarity is None else [similarity.double()]
+        if batch.probes:
+            probed = torch.tensor(batch.probed_rows, device=logits.device)
+            full = torch.cat([self._run(probe)[0] for probe in batch.probes])
+            of_probed, of_full = (torch.split(each, _ROWS_AT_ONCE) for each in (probed, full))
+            pieces = zip(of_probed, of_full, strict=True)
+            mask = self._model.spec.mask_token_id
+            found += [row_errors(logits[rows], piece, mask).flatten() for rows, piece in pieces]
+        numbers = torch.cat(found).cpu().numpy()
+        num_measured = 0
+        if batch.measured is not None:
+            num_measured = len(batch.measured.rows)
+            batch.measured.note(numbers[:num_measured])
+        if batch.probes:
+            entries = [entry for probe in batch.probes for entry in probe.entries]
+            counts = [len(masks) for probe in batch.probes for masks in probe.score_positions]
+            errors_of = split_errors(numbers[num_measured:].reshape(-1, 3), counts)
+            for entry, each in zip(entries, errors_of, strict=True):
+                assert entry.running.probes is not None
+                entry.running.probes.add(each)

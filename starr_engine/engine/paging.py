@@ -51,8 +51,9 @@ class PageKeeper:
         rows = canvas.num_live if running.cache.resumable else canvas.length
         shared: list[int] = []
         if self._shares(running):
-            final = canvas.block_start - canvas.block_start % canvas.block_length
-            shared = self._pool.match(self._root(running), canvas.token_ids[:final])
+            shared = self._pool.match(
+                self._root(running), canvas.token_ids[: self._num_shareable(running)]
+            )
         fresh = self.num_pages_for(rows) - len(shared)
         pages = None
         if self._make_free(fresh + reserve):
@@ -93,8 +94,9 @@ class PageKeeper:
         canvas = running.request.canvas
         # A committed block is final once it was computed with its final tokens; until then it
         # has a dirty row, and all of it depends on that row.
-        rows = min(running.pages.num_clean, canvas.block_start)
-        rows -= rows % canvas.block_length
+        rows = min(running.pages.num_clean, self._num_shareable(running))
+        if canvas.block_causal:
+            rows -= rows % canvas.block_length
         if rows // self._pool.page_size > running.num_sealed:
             running.num_sealed += running.pages.seal_prefix(
                 rows, canvas.token_ids, canvas.mask_token_id, self._root(running)
@@ -107,10 +109,25 @@ class PageKeeper:
         return True
 
     def _shares(self, running: RunningRequest) -> bool:
-        return self._share_prefixes and running.cache.shares_prefix
+        cache = running.cache
+        # Pages that others have filled hold keys and values, and no features.
+        depends_on_no_suffix = cache.shares_prefix or cache.isolates_prompt
+        return self._share_prefixes and depends_on_no_suffix and not cache.keeps_features
+
+    def _num_shareable(self, running: RunningRequest) -> int:
+        """Rows that depend on nothing behind them: the whole blocks, or the isolated prompt."""
+        canvas = running.request.canvas
+        if running.cache.isolates_prompt:
+            return canvas.prompt_len
+        return canvas.block_start - canvas.block_start % canvas.block_length
 
     def _root(self, running: RunningRequest) -> PrefixKey:
         salt = running.request.params.cache_salt
+        if running.cache.isolates_prompt:
+            # Its rows see each other in both directions, so that all tokens belong to the root.
+            canvas = running.request.canvas
+            prompt = canvas.token_ids[: canvas.prompt_len].tobytes()
+            return root_key(f"{len(salt)}:{salt}isolated {self._identity}".encode() + prompt)
         if salt not in self._roots:
             # The length in front keeps salt and identity apart.
             self._roots[salt] = root_key(f"{len(salt)}:{salt}{self._identity}".encode())

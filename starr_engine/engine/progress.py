@@ -14,6 +14,7 @@ from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
+from starr_engine.engine.stats import StatsKeeper
 from starr_engine.engine.stopping import StopRule, Visible
 
 
@@ -49,9 +50,21 @@ class ProgressKeeper:
         scheduler: Told of finished requests, whose pages are freed at once.
         keeper: Told when rows were written, which others may then share.
         stop_rule: Asked at every committed block.
+        stats: Told of every step.
+        num_layers: Of the model.
     """
 
-    def __init__(self, scheduler: Scheduler, keeper: PageKeeper, stop_rule: StopRule) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        keeper: PageKeeper,
+        stop_rule: StopRule,
+        stats: StatsKeeper,
+        *,
+        num_layers: int,
+    ) -> None:
+        self._stats = stats
+        self._num_layers = num_layers
         self._scheduler = scheduler
         self._keeper = keeper
         self._stop_rule = stop_rule
@@ -60,6 +73,8 @@ class ProgressKeeper:
         self, batch: StepBatch, decisions: Sequence[RowDecision | RowFailure]
     ) -> list[Change]:
         """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
+        if batch.entries:
+            self._stats.count_step()
         changes: list[Change] = [
             self._fail(refused.running, refused.reason) for refused in batch.refused
         ]
@@ -78,9 +93,8 @@ class ProgressKeeper:
     def _record(self, batch: StepBatch, entry: ScheduledRequest, decision: RowDecision) -> None:
         if entry.running.recorder is not None and decision.trace is not None:
             elapsed_s = time.perf_counter() - batch.started_s
-            entry.running.recorder.record(
-                entry.plan, entry.num_query_rows, decision.trace, elapsed_s
-            )
+            rows = entry.computed_rows(self._num_layers)
+            entry.running.recorder.record(entry.plan, rows, decision.trace, elapsed_s)
 
     def _change(self, entry: ScheduledRequest, decision: RowDecision) -> None:
         running, plan = entry.running, entry.plan
@@ -105,7 +119,7 @@ class ProgressKeeper:
 
     def _count(self, entry: ScheduledRequest) -> None:
         entry.running.request.count_forward(
-            entry.num_query_rows,
+            entry.computed_rows(self._num_layers),
             is_refresh=entry.plan.kind in (StepKind.REFRESH, StepKind.PREFILL),
         )
 

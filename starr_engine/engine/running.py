@@ -13,6 +13,7 @@ from starr_engine.cache.rows import RowRanges, as_ranges
 from starr_engine.decoding.base import RemaskingPolicy, State
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
+from starr_engine.engine.probing import ProbeTally, is_probed
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
@@ -23,6 +24,7 @@ class RequestView:
     """What a cache policy sees of a request, read off when it is asked for; a ``CacheView``."""
 
     def __init__(self, running: RunningRequest) -> None:
+        self._running = running
         self._request = running.request
         self._canvas = running.request.canvas
         self._pages = running.pages
@@ -94,6 +96,11 @@ class RequestView:
         ids = canvas.token_ids[: canvas.num_live]
         return as_ranges(np.flatnonzero(ids == canvas.mask_token_id))
 
+    @property
+    def scored(self) -> RowRanges:
+        """Rows whose logits the remasking policy needs."""
+        return as_ranges(self._running.score_positions())
+
 
 class RunningRequest:
     """Joins a request to its two policies, the state of one and the pages of the other.
@@ -129,6 +136,9 @@ class RunningRequest:
 
         self.num_sealed = 0
         """Pages at the front of ``pages`` that other requests may use."""
+
+        self.probes = ProbeTally() if request.params.cache_probe_rate > 0 else None
+        """Fed by the executor if the request wants its steps probed."""
 
         self.recorder: TraceRecorder | None = None
         """Set by the engine if the request wants its trace."""
@@ -174,6 +184,12 @@ class RunningRequest:
         canvas = self.request.canvas
         has_any = len(self.shadow_positions()) > 0
         return ((canvas.block_start, canvas.block_stop),) if has_any else ()
+
+    @property
+    def is_probed(self) -> bool:
+        """Whether its next step is computed a second time without any reuse."""
+        request = self.request
+        return self.probes is not None and is_probed(request.params, request.num_forwards)
 
     @property
     def cache_label(self) -> str:

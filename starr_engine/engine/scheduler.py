@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from starr_engine.cache.base import StepPlan
@@ -30,8 +30,13 @@ class ScheduledRequest:
 
     @property
     def num_query_rows(self) -> int:
-        """Rows computed, shadow rows included."""
+        """Rows of the forward, shadow rows and rows computed in part included."""
         return self.plan.num_query_rows + num_rows(self.shadow)
+
+    def computed_rows(self, num_layers: int) -> int:
+        """Query rows, a row computed in part as its share of the layers; the sum is rounded up."""
+        in_part = num_rows(self.plan.partial) - self.plan.num_chosen
+        return self.num_query_rows - in_part * (num_layers - 1) // num_layers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +96,11 @@ class Scheduler:
     def num_running(self) -> int:
         """Requests that hold a place."""
         return len(self._running)
+
+    @property
+    def unfinished(self) -> Iterable[RunningRequest]:
+        """Running and waiting requests, in the order in which they came."""
+        return self._by_id.values()
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id

@@ -48,6 +48,7 @@ class TraceRecorder:
                 kind=plan.kind.value,
                 block_index=canvas.block_index,
                 block_start=canvas.block_start,
+                num_live=canvas.num_live,
                 num_rows=num_rows,
                 time_s=time_s,
                 positions=positions,

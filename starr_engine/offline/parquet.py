@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from starr_engine.infilling import INFILL_FIELDS
 from starr_engine.offline.reader import ParquetSource, Source
 from starr_engine.offline.rows import SLOTS_FIELD, is_carried
+from starr_engine.outputs import CacheDrift
 
 GROUP_ROWS: Final = 4096
 """Rows held in memory at once, and rows of a row group."""
@@ -39,15 +41,29 @@ _LOGPROB: Final = [("token_id", pa.int32()), ("logprob", pa.float64())]
 _LOGPROBS: Final = pa.list_(
     pa.struct([*_LOGPROB, ("step", pa.int64()), ("top", pa.list_(pa.struct(_LOGPROB)))])
 )
+_DRIFT: Final = pa.struct(
+    [
+        (
+            entry.name,
+            pa.int64() if entry.name in ("probe_forwards", "rows_compared") else pa.float64(),
+        )
+        for entry in fields(CacheDrift)
+    ]
+)
 _SAMPLE: Final = ("text", "token_ids", "finish_reason", "nfe", "tpf")
 _OPTIONAL_SCHEMA: Final = pa.schema(
     [
         ("logprobs", _LOGPROBS),
+        ("drift", _DRIFT),
         (
             "samples",
             pa.list_(
                 pa.struct(
-                    [*(_RESULT_SCHEMA.field(name) for name in _SAMPLE), ("logprobs", _LOGPROBS)]
+                    [
+                        *(_RESULT_SCHEMA.field(name) for name in _SAMPLE),
+                        ("logprobs", _LOGPROBS),
+                        ("drift", _DRIFT),
+                    ]
                 )
             ),
         ),

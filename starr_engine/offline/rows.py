@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Final, Protocol
 
 from starr_engine.errors import ConfigError, RequestError
@@ -32,8 +32,9 @@ RESULT_FIELDS: Final = (
 SLOTS_FIELD: Final = "slots"
 """What the job adds to rows with a gap or a template, behind the other results."""
 
-OPTIONAL_FIELDS: Final = ("logprobs", "samples")
-"""What it adds to rows that ask for ``logprobs``, or for ``n`` above 1 samples."""
+OPTIONAL_FIELDS: Final = ("logprobs", "drift", "samples")
+"""What it adds to rows that ask for ``logprobs``, a ``cache_probe_rate``, or ``n`` above 1
+samples."""
 
 _DEFAULTS: Final = SamplingParams()
 
@@ -143,6 +144,8 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
         columns[SLOTS_FIELD] = list(result.slots)
     if result.logprobs is not None:
         columns["logprobs"] = logprob_objects(result.logprobs)
+    if result.drift is not None:
+        columns["drift"] = asdict(result.drift)
     if result.other_samples:
         columns["samples"] = [sample_object(sample) for sample in result.samples]
     return columns
@@ -159,6 +162,8 @@ def sample_object(sample: RequestOutput) -> dict[str, object]:
     }
     if sample.logprobs is not None:
         shown["logprobs"] = logprob_objects(sample.logprobs)
+    if sample.drift is not None:
+        shown["drift"] = asdict(sample.drift)
     return shown
 
 
@@ -186,7 +191,7 @@ def _refuse_columns(given: Columns) -> None:
     """Refuse what would be overwritten, and what asks for something that is not done."""
     if reason := unsupported_reason(given):
         raise RequestError(reason)
-    added = (*RESULT_FIELDS, "samples", *((SLOTS_FIELD,) if is_infill(given) else ()))
+    added = (*RESULT_FIELDS, "drift", "samples", *((SLOTS_FIELD,) if is_infill(given) else ()))
     taken = [name for name in added if name in given]
     if taken:
         raise RequestError(

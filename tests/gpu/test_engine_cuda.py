@@ -28,7 +28,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("starr", {"patience": 2, "revoke_below": 0.3}),
     ("wino", {"tau1": 0.3, "tau2": 0.6}),
 ]
-CACHES = ("none", "dual")
+CACHES = ("none", "dual", "dllm")
 
 
 @pytest.fixture(scope="module")

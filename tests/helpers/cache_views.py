@@ -24,3 +24,4 @@ class View:
     cached: RowRanges = ((0, 40),)
     dirty: RowRanges = ()
     masked: RowRanges = ((26, 40),)
+    scored: RowRanges = ((26, 32),)

@@ -23,6 +23,7 @@ left out because nothing reads them: keys and values of layer 0 depend on a row'
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,16 @@ from numpy.typing import NDArray
 
 from tests.helpers.llada_reference import Array, LLaDAReference, Turned
 from tests.helpers.reference_caches import spread
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Rows that see the others, are seen by none of them, and are computed anew at each step."""
+
+    tokens: Sequence[int]
+    positions: NDArray[np.int64]
+    visible: NDArray[np.bool_]
+    """[shadows, rows + shadows]: what each sees, the shadow rows last."""
 
 
 class FeatureForward:
@@ -49,7 +60,7 @@ class FeatureForward:
         self.fed: list[Array] = []
         self.step = 0
         self.computed_rows = 0
-        """Rows that enter layer 0, over all steps; later layers compute fewer in full."""
+        """Over all steps; a row counts as its share of the layers, a step's sum rounded up."""
 
         self.narrowest = np.inf
         """Smallest difference in similarity between a row just chosen and one just not.
@@ -57,8 +68,11 @@ class FeatureForward:
         Where it is near float32's precision, an engine may rightly choose otherwise.
         """
 
-    def __call__(self, canvas: Sequence[int]) -> Array:
-        """Logits [len(canvas), vocabulary] of one step; NaN for a prompt not computed."""
+    def __call__(self, canvas: Sequence[int], shadows: Shadows | None = None) -> Array:
+        """Logits [len(canvas), vocabulary] of one step; NaN for a prompt not computed.
+
+        Those of shadow rows stand behind them.
+        """
         model, num_rows = self.model, len(canvas)
         everything = np.arange(num_rows)
         response = everything[self.prompt_len :]
@@ -68,6 +82,8 @@ class FeatureForward:
         response_due = self.step % self.args["response_interval"] == 0
         rows = everything if prompt_due else response
         x = model.embed(canvas)
+        s = model.embed([] if shadows is None else shadows.tokens)
+        row_layers = 0
         for layer in range(model.num_layers):
             full = rows
             before = self.values[layer][response]
@@ -75,6 +91,7 @@ class FeatureForward:
             if layer > 0 and not response_due:
                 chosen = response[self._most_turned(before, self.values[layer][response])]
                 full = np.concatenate([rows[rows < self.prompt_len], chosen])
+            row_layers += len(full)
             query, self.keys[layer][full] = model.query_key(layer, x[full], full)
             self.attended[layer][full] = model.attend(
                 layer, query, self.keys[layer], self.values[layer]
@@ -82,9 +99,18 @@ class FeatureForward:
             x = x + self.attended[layer]
             self.fed[layer][full] = model.feed_forward(layer, x[full])
             x = x + self.fed[layer]
+            if shadows is not None:
+                s = self._shadow_layer(layer, s, shadows)
         self.step += 1
-        self.computed_rows += len(rows)
-        return spread(model.head(x[rows]), rows, num_rows)
+        self.computed_rows += -(-row_layers // model.num_layers)
+        return np.concatenate([spread(model.head(x[rows]), rows, num_rows), model.head(s)])
+
+    def _shadow_layer(self, layer: int, s: Array, shadows: Shadows) -> Array:
+        query, key = self.model.query_key(layer, s, shadows.positions)
+        keys = np.concatenate([self.keys[layer], key])
+        values = np.concatenate([self.values[layer], self.model.value(layer, s)])
+        s = s + self.model.attend(layer, query, keys, values, shadows.visible)
+        return s + self.model.feed_forward(layer, s)
 
     def _make(self, num_rows: int) -> None:
         hidden = self.model.embed([0])

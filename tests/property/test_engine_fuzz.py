@@ -36,6 +36,7 @@ CACHES: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
     ("dual", {}),
     ("dual", {"refresh_every": 2}),
+    ("dllm", {"prompt_interval": 4, "response_interval": 3, "ratio": 0.4}),
 ]
 SAMPLING: list[dict[str, Any]] = [
     {},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -111,12 +111,20 @@ def test_vicinity_is_dual_without_looks_and_stays_on_the_canvas() -> None:
 
 
 def test_delayed_computes_masks_and_the_tokens_of_the_last_step() -> None:
-    view = View(steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)))
+    view = View(
+        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), scored=((26, 28),)
+    )
     assert plan("delayed", view) == block(((26, 28), (30, 40)))
     dirty = View(
-        steps_in_block=3, steps_since_refresh=3, masked=((26, 28), (30, 40)), dirty=((24, 25),)
+        steps_in_block=3,
+        steps_since_refresh=3,
+        masked=((26, 28), (30, 40)),
+        dirty=((24, 25),),
+        scored=((26, 28),),
     )
     assert plan("delayed", dirty) == block(((24, 25), (26, 28), (30, 40)))
+    again = View(steps_in_block=3, steps_since_refresh=3, masked=((30, 40),), scored=((24, 32),))
+    assert plan("delayed", again) == block(((24, 40),))
     # The first two steps of a block compute everything.
     assert plan("delayed", View(steps_in_block=1)) == refresh()
     assert plan("delayed", View(steps_in_block=1), warmup=1)[0] is StepKind.BLOCK
@@ -157,6 +165,54 @@ class TestBlockCausal:
         assert plan("vicinity", view, look_back=2)[1] == ((14, 24),)
 
 
+class TestDLLM:
+    """A prompt of 16 rows and a response of 24."""
+
+    PARTIAL = ((16, 40),)
+
+    def plan(self, step: int, **args: Any) -> tuple[StepKind, RowRanges, RowRanges, int]:
+        made = CACHE_POLICIES.create("dllm", args).plan(View(num_steps=step))
+        assert (made.write, made.read, made.dirty_allowed) == (made.query, ALL, "")
+        return made.kind, made.query, made.partial, made.num_chosen
+
+    def test_prompt_and_response_are_refreshed_at_their_own_pace_whatever_the_block(self) -> None:
+        steps = [self.plan(step, prompt_interval=3, response_interval=2) for step in range(7)]
+        both = (StepKind.REFRESH, ALL, (), 0)
+        response = (StepKind.REFRESH, self.PARTIAL, (), 0)
+        prompt = (StepKind.REFRESH, ALL, self.PARTIAL, 6)
+        neither = (StepKind.BLOCK, self.PARTIAL, self.PARTIAL, 6)
+        assert steps == [both, neither, response, prompt, response, neither, both]
+
+    def test_by_default_they_are_fifty_and_seven_steps(self) -> None:
+        steps = [self.plan(step) for step in range(101)]
+        assert [at for at, step in enumerate(steps) if step[1] == ALL] == [0, 50, 100]
+        assert [at for at, step in enumerate(steps) if not step[2]] == list(range(0, 101, 7))
+
+    @pytest.mark.parametrize(
+        ("ratio", "num_chosen"), [(0.25, 6), (0.29, 6), (0.3, 7), (0.01, 1), (0.999, 23)]
+    )
+    def test_the_share_chosen_is_rounded_down_to_at_least_one_row(
+        self, ratio: float, num_chosen: int
+    ) -> None:
+        assert self.plan(1, ratio=ratio)[3] == num_chosen
+
+    def test_where_all_rows_would_be_chosen_none_is_computed_in_part(self) -> None:
+        assert self.plan(1, ratio=1) == (StepKind.BLOCK, self.PARTIAL, (), 0)
+        policy = CACHE_POLICIES.create("dllm", {})
+        made = policy.plan(View(num_steps=1, prompt_len=39))
+        assert (made.query, made.partial, made.num_chosen) == (((39, 40),), (), 0)
+
+    def test_features_are_kept_only_if_a_step_may_need_them(self) -> None:
+        for args, keeps in (({}, True), ({"ratio": 1}, False), ({"response_interval": 1}, False)):
+            assert CACHE_POLICIES.create("dllm", args).keeps_features is keeps
+        assert not CACHE_POLICIES.create("dual", {}).keeps_features
+
+    def test_a_block_causal_model_is_pointed_to_its_exact_cache(self) -> None:
+        policy = CACHE_POLICIES.create("dllm", {})
+        assert policy.refusal(None) == ""
+        assert "use cache='block_causal', which is exact" in policy.refusal(8)
+
+
 @pytest.mark.parametrize(
     ("name", "args", "bidirectional", "block_causal"),
     [
@@ -171,6 +227,13 @@ class TestBlockCausal:
         ("delayed", {}, "approximate: temporal reuse", "approximate: temporal reuse"),
         ("delayed", {"refresh_every": 1}, "exact", "exact"),
         ("block_causal", {}, "exact", "exact"),
+        ("dllm", {}, "approximate: temporal reuse", "approximate: temporal reuse"),
+        ("dllm", {"response_interval": 1}, "approximate: temporal reuse",
+         "approximate: temporal reuse"),
+        ("dllm", {"prompt_interval": 1}, "approximate: temporal reuse",
+         "approximate: temporal reuse"),
+        ("dllm", {"prompt_interval": 1, "response_interval": 1}, "exact", "exact"),
+        ("dllm", {"prompt_interval": 1, "ratio": 1.0}, "exact", "exact"),
     ],
 )  # fmt: skip
 def test_labels_say_what_is_reused_under_the_models_own_attention(
@@ -197,6 +260,14 @@ def test_labels_say_what_is_reused_under_the_models_own_attention(
         ("vicinity", {"warmup": -1}, "warmup must be an integer >= 0"),
         ("delayed", {"warmup": "x"}, "warmup must be an integer >= 0"),
         ("block_causal", {"refresh_every": 2}, "no argument 'refresh_every'"),
+        ("dllm", {"prompt_interval": 0}, "prompt_interval must be an integer >= 1, got 0"),
+        ("dllm", {"response_interval": 2.0}, "response_interval must be an integer >= 1"),
+        ("dllm", {"ratio": 0}, r"ratio must be a number in \(0, 1\], got 0"),
+        ("dllm", {"ratio": 1.01}, "ratio must be a number"),
+        ("dllm", {"ratio": float("nan")}, "ratio must be a number"),
+        ("dllm", {"ratio": True}, "ratio must be a number"),
+        ("dllm", {"ratio": "0.5"}, "ratio must be a number"),
+        ("dllm", {"suffix_window": 8}, "no argument 'suffix_window'"),
     ],
 )
 def test_wrong_arguments_are_refused_with_their_name(
@@ -211,3 +282,37 @@ def test_only_policies_that_begin_blocks_anew_may_lose_their_pages() -> None:
         assert CACHE_POLICIES.create(name, {}).resumable
         assert not CACHE_POLICIES.create(name, {"refresh": "never"}).resumable
     assert CACHE_POLICIES.create("block_causal", {}).resumable
+    assert not CACHE_POLICIES.create("dllm", {}).resumable
+
+
+class TestIsolatedPrompt:
+    """The prompt's 16 rows see each other alone and are computed once."""
+
+    ARGS: ClassVar[dict[str, Any]] = {"isolate_prompt": True}
+
+    def plan(self, name: str, view: View, **args: Any) -> tuple[RowRanges, int]:
+        made = CACHE_POLICIES.create(name, self.ARGS | args).plan(view)
+        assert made.write == made.query
+        assert made.read == ALL
+        return made.query, made.isolated
+
+    def test_prompt_rows_are_computed_until_they_are_cached(self) -> None:
+        first = {"steps_in_block": 0, "steps_since_refresh": 0, "num_steps": 0}
+        assert self.plan("dual", View(**first, cached=())) == (ALL, 16)
+        assert self.plan("dual", View(**first, cached=((0, 8),))) == (((8, 40),), 16)
+        assert self.plan("dual", View(steps_in_block=0)) == (((16, 40),), 16)
+
+    def test_no_step_writes_them_again(self) -> None:
+        assert self.plan("dual", View()) == (BLOCK, 16)
+        assert self.plan("vicinity", View(), look_back=20) == (((16, 40),), 16)
+        assert self.plan("prefix", View(), refresh_every=1) == (((16, 40),), 16)
+
+    def test_it_is_labelled_and_refused_where_sharing_is_exact(self) -> None:
+        policy = CACHE_POLICIES.create("dual", self.ARGS)
+        assert policy.label(None) == "approximate: temporal reuse, isolated prompt"
+        always = CACHE_POLICIES.create("dual", self.ARGS | {"refresh_every": 1})
+        assert always.label(None) == "approximate: isolated prompt"
+        assert "cache='block_causal' shares prompts exactly" in policy.refusal(8)
+        assert not policy.refusal(None)
+        with pytest.raises(RequestError, match="isolate_prompt must be True or False, got 1"):
+            CACHE_POLICIES.create("dual", {"isolate_prompt": 1})

@@ -339,6 +339,7 @@ SAMPLING_FLAGS = [
     "--logit-bias", "17=2.5", "--logit-bias", "9=-100", "--bad-word", "w5 w6", "--bad-word", "w7",
     "--allowed-token-id", "17", "--allowed-token-id", "18", "--logprobs", "1", "--min-tokens", "3",
     "--suppress-eos", "--eos-last", "--include-stop-str-in-output", "--keep-special-tokens",
+    "--cache-probe-rate", "0.5",
 ]  # fmt: skip
 
 
@@ -351,7 +352,7 @@ def test_every_sampling_field_has_a_flag():
         presence_penalty=0.5, frequency_penalty=-0.5, logit_bias={17: 2.5, 9: -100},
         bad_words=("w5 w6", "w7"), allowed_token_ids=(17, 18), logprobs=1, min_tokens=3,
         suppress_eos=True, eos_last=True, include_stop_str_in_output=True,
-        skip_special_tokens=False,
+        skip_special_tokens=False, cache_probe_rate=0.5,
     )  # fmt: skip
     assert sampling_params(parser.parse_args([])) == SamplingParams()
 
@@ -374,6 +375,8 @@ def test_generate_prints_every_sample_and_their_log_probabilities(model, capsys)
     shown = json.loads(capsys.readouterr().out)
     assert [sample["text"] for sample in shown["samples"]] == texts
     assert [token["token_id"] for token in shown["logprobs"]] == shown["token_ids"]
+    assert shown["samples"][0]["drift"] == shown["drift"]
+    assert 0 < shown["drift"]["probe_forwards"] <= shown["nfe"]
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_the_table_says_how_many_requests_of_a_length_fit(
         "  device: cpu",
         "  page size: 32",
         "  bytes per page: 24576",
+        "  bytes per page that dllm adds: 12288",
         "  budget in bytes: 1,048,576",
         "  pages: 42",
     ]

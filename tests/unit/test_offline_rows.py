@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -15,7 +15,7 @@ from starr_engine.offline.rows import (
     output_row,
     parse_row,
 )
-from starr_engine.outputs import TokenLogprob
+from starr_engine.outputs import CacheDrift, TokenLogprob
 from starr_engine.params import SamplingParams
 from tests.helpers.fake_llm import FakeTokenizer, make_output
 
@@ -104,6 +104,8 @@ def test_other_columns_are_carried_in_their_order():
         ({"prompt": "a", "top_p": 0}, r"top_p must be a number in \(0, 1\]"),
         ({"prompt": "a", "n": 2}, "n=2 samples at temperature 0"),
         ({"prompt": "a", "samples": 3}, "column 'samples' has the name of an output column"),
+        ({"prompt": "a", "drift": 3}, "column 'drift' has the name of an output column"),
+        ({"prompt": "a", "cache_probe_rate": 2}, "cache_probe_rate must be a number in"),
         ({"prompt": "a", "stop": 5}, "stop must be a string or a list"),
         ({"prompt": "a", "stop": [5]}, "stop must hold non-empty strings"),
         ({"prompt": "a", "stop_token_ids": 5}, "stop_token_ids must be a list"),
@@ -214,7 +216,8 @@ def test_every_sampling_field_may_stand_in_a_row():
 
 def test_rows_that_ask_have_log_probabilities_and_samples():
     tokens = (TokenLogprob(token_id=104, logprob=-0.5, step=2, top=((7, -0.25), (104, -0.5))),)
-    first = replace(make_output("r", (97,), "h", 3), logprobs=tokens)
+    drift = CacheDrift(probe_forwards=2)
+    first = replace(make_output("r", (97,), "h", 3), logprobs=tokens, drift=drift)
     second = replace(make_output("r.1", (97,), "i", 4), logprobs=tokens[:0])
     shown = {
         "token_id": 104, "logprob": -0.5, "step": 2,
@@ -223,9 +226,13 @@ def test_rows_that_ask_have_log_probabilities_and_samples():
     columns = output_row(parse(prompt="a"), replace(first, other_samples=(second,)))
     assert list(columns) == ["id", *RESULT_FIELDS, *OPTIONAL_FIELDS]
     assert (columns["text"], columns["logprobs"]) == ("h", [shown])
+    assert columns["drift"] == {
+        "probe_forwards": 2, "rows_compared": 0, "flip_rate": None, "mean_kl": None,
+        "max_kl": None, "mean_confidence_error": None, "max_confidence_error": None,
+    }  # fmt: skip
     assert columns["samples"] == [
         {"text": "h", "token_ids": [104], "finish_reason": "stop", "nfe": 3, "tpf": 4.0,
-         "logprobs": [shown]},
+         "logprobs": [shown], "drift": asdict(drift)},
         {"text": "i", "token_ids": [105], "finish_reason": "stop", "nfe": 4, "tpf": 3.0,
          "logprobs": []},
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ ROWS: list[dict[str, Any]] = [
     {"id": 4, "prompt": "w4", "n": 2, "temperature": 0},
     {"id": 5, "prompt": "w4", "n": 2, "logit_bias": {"999": 1}},
     {"id": 6, "prompt": "w4", "logit_bias": {"17": 100}},
+    {"id": 7, "prompt": "w5", "cache_probe_rate": 1},
+    {"id": 8, "prompt": "w5", "cache_probe_rate": 0.5, "n": 2},
 ]
 
 
@@ -48,7 +51,7 @@ def run(llm: Any, folder: Path, rows: list[dict], kind: str, source: str = "json
 
 def test_rows_equal_what_the_library_gives(llm: LLM, tmp_path: Path) -> None:
     rows = run(llm, tmp_path, ROWS, "jsonl")
-    assert [row["id"] for row in rows] == list(range(7))
+    assert [row["id"] for row in rows] == list(range(9))
     expected = llm.generate(
         ["w1 w2", "w1 w2", "w3", "w3"],
         [PARAMS.with_overrides({k: v for k, v in row.items() if k not in ("id", "prompt")})
@@ -84,14 +87,25 @@ def test_parquet_has_the_same_columns_and_types_of_their_own(
     for line, row in zip(lines, table, strict=True):
         for sample in line.get("samples") or ():
             sample.setdefault("logprobs", None)
-        assert row == line | {"logprobs": line.get("logprobs"), "samples": line.get("samples")}
+            sample.setdefault("drift", None)
+        assert row == line | {name: line.get(name) for name in ("logprobs", "drift", "samples")}
     schema = pq.read_schema(tmp_path / f"{source}-out.parquet")
     assert schema.field("logprobs").type.value_type.field("top").type.value_type.num_fields == 2
 
 
+def test_rows_that_are_probed_say_how_far_the_cache_was_off(llm: LLM, tmp_path: Path) -> None:
+    rows = run(llm, tmp_path, [*ROWS[:1], *ROWS[7:]], "jsonl")
+    assert "drift" not in rows[0]
+    [expected] = llm.generate(["w5"], PARAMS.with_overrides({"cache_probe_rate": 1.0}))
+    assert expected.drift is not None
+    assert rows[1]["drift"].keys() == asdict(expected.drift).keys()
+    assert rows[1]["drift"]["probe_forwards"] == rows[1]["nfe"] == expected.drift.probe_forwards
+    assert rows[2]["drift"] == rows[2]["samples"][0]["drift"]
+
+
 def test_a_job_that_asks_for_neither_has_neither_column(llm: LLM, tmp_path: Path) -> None:
     [row] = run(llm, tmp_path, ROWS[:1], "parquet")
-    assert not {"samples", "logprobs"} & set(row)
+    assert not {"samples", "logprobs", "drift"} & set(row)
 
 
 def test_a_bias_of_a_parquet_struct_has_keys_of_other_rows_as_null(

@@ -44,8 +44,9 @@ def test_sealed_pages_are_evicted_after_the_free_ones_tail_first() -> None:
     pool = PagePool(num_pages=6, page_size=1)
     pool.release(sealed_chain(pool, 10, 11, 12))  # pages 1, 2, 3
     assert pool.free_order() == [4, 5, 3, 2, 1]
+    assert pool.num_indexed == 3
     assert pool.try_allocate(3) == [4, 5, 3]
-    assert pool.stats.evictions == 1
+    assert (pool.stats.evictions, pool.num_indexed) == (1, 2)
     assert pool.match(ROOT, tokens(10, 11, 12)) == [1, 2]
     assert (pool.stats.hits, pool.stats.misses) == (2, 1)
 

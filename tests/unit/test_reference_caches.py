@@ -177,7 +177,8 @@ def test_rows_computed_are_those_counted_by_hand(reference: Reference) -> None:
     assert rows("dual", suffix_window=2, refresh="never", suffix_tail=False) == (
         20 + 7 * 8 + (8 + 1 + 2) + 7 * 8 + (4 + 1) + 3 * 4
     )
-    assert rows("dllm", prompt_interval=9) == 20 * 20 + 3 * 10
+    # Between refreshes 20 rows in the first of two layers and 5 in the second: 13, rounded up.
+    assert rows("dllm", prompt_interval=9) == 3 * 20 + 17 * 13 + 3 * 10
 
 
 def test_the_procedures_differ_on_this_checkpoint(reference: Reference) -> None:

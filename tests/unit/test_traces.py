@@ -289,7 +289,7 @@ def assert_same_trace(a: Trace, b: Trace) -> None:
     assert a.initial_ids.tolist() == b.initial_ids.tolist()
     assert a.final_ids.tolist() == b.final_ids.tolist()
     for mine, other in zip(a.steps, b.steps, strict=True):
-        for name in ("kind", "block_index", "block_start", "num_rows", "time_s"):
+        for name in ("kind", "block_index", "block_start", "num_live", "num_rows", "time_s"):
             assert getattr(mine, name) == getattr(other, name)
         p, q = mine.positions, other.positions
         assert list(p.signals) == list(q.signals)

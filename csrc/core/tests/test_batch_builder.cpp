@@ -157,6 +157,18 @@ void a_row_sees_up_to_the_end_of_its_mask_block() {
   CHECK(out.visible == (I32{4, 4, 4, 4, 8, 8, 8, 8, 10, 10, 10, 10, 6,
                             6, 6, 6, 8, 8, 8, 8, 8, 8,  10, 10, 10, 10}));
   CHECK(out.limited == (I32{1, 0, 1, 1}));
+  // Isolated rows see each other alone, and the others all that is read.
+  BatchBuilder bidirectional(4);
+  bidirectional.add(nullptr, tokens, {all, {}, all, {}}, {8, 10}, false, -1, 7);
+  bidirectional.add(&table, tokens, {last, last, all, {}}, {8, 10}, false, -1, 7);
+  Arrays isolated(bidirectional);
+  bidirectional.fill(isolated.buffers());
+  CHECK(isolated.visible == (I32{7, 7, 7, 7, 7, 7, 7, 10, 10, 10, 10, 10}));
+  CHECK(isolated.limited == (I32{1, 0}));
+  CHECK(contains(message_of<std::invalid_argument>([&] {
+                   bidirectional.add(nullptr, tokens, {all, {}, all, {}}, {8, 10}, false, -1, 11);
+                 }),
+                 "isolated must lie in [0, 10], got 11"));
   CHECK(contains(message_of<std::invalid_argument>([] { BatchBuilder(4, -1); }), "mask_block"));
 }
 

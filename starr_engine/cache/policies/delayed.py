@@ -14,7 +14,8 @@ class DelayedCache(RefreshingCache):
     """Between refreshes compute what is still masked and what was unmasked in the last step.
 
     Keys and values change sharply when a token is decoded and little afterwards, so they are
-    taken over one step later. Masks of all blocks count, those to come included.
+    taken over one step later. Masks of all blocks count, those to come included. Remasking policies
+    that look at tokens again have the active block's computed at every step.
 
     Differs from the authors' code: rows are not reordered, which changes nothing without a causal
     mask; requests of a batch need not agree in how much they have decoded; and refreshes are
@@ -48,5 +49,5 @@ class DelayedCache(RefreshingCache):
         return warming or RefreshingCache.is_due(self, view)
 
     def inner(self, view: CacheView) -> RowRanges:
-        """Masks, and rows whose token is newer than their key and value."""
-        return union(view.masked, view.dirty)
+        """Masks, rows with a newer token than key and value, and tokens to look at again."""
+        return union(view.masked, view.dirty, view.scored)

@@ -5,6 +5,9 @@ const OUTCOMES = ["kept", "stays masked", "unmasked", "revoked"];
 const POLICY = 1;
 const DECIDERS = ["", "policy", "progress guarantee", "early exit", "engine"];
 
+// Steps that compute what others will reuse: the first one, and refreshes.
+const isRefresh = (step) => step.kind === "refresh" || step.kind === "prefill";
+
 const number = (value) => (value === null ? NaN : Number(value));
 
 function readTrace(raw, index) {
@@ -41,10 +44,11 @@ function readTrace(raw, index) {
     unmasked,
     tpf: steps.length ? unmasked / steps.length : 0,
     rows: total("num_rows"),
+    liveRows: total("num_live"),
     seconds: total("time_s"),
     forced: total("forced"),
     revoked: total("revoked"),
-    refreshes: steps.filter((step) => step.kind === "refresh").length,
+    refreshes: steps.filter((step) => isRefresh(step)).length,
     first: raw.num_prompt_tokens,
     size: raw.initial_ids.length - raw.num_prompt_tokens,
     reached: Math.max(0, ...steps.map((step) => step.block_start + step.length - raw.num_prompt_tokens)),

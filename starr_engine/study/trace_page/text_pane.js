@@ -126,7 +126,7 @@ class TextPane {
     const parts = [
       `forward ${number} of ${trace.nfe}`,
       `block ${step.block_index + 1}`,
-      step.kind === "refresh" ? `refresh, ${thousands(step.num_rows)} rows` : `${thousands(step.num_rows)} rows`,
+      `${step.kind === "block" ? "" : `${step.kind}, `}${thousands(step.num_rows)} rows`,
       `${step.unmasked} unmasked${step.forced ? ` (${step.forced} by the engine)` : ""}`,
     ];
     if (step.revoked) parts.push(`${step.revoked} revoked`);

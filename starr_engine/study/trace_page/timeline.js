@@ -12,7 +12,7 @@ class Timeline {
 
   describe() {
     const { trace } = this;
-    const whole = trace.nfe * trace.initial_ids.length;
+    const whole = trace.liveRows;
     const share = whole ? Math.round((100 * trace.rows) / whole) : 100;
     return `${thousands(trace.rows)} rows in ${plural(trace.nfe, "forward")}, ${share} % of the ${thousands(whole)} that no cache would take \u00B7 ${trace.cache_label}`;
   }
@@ -45,7 +45,7 @@ class Timeline {
           draw("text", { x: x + 4, y: bottom + 30 }, room > 52 ? `block ${step.block_index + 1}` : ""));
       }
       svg.append(draw("rect", { class: "bar", x: x + (pitch - bar) / 2, y: bottom - tall, width: bar, height: tall, rx: Math.min(2, bar / 4) }));
-      if (step.kind === "refresh") svg.lastChild.style.fill = `url(#${hatch})`;
+      if (isRefresh(step)) svg.lastChild.style.fill = `url(#${hatch})`;
       if (pitch >= 17) svg.append(draw("text", { class: "strong", x: x + pitch / 2, y: bottom - tall - 5, "text-anchor": "middle" }, String(step.unmasked)));
       if (x + pitch / 2 > free) {
         svg.append(draw("text", { x: x + pitch / 2, y: bottom + 15, "text-anchor": "middle" }, String(step.number)));
