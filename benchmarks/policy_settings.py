@@ -23,6 +23,11 @@ class Setting:
     curve: str = ""
     """Name of the curve that a setting of kind ``curve`` is a point of."""
 
+    cache: str = ""
+    """Cache policy; empty takes the study's."""
+
+    cache_args: Mapping[str, ArgValue] = field(default_factory=dict)
+
 
 TABLE: Mapping[str, Setting] = {
     REFERENCE: Setting(policy="low_confidence"),

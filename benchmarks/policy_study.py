@@ -54,14 +54,15 @@ class Study:
     Args:
         llm: Runs everything.
         problems: By set.
-        cache: Cache policy of every setting, the reference's too.
+        cache: Cache policy of the reference, and of every setting that names none.
         ignore_eos: EOS setting of every setting.
     """
 
     def __init__(self, llm: LLM, problems: Problems, *, cache: str, ignore_eos: bool) -> None:
         self.problems = problems
         self._llm = llm
-        self._decoding = {"cache": cache, "ignore_eos": ignore_eos}
+        self._cache = cache
+        self._ignore_eos = ignore_eos
         self._prompts = {
             name: [tuple(llm.tokenizer.encode(problem.prompt)) for problem in each]
             for name, each in problems.items()
@@ -79,7 +80,8 @@ class Study:
                 "batch": config.max_num_requests,
                 "prompts": self._prompts,
                 "sets": {name: asdict(PROBLEM_SETS[name]) for name in self.problems},
-                **self._decoding,
+                "cache": self._cache,
+                "ignore_eos": self._ignore_eos,
             }
         )
 
@@ -95,12 +97,16 @@ class Study:
 
     def _run_set(self, name: str, setting: Setting) -> SetOutputs:
         each = PROBLEM_SETS[name]
+        # The mask of a block-causal model says where blocks end.
+        block_length = each.block_length if self._llm.engine.spec.block_length is None else None
         params = SamplingParams(
             max_tokens=each.max_tokens,
-            block_length=each.block_length,
+            block_length=block_length,
             remasking=setting.policy,
             remasking_args=setting.args,
-            **self._decoding,
+            cache=setting.cache or self._cache,
+            cache_args=setting.cache_args,
+            ignore_eos=self._ignore_eos,
         )
         found: dict[int, RequestOutput] = {}
         started = time.perf_counter()
@@ -120,6 +126,8 @@ class Study:
             nfe=[output.nfe for output in outputs],
             num_unmasked=[output.num_unmasked for output in outputs],
             wall_s=wall_s,
+            computed_rows=tuple(output.computed_rows for output in outputs),
+            cache_label=outputs[0].cache_label,
         )
 
     def outcomes(

@@ -1,4 +1,4 @@
-"""Write the tables of docs/policies.md from the committed policy study, or check that they agree.
+"""Write the tables of docs/policies.md and docs/caches.md from the results, or check them.
 
 python -m tools.update_docs [--check]
 """
@@ -13,26 +13,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tools.cache_tables import cache_tables
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "policies.md"
-RESULT = ROOT / "benchmarks" / "results" / "policy_study.json"
+RESULTS = ROOT / "benchmarks" / "results"
+RESULT = RESULTS / "policy_study.json"
+CACHES = ROOT / "docs" / "caches.md"
 
 Result = Mapping[str, Any]
 
 
 def render(document: str, result: Result) -> str:
-    """The document with every marked part as the result has it.
+    """The page on policies with every marked part as the study has it; see ``fill``."""
+    return fill(document, {name: table(result) for name, table in TABLES.items()})
+
+
+def render_caches(document: str, results: Path = RESULTS) -> str:
+    """The page on caches with every marked part as the results have it; see ``fill``."""
+    return fill(document, cache_tables(results))
+
+
+def fill(document: str, tables: Mapping[str, str]) -> str:
+    """The document with every table between its markers.
 
     Raises:
         ValueError: If a marker is missing.
     """
-    for name, table in TABLES.items():
+    for name, table in tables.items():
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         head, found, rest = document.partition(begin)
         _, closed, tail = rest.partition(end)
         if not found or not closed:
-            raise ValueError(f"{DOCUMENT.name} has no place for {name}: it needs {begin}...{end}")
-        document = head + begin + table(result) + end + tail
+            raise ValueError(f"the document has no place for {name}: it needs {begin}...{end}")
+        document = head + begin + table + end + tail
     return document
 
 
@@ -172,11 +186,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     args = parser.parse_args()
-    before = DOCUMENT.read_text()
-    after = render(before, json.loads(RESULT.read_text()))
+    before = {path: path.read_text() for path in (DOCUMENT, CACHES)}
+    after = {
+        DOCUMENT: render(before[DOCUMENT], json.loads(RESULT.read_text())),
+        CACHES: render_caches(before[CACHES]),
+    }
     if args.check:
         return int(before != after)
-    DOCUMENT.write_text(after)
+    for path, text in after.items():
+        path.write_text(text)
     return 0
 
 

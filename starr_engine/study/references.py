@@ -25,6 +25,12 @@ class SetOutputs:
     wall_s: float
     """Seconds for the whole set."""
 
+    computed_rows: Sequence[int] = ()
+    """Of each problem; empty in files of references that were written before it was kept."""
+
+    cache_label: str = ""
+    """``exact``, or ``approximate: <why>``; empty in such files."""
+
     @property
     def tokens_per_s(self) -> float:
         """Generated tokens, EOS and what follows left out, per second."""
@@ -85,6 +91,8 @@ def _read(path: Path) -> References:
                 nfe=each["nfe"],
                 num_unmasked=each["num_unmasked"],
                 wall_s=each["wall_s"],
+                computed_rows=tuple(each.get("computed_rows", ())),
+                cache_label=each.get("cache_label", ""),
             )
             for name, each in content["by_set"].items()
         }

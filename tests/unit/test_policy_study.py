@@ -119,8 +119,9 @@ def test_the_result_says_how_it_was_measured(result):
 
 def test_references_come_back_as_they_were_and_a_broken_file_is_refused(tmp_path: Path):
     one = SetOutputs(
-        token_ids=[(1, 2), ()], texts=["a", ""], nfe=[3, 4], num_unmasked=[5, 6], wall_s=2.0
-    )
+        token_ids=[(1, 2), ()], texts=["a", ""], nfe=[3, 4], num_unmasked=[5, 6], wall_s=2.0,
+        computed_rows=(7, 8), cache_label="exact",
+    )  # fmt: skip
     made = References(by_set={"sorting": one}, environment={"cpu": "x"})
     assert one.tokens_per_s == 1.0
     assert load_or_make(tmp_path / "new", "f", lambda: made) == made
@@ -130,6 +131,12 @@ def test_references_come_back_as_they_were_and_a_broken_file_is_refused(tmp_path
 
     assert load_or_make(tmp_path / "new", "f", never) == made
     path = tmp_path / "new" / "references-f.json"
+    older = json.loads(path.read_text())
+    for name in ("computed_rows", "cache_label"):
+        del older["by_set"]["sorting"][name]
+    path.write_text(json.dumps(older))
+    plain = dataclasses.replace(one, computed_rows=(), cache_label="")
+    assert load_or_make(tmp_path / "new", "f", never).by_set == {"sorting": plain}
     path.write_text("{}")
     with pytest.raises(ConfigError, match="no file of references"):
         load_or_make(tmp_path / "new", "f", never)

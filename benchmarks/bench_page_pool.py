@@ -1,0 +1,258 @@
+"""Page bookkeeping: the C++ pool and tables against plain Python, and its share of an engine step.
+
+Both managers do the same work: a pool nearly full of running requests whose prompts share
+prefixes, where a few requests end and as many begin in turns. Each newcomer is matched, gets pages
+(for which others' content is evicted), and has its prompt sealed. Every page that either hands out
+is compared before anything is timed.
+
+The second part steps an engine with 256 running requests whose forward is a stub, and times what
+is left but for the decoder: schedule with plans and prefix matching, laying out the batch, and
+carrying out decisions.
+
+    python -m benchmarks.bench_page_pool [--repeats 7] [--requests 256]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks import python_page_manager as plain
+from benchmarks.harness import summary, write_result
+from starr_engine import SamplingParams, _core
+from starr_engine.config import EngineConfig
+from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.engine import Engine
+from tests.helpers.checkpoints import llada_config, write_checkpoint
+from tests.helpers.sdar_checkpoints import sdar_config, write_sdar_checkpoint
+
+PAGE_SIZE, ROWS, PROMPT, SHARED = 32, 1_280, 1_024, 512
+NUM_RUNNING, NUM_PREFIXES, TURN = 200, 16, 16
+NUM_PAGES = 5_200
+"""For 200 running requests of 40 pages, of which up to 16 are shared by a dozen: few stay free."""
+
+MASK = 0
+PHASES = ("match", "allocate", "seal", "free")
+COMPARED = ("match", "allocate", "free")
+"""What the ratio over everything counts: sealing is hashing, and both hash about alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manager:
+    """One of the two, by the names of its parts."""
+
+    pool: Callable[[int, int], Any]
+    table: Any
+    root: Any
+
+
+CPP = Manager(pool=_core.PagePool, table=_core.PageTable, root=_core.root_key(b"bench"))
+PYTHON = Manager(
+    pool=plain.PythonPagePool, table=plain.PythonPageTable, root=plain.root_key(b"bench")
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Measured:
+    """One run over the workload."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
+    requests: int = 0
+    pages: list[list[int]] = field(default_factory=list)
+    """Of every newcomer, found and fresh ones apart; only if they are to be compared."""
+
+    free_low: int = NUM_PAGES
+    evictions: int = 0
+    found: int = 0
+
+
+def prompts(count: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """[PROMPT] ids each, of which the first SHARED are one of NUM_PREFIXES."""
+    rng = np.random.default_rng(seed)
+    shared = rng.integers(1, 50_000, (NUM_PREFIXES, SHARED), dtype=np.int32)
+    own = rng.integers(1, 50_000, (count, PROMPT - SHARED), dtype=np.int32)
+    return [np.concatenate([shared[rng.integers(NUM_PREFIXES)], own[at]]) for at in range(count)]
+
+
+def run(manager: Manager, work: list[NDArray[np.int32]], *, compare: bool = False) -> Measured:
+    """Requests of ``work`` come and go; the first NUM_RUNNING fill the pool and are not timed."""
+    pool, root, measured = manager.pool(NUM_PAGES, PAGE_SIZE), manager.root, Measured()
+    running: deque[Any] = deque()
+    clock = time.perf_counter
+    for at in range(0, len(work), TURN):
+        turn = work[at : at + TURN]
+        is_timed = len(running) + len(turn) > NUM_RUNNING
+        leaving = [running.popleft() for _ in turn] if is_timed else []
+        start = clock()
+        for table in leaving:
+            table.release()
+        freed = clock()
+        found = [pool.match(root, ids) for ids in turn]
+        matched = clock()
+        tables = [manager.table.try_create(pool, ROWS, pages) for pages in found]
+        allocated = clock()
+        for table, pages in zip(tables, found, strict=True):  # as the first forward does
+            table.mark_written([(len(pages) * PAGE_SIZE, ROWS)])
+        written = clock()
+        for table, ids in zip(tables, turn, strict=True):
+            table.seal_prefix(PROMPT, ids, MASK, root)
+        sealed = clock()
+        running.extend(tables)
+        measured.free_low = min(measured.free_low, pool.num_free)
+        if compare:
+            measured.pages += [*found, *(table.pages for table in tables)]
+        if is_timed:
+            measured.requests += len(turn)
+            measured.found += sum(map(len, found))
+            times = (matched - freed, allocated - matched, sealed - written, freed - start)
+            for phase, seconds in zip(PHASES, times, strict=True):
+                measured.seconds[phase] += seconds
+    stats = getattr(pool, "stats", None)
+    measured.evictions = pool.num_evictions if stats is None else stats.evictions
+    return measured
+
+
+def compare_managers(repeats: int, num_requests: int) -> dict[str, Any]:
+    """Check that both give the same, then time them in turns."""
+    work = prompts(num_requests - num_requests % TURN)
+    first, second = run(CPP, work, compare=True), run(PYTHON, work, compare=True)
+    assert first.pages == second.pages, "the two managers must hand out the same pages"
+    assert first.evictions == second.evictions
+    assert first.evictions > 0, "the workload must evict"
+    samples: dict[str, list[Measured]] = {"cpp": [], "python": []}
+    for _ in range(repeats):
+        samples["cpp"].append(run(CPP, work))
+        samples["python"].append(run(PYTHON, work))
+    rows = {}
+    for name, phases in [*((each, (each,)) for each in PHASES), ("together", COMPARED)]:
+        row: dict[str, Any] = {}
+        for side, runs in samples.items():
+            seconds = summary([sum(each.seconds[phase] for phase in phases) for each in runs])
+            row[side] = seconds | {"ops_per_s": runs[0].requests / seconds["median_s"]}
+            row[f"{side}_us"] = 1e6 * seconds["median_s"] / runs[0].requests
+        row["ratio"] = row["python_us"] / row["cpp_us"]
+        rows[name] = row
+        print(
+            f"{name:9} C++ {row['cpp_us']:8.2f} us  Python {row['python_us']:8.2f} us per request  "
+            f"{row['ratio']:6.1f}x",
+            flush=True,
+        )
+    return {
+        "workload": {
+            "page_size": PAGE_SIZE, "num_pages": NUM_PAGES, "rows": ROWS, "prompt": PROMPT,
+            "shared": SHARED, "num_prefixes": NUM_PREFIXES, "running": NUM_RUNNING, "turn": TURN,
+            "timed_requests": first.requests, "pages_found": first.found,
+            "evictions": first.evictions, "fewest_free_pages": first.free_low,
+        },
+        "same_pages": True,
+        "rows": rows,
+    }  # fmt: skip
+
+
+class StubExecutor:
+    """Stands in for the forward: logits that nobody computed.
+
+    Args:
+        vocab_size: Of the model.
+    """
+
+    def __init__(self, vocab_size: int) -> None:
+        self._logits = torch.randn(1 << 14, vocab_size, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, batch: StepBatch) -> Tensor:
+        """[M, vocab_size]."""
+        count = len(batch.logits_rows)
+        return self._logits[torch.arange(count) % len(self._logits)]
+
+
+PARTS = ("schedule", "build", "apply")
+
+
+def engine_steps(folder: Path, cache: str, num_requests: int, num_steps: int) -> dict[str, Any]:
+    """Seconds of each part of each step after the first, which prefills."""
+    engine = Engine(
+        EngineConfig(
+            model=str(folder),
+            device="cpu",
+            dtype="float32",
+            max_num_requests=num_requests,
+            max_num_batched_tokens=1 << 20,
+            max_model_len=512,
+            canvas_cache=0,
+        )
+    )
+    engine.executor = StubExecutor(engine.spec.vocab_size)  # type: ignore[assignment]
+    rng = np.random.default_rng(0)
+    params = SamplingParams(max_tokens=256, block_length=32, cache=cache, ignore_eos=True)
+    for _ in range(num_requests):
+        engine.add_request(rng.integers(4, 101, 256).tolist(), params)
+    clock = time.perf_counter
+    samples: dict[str, list[float]] = {part: [] for part in (*PARTS, "total", "decode")}
+    for step in range(num_steps + 1):
+        start = clock()
+        schedule = engine.scheduler.schedule()
+        scheduled = clock()
+        batch = engine.batcher.build(schedule)
+        built = clock()
+        logits = engine.executor.forward(batch)
+        forwarded = clock()
+        decisions = engine.decoder.decide(batch, logits)
+        decided = clock()
+        changes = engine.progress.apply(batch, decisions)
+        applied = clock()
+        engine.outputs.collect(changes)
+        assert len(batch.entries) == num_requests, "all requests must run"
+        if step == 0:
+            continue
+        parts = (scheduled - start, built - scheduled, applied - decided)
+        for part, seconds in zip(PARTS, parts, strict=True):
+            samples[part].append(seconds)
+        samples["total"].append(sum(parts))
+        samples["decode"].append(decided - forwarded)
+    result = {part: summary(each) for part, each in samples.items()}
+    total = result["total"]["median_s"]
+    print(
+        f"{cache:12} {num_requests} requests: bookkeeping {1e3 * total:.2f} ms per step, "
+        f"{1e6 * total / num_requests:.1f} us per request and step",
+        flush=True,
+    )
+    return {"cache": cache, "num_requests": num_requests, "num_steps": num_steps, **result}
+
+
+def main() -> None:
+    """Both parts."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--work", type=int, default=2_000, help="requests that come and go")
+    parser.add_argument("--requests", type=int, default=256, help="running in the engine")
+    parser.add_argument("--steps", type=int, default=95, help="of the engine, two at least")
+    parser.add_argument("--output", type=Path)
+    args = parser.parse_args()
+    managers = compare_managers(args.repeats, args.work)
+    with tempfile.TemporaryDirectory() as name:
+        llada = write_checkpoint(Path(name) / "llada", llada_config(max_sequence_length=512))
+        config = sdar_config(max_position_embeddings=512, block_size=32)
+        sdar = write_sdar_checkpoint(Path(name) / "sdar", config)
+        steps = [
+            engine_steps(folder, cache, args.requests, args.steps)
+            for folder, cache in ((llada, "dual"), (sdar, "block_causal"))
+        ]
+    setting = {"repeats": args.repeats, "prompt": 256, "max_tokens": 256, "block_length": 32}
+    write_result(
+        "page_pool", {"setting": setting, "managers": managers, "steps": steps}, args.output
+    )
+
+
+if __name__ == "__main__":
+    main()
