@@ -1,31 +1,46 @@
-"""The trainer of tiny-llada: resuming changes nothing, and its first steps export and load."""
+"""The trainers of the tiny models: resuming changes nothing, first steps export and load."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from starr_engine.models.loader import load_model
-from tools.train_tiny.schedule import TrainConfig
-from tools.train_tiny.train import Trainer
+from tools.train_tiny.kinds import KINDS
+from tools.train_tiny.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 
 
-def small_trainer() -> Trainer:
-    return Trainer(TrainConfig(micro_batches=1, micro_batch_positions=60), "cpu", False)
+def small_trainer(name: str) -> Trainer:
+    kind = KINDS[name]
+    config = replace(kind.config, micro_batches=1, micro_batch_positions=60)
+    return kind.trainer(config, "cpu", False)
 
 
-def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_weights(tmp_path: Path) -> None:
+def export(trainer: Trainer, folder: Path) -> Path:
+    checkpoint = folder / "checkpoint.safetensors"
+    trainer.save(checkpoint)
+    words = ["--checkpoint", str(checkpoint), "--output", str(folder / "model")]
+    subprocess.run([sys.executable, "-m", "tools.train_tiny.export", *words], cwd=ROOT, check=True)
+    return folder / "model"
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_weights(
+    tmp_path: Path, name: str
+) -> None:
     checkpoint = tmp_path / "checkpoint.safetensors"
-    whole = small_trainer()
+    whole = small_trainer(name)
     for _ in range(2):
         whole.train_step()
     whole.save(checkpoint)
-    resumed = small_trainer()
+    resumed = small_trainer(name)
     resumed.load(checkpoint)
     for _ in range(2):
         assert whole.train_step() == resumed.train_step()
@@ -33,14 +48,10 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_weights(tmp_path: 
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
-def test_a_checkpoint_exports_to_a_folder_that_the_engine_loads(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint.safetensors"
-    trainer = small_trainer()
+def test_a_llada_checkpoint_exports_to_a_folder_that_the_engine_loads(tmp_path: Path) -> None:
+    trainer = small_trainer("tiny-llada")
     trainer.train_step()
-    trainer.save(checkpoint)
-    words = ["--checkpoint", str(checkpoint), "--output", str(tmp_path / "model")]
-    subprocess.run([sys.executable, "-m", "tools.train_tiny.export", *words], cwd=ROOT, check=True)
-    model = load_model(tmp_path / "model", torch.device("cpu"), torch.float32)
+    model = load_model(export(trainer, tmp_path), torch.device("cpu"), torch.float32)
     stored = model.get_parameter("model.transformer.wte.weight")
-    trained = trainer.model.wte.weight.detach().bfloat16().float()
+    trained = trainer.model.get_parameter("wte.weight").detach().bfloat16().float()
     assert torch.equal(stored, trained)
