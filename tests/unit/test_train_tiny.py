@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from starr_engine.models.loader import load_model
 from tools.train_tiny.kinds import KINDS
@@ -19,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 def small_trainer(name: str) -> Trainer:
     kind = KINDS[name]
-    config = replace(kind.config, micro_batches=1, micro_batch_positions=60)
+    config = replace(kind.config, micro_batches=1, micro_batch_positions=60, bfloat16=False)
     return kind.trainer(config, "cpu", False)
 
 
@@ -55,3 +57,16 @@ def test_a_llada_checkpoint_exports_to_a_folder_that_the_engine_loads(tmp_path: 
     stored = model.get_parameter("model.transformer.wte.weight")
     trained = trainer.model.get_parameter("wte.weight").detach().bfloat16().float()
     assert torch.equal(stored, trained)
+
+
+def test_an_sdar_checkpoint_exports_to_the_published_names_and_fields(tmp_path: Path) -> None:
+    trainer = small_trainer("tiny-sdar")
+    trainer.train_step()
+    folder = export(trainer, tmp_path)
+    tensors, trained = load_file(folder / "model.safetensors"), trainer.model.state_dict()
+    assert tensors.keys() == trained.keys()
+    assert all(torch.equal(tensors[name], trained[name].bfloat16()) for name in trained)
+    fields = json.loads((folder / "config.json").read_text())
+    assert fields["architectures"] == ["SDARForCausalLM"]
+    assert fields["mask_token_id"] == trainer.mask_id
+    assert fields["block_size"] == trainer.block_causal

@@ -1,4 +1,4 @@
-"""The models that are made here, and what differs between them."""
+"""The two models that are made here, and what differs between them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from tools.train_tiny.llada import format as llada_format
 from tools.train_tiny.llada.decode import decode as llada_decode
 from tools.train_tiny.llada.trainer import LLaDATrainer
 from tools.train_tiny.schedule import TrainConfig
+from tools.train_tiny.sdar import format as sdar_format
+from tools.train_tiny.sdar.decode import decode as sdar_decode
+from tools.train_tiny.sdar.schedule import CONFIG as SDAR_CONFIG
+from tools.train_tiny.sdar.trainer import SDARTrainer
 from tools.train_tiny.trainer import Trainer
 
 Answers = list[list[int]]
@@ -50,6 +54,19 @@ KINDS: Final[Mapping[str, Kind]] = {
         load_model=llada_format.load_model,
         decode=llada_decode,
         decoding="low-confidence remasking, one token per step, block 32, max 64 new tokens",
+    ),
+    "tiny-sdar": Kind(
+        trainer=SDARTrainer,
+        config=SDAR_CONFIG,
+        architecture="SDARForCausalLM",
+        build=sdar_format.build,
+        export=sdar_format.export,
+        load_model=sdar_format.load_model,
+        decode=sdar_decode,
+        decoding=(
+            "low-confidence remasking, one token per step, blocks of 16 counted from the prompt's "
+            "first token, max 64 new tokens"
+        ),
     ),
 }
 """By the names that the models ship under."""

@@ -1,4 +1,4 @@
-"""What training the tiny models has in common: the step, the log's scores, the checkpoint."""
+"""What training the two tiny models has in common: the step, the log's scores, the checkpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - the customary name
 from starr_engine.study.tasks import TASKS, make_problems
 from tools.train_tiny.checkpoint import load_state, save_state, under
 from tools.train_tiny.data import Batch, BatchMaker
+from tools.train_tiny.muon import Float32Muon
 from tools.train_tiny.schedule import Phase, TrainConfig
 from tools.train_tiny.tokenizer import build_tokenizer
 
@@ -36,6 +37,8 @@ class Trainer(ABC):
 
     name: ClassVar[str]
     """Of the model that is made."""
+    block_causal: ClassVar[int | None] = None
+    """Length of the blocks that attention is causal between, if it is."""
 
     def __init__(self, config: TrainConfig, device: str, compiled: bool) -> None:
         self.config, self.device = config, device
@@ -46,10 +49,12 @@ class Trainer(ABC):
         matrices = [p for p in self.model.parameters() if p.dim() == 2 and id(p) not in embeddings]
         others = [p for p in self.model.parameters() if all(p is not m for m in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
+            if config.bfloat16
+            else Float32Muon(matrices),
             torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.0),
         ]
-        self.batches = BatchMaker(self.tokenizer, config.seed, config.eos_weight)
+        self.batches = BatchMaker(self.tokenizer, config.seed, config.eos_weight, self.block_causal)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.step = 0
 
@@ -100,7 +105,8 @@ class Trainer(ABC):
 
     def autocast(self) -> torch.autocast:
         """The precision of forwards."""
-        return torch.autocast(self.device, dtype=torch.bfloat16)
+        enabled = self.config.bfloat16
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=enabled)
 
     def score(self, count: int) -> dict[str, float]:
         """Return the share of unseen problems solved per task, one token per step."""
