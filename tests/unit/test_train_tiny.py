@@ -50,13 +50,21 @@ def test_a_run_resumed_from_its_checkpoint_ends_with_the_same_weights(
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
-def test_a_llada_checkpoint_exports_to_a_folder_that_the_engine_loads(tmp_path: Path) -> None:
-    trainer = small_trainer("tiny-llada")
+@pytest.mark.parametrize(
+    ("name", "embedding"),
+    [
+        ("tiny-llada", "model.transformer.wte.weight"),
+        ("tiny-sdar", "model.embed_tokens.weight"),
+    ],
+)
+def test_a_checkpoint_exports_to_a_folder_that_the_engine_loads(
+    tmp_path: Path, name: str, embedding: str
+) -> None:
+    trainer = small_trainer(name)
     trainer.train_step()
     model = load_model(export(trainer, tmp_path), torch.device("cpu"), torch.float32)
-    stored = model.get_parameter("model.transformer.wte.weight")
-    trained = trainer.model.get_parameter("wte.weight").detach().bfloat16().float()
-    assert torch.equal(stored, trained)
+    [trained] = [m.weight for m in trainer.model.modules() if isinstance(m, torch.nn.Embedding)]
+    assert torch.equal(model.get_parameter(embedding), trained.detach().bfloat16().float())
 
 
 def test_an_sdar_checkpoint_exports_to_the_published_names_and_fields(tmp_path: Path) -> None:
