@@ -35,6 +35,7 @@ from starr_engine.study.tasks.words import NAMES, THINGS
 
 BLOCK_LENGTH: Final = 32
 MAX_CANVAS: Final = 64
+CUT_SHARE: Final = 0.9
 FACTS_PER_LINE_GROUP: Final = 8
 STEPS_AFTER_STORY: Final = 5
 _PROBLEMS: Final[dict[str, Task]] = {
@@ -79,9 +80,25 @@ class _Example:
 class BatchMaker:
     """Draws batches; the stream depends on the seed alone."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int, eos_weight: float) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        seed: int,
+        eos_weight: float,
+        cut_to: int | None = None,
+    ) -> None:
+        """Start a stream.
+
+        Args:
+            tokenizer: Of the tiny models.
+            seed: The stream depends on it alone.
+            eos_weight: Of the padding after an answer.
+            cut_to: Block length of a block-causal model: in most examples the canvas ends with
+                the block that holds the first EOS, because nothing before depends on the rest.
+        """
         self.rng = random.Random(seed)
         self._eos_weight = eos_weight
+        self._cut_to = cut_to
         self._tokenizer = tokenizer
         self._eos = int(tokenizer.eos_token_id)
         vocab = tokenizer.get_vocab()
@@ -147,6 +164,9 @@ class BatchMaker:
         canvas = BLOCK_LENGTH if short else MAX_CANVAS
         if task in _UNPADDED:
             canvas = len(response) + 1  # these are about the skill alone
+        elif self._cut_to and self.rng.random() < CUT_SHARE:
+            used = len(prompt) + len(response) + 1
+            canvas = min(canvas, used + -used % self._cut_to - len(prompt))
         padding = [self._eos] * (canvas - len(response))
         ids = (*prompt, *response, *padding)
         used = len(prompt) + len(response) + 1

@@ -19,8 +19,7 @@ import transformers
 from transformers import AutoTokenizer
 
 from starr_engine.study.tasks import TASKS, make_problems
-from tools.train_tiny.decode import decode
-from tools.train_tiny.export import load_model
+from tools.train_tiny.kinds import kind_of
 
 REQUIRED = {
     "word_problems": 0.7,
@@ -52,11 +51,12 @@ def score_task(
     """Return the share of solved problems of one task, and the wrong answers as texts."""
     torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = load_model(folder).to(device)
+    kind = kind_of(folder)
+    model = kind.load_model(folder).to(device)
     task = TASKS[name]
     problems = make_problems(task, "test", count, seed)
     prompts = [tokenizer(p.prompt).input_ids for p in problems]
-    answers = decode(model, prompts, tokenizer.mask_token_id, tokenizer.eos_token_id)
+    answers = kind.decode(model, prompts, tokenizer.mask_token_id, tokenizer.eos_token_id)
     texts = tokenizer.batch_decode(answers)
     verdicts = task.score_many(problems, texts)
     wrong = [
@@ -92,7 +92,7 @@ def main() -> None:
         "scores": scores,
         "required": REQUIRED,
         "problems_per_task": args.count,
-        "decoding": "low-confidence remasking, one token per step, block 32, max 64 new tokens",
+        "decoding": kind_of(args.model).decoding,
         "dtype": "float32 (from the bfloat16 checkpoint)",
         "seconds": round(time.monotonic() - started, 1),
         "command": shlex.join(["python", "-m", "tools.train_tiny.evaluate", *sys.argv[1:]]),

@@ -73,7 +73,7 @@ class Block(nn.Module):
         )
         # spelled out: for short sequences in bfloat16 on a CPU, torch's fused attention is
         # several times slower than two matrix products
-        scores = _rotate(q, cos, sin) @ _rotate(k, cos, sin).transpose(-1, -2)
+        scores = rotate(q, cos, sin) @ rotate(k, cos, sin).transpose(-1, -2)
         mixed = torch.softmax(scores.float() * shape[-1] ** -0.5, dim=-1).to(v.dtype) @ v
         x = x + self.attn_out(mixed.transpose(1, 2).reshape(batch, length, d))
         normed = self.ff_norm(x)
@@ -144,7 +144,7 @@ def _rope(length: int, config: ModelConfig, device: torch.device) -> tuple[Tenso
     return angle.cos(), angle.sin()
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate ``x`` [batch, heads, length, head_dim] by its positions, in float32."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)

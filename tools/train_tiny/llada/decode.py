@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tools.train_tiny.model import TinyLLaDA
+from tools.train_tiny.llada.model import TinyLLaDA
 
 
 @torch.inference_mode()

@@ -1,0 +1,1 @@
+"""The first tiny model: bidirectional, in the published LLaDA checkpoint format."""

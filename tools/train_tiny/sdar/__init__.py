@@ -1,0 +1,1 @@
+"""The second tiny model: block-causal, in the published SDAR checkpoint format."""
