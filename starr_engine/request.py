@@ -116,7 +116,7 @@ class Canvas:
         """Replace masks of the active block by tokens.
 
         Args:
-            positions: [n] positions on the canvas, all masked.
+            positions: [n] positions on the canvas, ascending, all masked.
             token_ids: [n], none of them the mask.
         """
         assert self._all_active(positions)
@@ -125,7 +125,11 @@ class Canvas:
         self.token_ids[positions] = token_ids
 
     def revoke(self, positions: Positions) -> None:
-        """Mask tokens of the active block again; ``positions`` [n] are unmasked, none fixed."""
+        """Mask tokens of the active block again.
+
+        Args:
+            positions: [n] positions on the canvas, ascending, all unmasked and none fixed.
+        """
         assert self._all_active(positions)
         assert not self.is_fixed[positions].any(), "a fixed token stays"
         assert (self.token_ids[positions] != self.mask_token_id).all()
@@ -139,7 +143,9 @@ class Canvas:
             self.block_index += 1
 
     def _all_active(self, positions: Positions) -> bool:
-        return bool(((positions >= self.block_start) & (positions < self.block_stop)).all())
+        return not len(positions) or (
+            self.block_start <= positions[0] and positions[-1] < self.block_stop
+        )
 
 
 LEAST_CONFIDENCE: Final = float(np.finfo(np.float32).smallest_subnormal)

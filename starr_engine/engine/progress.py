@@ -106,8 +106,10 @@ class ProgressKeeper:
             running.pages.mark_written(plan.write)
             if entry.canvas_key is not None:
                 self._keeper.canvases.store(running, entry.canvas_key)
-            running.pages.mark_dirty(np.concatenate([unmasked, revoked]))
-        canvas.revoke(revoked)
+            running.pages.mark_dirty(unmasked)
+            running.pages.mark_dirty(revoked)
+        if len(revoked):
+            canvas.revoke(revoked)
         canvas.unmask(unmasked, decision.unmask_ids)
         request.note_confidence(unmasked, decision.unmask_confidence)
         running.state = decision.state
