@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.cache.base import CACHE_POLICIES
 from starr_engine.errors import RequestError
-from tests.helpers.engines import Reference, as_prompts, assert_same, random_prompts
+from tests.helpers.engines import Reference, as_prompts, assert_same, make_llm, random_prompts
 from tests.helpers.reference_caches import CachedOutput
 
 CACHES: list[tuple[str, dict[str, Any]]] = [
@@ -54,6 +55,12 @@ WHOLE_BLOCK = ("none", "prefix", "dual", "vicinity", "dllm")
 
 NARROW = 2e-6
 """Below this gap, float32 and float64 may rightly choose different rows in ``dllm``."""
+
+
+@pytest.fixture(scope="module")
+def llm(folder: Path) -> LLM:
+    """Remembers no canvas, so that rows are those of the request alone."""
+    return make_llm(folder, canvas_cache=0)
 
 
 def skip_missing(cache: str, args: dict[str, Any]) -> None:
