@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,48 @@ from starr_engine.engine.engine import Engine
 from tests.helpers.checkpoints import llada_config, write_checkpoint
 from tests.helpers.sdar_checkpoints import sdar_config, write_sdar_checkpoint
 
-PAGE_SIZE, ROWS, PROMPT, SHARED = 32, 1_280, 1_024, 512
-NUM_RUNNING, NUM_PREFIXES, TURN = 200, 16, 16
-NUM_PAGES = 5_200
-"""For 200 running requests of 40 pages, of which up to 16 are shared by a dozen: few stay free."""
-
+PAGE_SIZE = 32
 MASK = 0
 PHASES = ("match", "allocate", "seal", "free")
 COMPARED = ("match", "allocate", "free")
 """What the ratio over everything counts: sealing is hashing, and both hash about alike."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """Requests that fill a pool nearly to its end, so that newcomers evict."""
+
+    prompt: int
+    """Tokens of each prompt."""
+
+    shared: int
+    """How many of them are one of ``num_prefixes``."""
+
+    rows: int
+    """Of each request, prompt included."""
+
+    num_prefixes: int
+    running: int
+    turn: int
+    """Requests that end, and as many that begin, at a time."""
+
+    num_pages: int
+    work: int
+    """Requests in all."""
+
+
+WORKLOADS = (
+    # 40 pages each, of which up to 16 are shared by a dozen.
+    Workload(
+        prompt=1_024, shared=512, rows=1_280, num_prefixes=16, running=200, turn=16,
+        num_pages=5_200, work=2_000,
+    ),
+    # 520 pages each, of which up to 256 are shared by half a dozen.
+    Workload(
+        prompt=16_384, shared=8_192, rows=16_640, num_prefixes=4, running=24, turn=4,
+        num_pages=8_200, work=240,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,27 +105,32 @@ class Measured:
     pages: list[list[int]] = field(default_factory=list)
     """Of every newcomer, found and fresh ones apart; only if they are to be compared."""
 
-    free_low: int = NUM_PAGES
+    free_low: int = 1 << 30
     evictions: int = 0
     found: int = 0
 
 
-def prompts(count: int, seed: int = 0) -> list[NDArray[np.int32]]:
-    """[PROMPT] ids each, of which the first SHARED are one of NUM_PREFIXES."""
+def prompts(load: Workload, seed: int = 0) -> list[NDArray[np.int32]]:
+    """[prompt] ids each, of which the first are one of the prefixes."""
     rng = np.random.default_rng(seed)
-    shared = rng.integers(1, 50_000, (NUM_PREFIXES, SHARED), dtype=np.int32)
-    own = rng.integers(1, 50_000, (count, PROMPT - SHARED), dtype=np.int32)
-    return [np.concatenate([shared[rng.integers(NUM_PREFIXES)], own[at]]) for at in range(count)]
+    count = load.work - load.work % load.turn
+    shared = rng.integers(1, 50_000, (load.num_prefixes, load.shared), dtype=np.int32)
+    own = rng.integers(1, 50_000, (count, load.prompt - load.shared), dtype=np.int32)
+    return [
+        np.concatenate([shared[rng.integers(load.num_prefixes)], own[at]]) for at in range(count)
+    ]
 
 
-def run(manager: Manager, work: list[NDArray[np.int32]], *, compare: bool = False) -> Measured:
-    """Requests of ``work`` come and go; the first NUM_RUNNING fill the pool and are not timed."""
-    pool, root, measured = manager.pool(NUM_PAGES, PAGE_SIZE), manager.root, Measured()
+def run(
+    manager: Manager, load: Workload, work: list[NDArray[np.int32]], *, compare: bool = False
+) -> Measured:
+    """Requests of ``work`` come and go; the first ones fill the pool and are not timed."""
+    pool, root, measured = manager.pool(load.num_pages, PAGE_SIZE), manager.root, Measured()
     running: deque[Any] = deque()
     clock = time.perf_counter
-    for at in range(0, len(work), TURN):
-        turn = work[at : at + TURN]
-        is_timed = len(running) + len(turn) > NUM_RUNNING
+    for at in range(0, len(work), load.turn):
+        turn = work[at : at + load.turn]
+        is_timed = len(running) + len(turn) > load.running
         leaving = [running.popleft() for _ in turn] if is_timed else []
         start = clock()
         for table in leaving:
@@ -100,13 +138,13 @@ def run(manager: Manager, work: list[NDArray[np.int32]], *, compare: bool = Fals
         freed = clock()
         found = [pool.match(root, ids) for ids in turn]
         matched = clock()
-        tables = [manager.table.try_create(pool, ROWS, pages) for pages in found]
+        tables = [manager.table.try_create(pool, load.rows, pages) for pages in found]
         allocated = clock()
         for table, pages in zip(tables, found, strict=True):  # as the first forward does
-            table.mark_written([(len(pages) * PAGE_SIZE, ROWS)])
+            table.mark_written([(len(pages) * PAGE_SIZE, load.rows)])
         written = clock()
         for table, ids in zip(tables, turn, strict=True):
-            table.seal_prefix(PROMPT, ids, MASK, root)
+            table.seal_prefix(load.prompt, ids, MASK, root)
         sealed = clock()
         running.extend(tables)
         measured.free_low = min(measured.free_low, pool.num_free)
@@ -123,17 +161,18 @@ def run(manager: Manager, work: list[NDArray[np.int32]], *, compare: bool = Fals
     return measured
 
 
-def compare_managers(repeats: int, num_requests: int) -> dict[str, Any]:
+def compare_managers(load: Workload, repeats: int) -> dict[str, Any]:
     """Check that both give the same, then time them in turns."""
-    work = prompts(num_requests - num_requests % TURN)
-    first, second = run(CPP, work, compare=True), run(PYTHON, work, compare=True)
+    work = prompts(load)
+    first, second = (run(manager, load, work, compare=True) for manager in (CPP, PYTHON))
     assert first.pages == second.pages, "the two managers must hand out the same pages"
     assert first.evictions == second.evictions
     assert first.evictions > 0, "the workload must evict"
     samples: dict[str, list[Measured]] = {"cpp": [], "python": []}
     for _ in range(repeats):
-        samples["cpp"].append(run(CPP, work))
-        samples["python"].append(run(PYTHON, work))
+        samples["cpp"].append(run(CPP, load, work))
+        samples["python"].append(run(PYTHON, load, work))
+    print(f"prompts of {load.prompt} tokens, requests of {load.rows} rows")
     rows = {}
     for name, phases in [*((each, (each,)) for each in PHASES), ("together", COMPARED)]:
         row: dict[str, Any] = {}
@@ -149,15 +188,17 @@ def compare_managers(repeats: int, num_requests: int) -> dict[str, Any]:
             flush=True,
         )
     return {
-        "workload": {
-            "page_size": PAGE_SIZE, "num_pages": NUM_PAGES, "rows": ROWS, "prompt": PROMPT,
-            "shared": SHARED, "num_prefixes": NUM_PREFIXES, "running": NUM_RUNNING, "turn": TURN,
-            "timed_requests": first.requests, "pages_found": first.found,
-            "evictions": first.evictions, "fewest_free_pages": first.free_low,
+        "workload": asdict(load)
+        | {
+            "page_size": PAGE_SIZE,
+            "timed_requests": first.requests,
+            "pages_found": first.found,
+            "evictions": first.evictions,
+            "fewest_free_pages": first.free_low,
         },
         "same_pages": True,
         "rows": rows,
-    }  # fmt: skip
+    }
 
 
 class StubExecutor:
@@ -234,12 +275,15 @@ def main() -> None:
     """Both parts."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--work", type=int, default=2_000, help="requests that come and go")
+    parser.add_argument("--work", type=int, help="requests that come and go; default: enough")
     parser.add_argument("--requests", type=int, default=256, help="running in the engine")
     parser.add_argument("--steps", type=int, default=95, help="of the engine, two at least")
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
-    managers = compare_managers(args.repeats, args.work)
+    managers = [
+        compare_managers(load if args.work is None else replace(load, work=args.work), args.repeats)
+        for load in WORKLOADS
+    ]
     with tempfile.TemporaryDirectory() as name:
         llada = write_checkpoint(Path(name) / "llada", llada_config(max_sequence_length=512))
         config = sdar_config(max_position_embeddings=512, block_size=32)

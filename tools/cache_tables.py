@@ -65,24 +65,30 @@ def rows_table(result: Result) -> str:
 
 def pool_table(result: Result) -> str:
     """The C++ pool against plain Python, and bookkeeping per engine step."""
-    managers = result["managers"]
-    lines = [
-        "| per request | C++, us | plain Python, us | ratio |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {_OPERATIONS[name]} | {row['cpp_us']:.2f} | {row['python_us']:.1f} "
-        f"| {row['ratio']:.0f}x |"
-        for name, row in managers["rows"].items()
-    ]
-    work = managers["workload"]
+    lines = []
+    for managers in result["managers"]:
+        work = managers["workload"]
+        how = (
+            f"Prompts of {work['prompt']:,} tokens, {work['running']} running requests of "
+            f"{work['rows']:,} rows that share {work['num_prefixes']} prefixes of "
+            f"{work['shared']:,} tokens; {work['num_pages']:,} pages of {work['page_size']} rows; "
+            f"{work['timed_requests']:,} requests come and as many go, {work['evictions']:,} pages "
+            f"are evicted, at the least {work['fewest_free_pages']} can be had."
+        )
+        lines += [
+            _paragraph(how),
+            "| per request | C++, us | plain Python, us | ratio |",
+            "|---|---|---|---|",
+        ]
+        lines += [
+            f"| {_OPERATIONS[name]} | {row['cpp_us']:.2f} | {row['python_us']:.1f} "
+            f"| {row['ratio']:.1f}x |"
+            for name, row in managers["rows"].items()
+        ]
+        lines.append("")
     how = (
-        f"`python -m benchmarks.bench_page_pool`: {work['num_pages']:,} pages of "
-        f"{work['page_size']} rows, {work['running']} running requests of {work['rows']:,} rows "
-        f"that share {work['num_prefixes']} prefixes of {work['shared']} tokens; "
-        f"{work['timed_requests']:,} requests come and as many go, {work['evictions']:,} pages are "
-        f"evicted, at the least {work['fewest_free_pages']} can be had. Both hand out the same "
-        "pages, which is checked before anything is timed."
+        "`python -m benchmarks.bench_page_pool`. Both hand out the same pages, which is checked "
+        "before anything is timed."
     )
     steps = [
         "| cache | running requests | schedule and plans, ms | batch, ms | decisions carried out, "
@@ -100,7 +106,7 @@ def pool_table(result: Result) -> str:
         f"{_machine(result, 'page_pool')}."
     )
     return (
-        "\n".join(lines) + f"\n\n{_paragraph(how)}\n" + "\n".join(steps) + f"\n\n{_paragraph(also)}"
+        "\n".join(lines) + f"\n{_paragraph(how)}\n" + "\n".join(steps) + f"\n\n{_paragraph(also)}"
     )
 
 

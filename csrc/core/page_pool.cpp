@@ -130,6 +130,7 @@ PrefixKey PagePool::seal(PageId page, const PrefixKey& parent,
 
 std::vector<PageId> PagePool::match(const PrefixKey& root, std::span<const std::int32_t> tokens) {
   std::vector<PageId> pages = index_.match(root, tokens);
+  for (const PageId page : pages) __builtin_prefetch(&slot(page));
   for (const PageId page : pages) reference(page);
   const auto asked = static_cast<std::int64_t>(tokens.size()) / page_size_;
   stats_.hits += static_cast<std::int64_t>(pages.size());

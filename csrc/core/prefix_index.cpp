@@ -1,12 +1,17 @@
 #include "core/prefix_index.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <stdexcept>
 #include <string>
 
 namespace starr {
 namespace {
+
+// Pages looked for together, so that the memory of one is fetched while others are hashed.
+constexpr std::size_t kGroup = 16;
+constexpr std::size_t kCacheLine = 64;
 
 std::size_t index_of(PageId page) noexcept { return static_cast<std::size_t>(page); }
 
@@ -18,13 +23,13 @@ PrefixIndex::PrefixIndex(std::int32_t num_pages, std::int32_t page_size) {
                                 std::to_string(num_pages) + " and " + std::to_string(page_size));
   }
   page_size_ = static_cast<std::size_t>(page_size);
-  buckets_.assign(std::bit_ceil(2 * index_of(num_pages)), kReservedPage);
+  buckets_.resize(std::bit_ceil(2 * index_of(num_pages)));
   entries_.resize(index_of(num_pages));
   tokens_.resize(index_of(num_pages) * page_size_);
 }
 
-std::size_t PrefixIndex::home(const PrefixKey& key) const noexcept {
-  return static_cast<std::size_t>(key.low) & (buckets_.size() - 1);
+std::size_t PrefixIndex::home(std::uint32_t low) const noexcept {
+  return low & (buckets_.size() - 1);
 }
 
 std::size_t PrefixIndex::next(std::size_t bucket) const noexcept {
@@ -33,11 +38,20 @@ std::size_t PrefixIndex::next(std::size_t bucket) const noexcept {
 
 // Bucket that holds `key`, or the empty one where it would go.
 std::size_t PrefixIndex::locate(const PrefixKey& key) const noexcept {
-  std::size_t bucket = home(key);
-  while (buckets_[bucket] != kReservedPage && entries_[index_of(buckets_[bucket])].key != key) {
-    bucket = next(bucket);
+  const std::uint32_t low = low_of(key);
+  for (std::size_t at = home(low);; at = next(at)) {
+    const Bucket& bucket = buckets_[at];
+    if (bucket.page == kReservedPage) return at;
+    if (bucket.low == low && entries_[index_of(bucket.page)].key == key) return at;
   }
-  return bucket;
+}
+
+void PrefixIndex::prefetch(PageId page) const noexcept {
+  __builtin_prefetch(&entries_[index_of(page)]);
+  const std::int32_t* tokens = tokens_.data() + index_of(page) * page_size_;
+  for (std::size_t at = 0; at < page_size_; at += kCacheLine / sizeof(*tokens)) {
+    __builtin_prefetch(tokens + at);
+  }
 }
 
 bool PrefixIndex::holds(PageId page, const PrefixKey& parent,
@@ -62,10 +76,10 @@ PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& p
                                 std::to_string(tokens.size()));
   }
   const std::size_t bucket = locate(key);
-  if (const PageId present = buckets_[bucket]; present != kReservedPage) {
+  if (const PageId present = buckets_[bucket].page; present != kReservedPage) {
     return holds(present, parent, tokens) ? present : kReservedPage;
   }
-  buckets_[bucket] = page;
+  buckets_[bucket] = {page, low_of(key)};
   entries_[index_of(page)] = {key, parent, true};
   std::copy(tokens.begin(), tokens.end(),
             tokens_.begin() + static_cast<std::ptrdiff_t>(index_of(page) * page_size_));
@@ -75,7 +89,7 @@ PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& p
 
 PageId PrefixIndex::find(const PrefixKey& key, const PrefixKey& parent,
                          std::span<const std::int32_t> tokens) const noexcept {
-  const PageId page = buckets_[locate(key)];
+  const PageId page = buckets_[locate(key)].page;
   return page != kReservedPage && holds(page, parent, tokens) ? page : kReservedPage;
 }
 
@@ -83,18 +97,19 @@ void PrefixIndex::erase(PageId page) {
   if (!contains(page)) {
     throw std::invalid_argument("page " + std::to_string(page) + " is not in the index");
   }
-  std::size_t hole = locate(entries_[index_of(page)].key);
+  std::size_t hole = home(low_of(entries_[index_of(page)].key));
+  while (buckets_[hole].page != page) hole = next(hole);
   entries_[index_of(page)].used = false;
-  buckets_[hole] = kReservedPage;
+  buckets_[hole] = Bucket{};
   --size_;
   // Backward shift instead of tombstones: an entry moves into the hole unless its home lies
   // cyclically after the hole, so every probe still ends at the first empty bucket.
-  for (std::size_t probe = next(hole); buckets_[probe] != kReservedPage; probe = next(probe)) {
-    const std::size_t mask = buckets_.size() - 1;
-    const std::size_t wanted = home(entries_[index_of(buckets_[probe])].key);
+  const std::size_t mask = buckets_.size() - 1;
+  for (std::size_t probe = next(hole); buckets_[probe].page != kReservedPage; probe = next(probe)) {
+    const std::size_t wanted = home(buckets_[probe].low);
     if (((probe - wanted) & mask) < ((probe - hole) & mask)) continue;
     buckets_[hole] = buckets_[probe];
-    buckets_[probe] = kReservedPage;
+    buckets_[probe] = Bucket{};
     hole = probe;
   }
 }
@@ -102,14 +117,30 @@ void PrefixIndex::erase(PageId page) {
 std::vector<PageId> PrefixIndex::match(const PrefixKey& root,
                                        std::span<const std::int32_t> tokens) const {
   std::vector<PageId> pages;
-  PrefixKey parent = root;
-  for (; tokens.size() >= page_size_; tokens = tokens.subspan(page_size_)) {
-    const auto chunk = tokens.first(page_size_);
-    const PrefixKey key = extend(parent, chunk);
-    const PageId page = find(key, parent, chunk);
-    if (page == kReservedPage) break;
-    pages.push_back(page);
-    parent = key;
+  pages.reserve(tokens.size() / page_size_);
+  std::array<PrefixKey, kGroup + 1> keys;  // of a page's parent and, behind it, of the page
+  keys[0] = root;
+  while (tokens.size() >= page_size_) {
+    std::size_t count = std::min(kGroup, tokens.size() / page_size_);
+    const auto chunk = [&](std::size_t i) { return tokens.subspan(i * page_size_, page_size_); };
+    for (std::size_t i = 0; i < count; ++i) {
+      keys[i + 1] = extend(keys[i], chunk(i));
+      // What stands at home is mostly the page looked for; nothing there ends the chain.
+      const PageId page = buckets_[home(low_of(keys[i + 1]))].page;
+      if (page == kReservedPage) {
+        count = i;
+        tokens = tokens.first(count * page_size_);
+      } else {
+        prefetch(page);
+      }
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+      const PageId page = find(keys[i + 1], keys[i], chunk(i));
+      if (page == kReservedPage) return pages;
+      pages.push_back(page);
+    }
+    keys[0] = keys[count];
+    tokens = tokens.subspan(count * page_size_);
   }
   return pages;
 }
@@ -120,7 +151,7 @@ bool PrefixIndex::contains(PageId page) const noexcept {
 
 void PrefixIndex::check_invariants() const {
   const auto filled = std::count_if(buckets_.begin(), buckets_.end(),
-                                    [](PageId page) { return page != kReservedPage; });
+                                    [](Bucket bucket) { return bucket.page != kReservedPage; });
   if (filled != size_) {
     throw std::logic_error("prefix index: " + std::to_string(filled) + " buckets are filled, " +
                            std::to_string(size_) + " pages are counted");
@@ -129,7 +160,7 @@ void PrefixIndex::check_invariants() const {
   for (std::size_t page = 0; page < entries_.size(); ++page) {
     if (!entries_[page].used) continue;
     ++used;
-    if (index_of(buckets_[locate(entries_[page].key)]) != page) {
+    if (index_of(buckets_[locate(entries_[page].key)].page) != page) {
       throw std::logic_error("prefix index: page " + std::to_string(page) +
                              " cannot be reached from its key");
     }

@@ -52,14 +52,26 @@ class PrefixIndex {
     bool used = false;
   };
 
-  std::size_t home(const PrefixKey& key) const noexcept;
+  // The key's low half stands in the bucket too: probing and erasing stay within one array.
+  struct Bucket {
+    PageId page = kReservedPage;  // which marks an empty bucket
+    std::uint32_t low = 0;
+  };
+
+  static std::uint32_t low_of(const PrefixKey& key) noexcept {
+    return static_cast<std::uint32_t>(key.low);
+  }
+  std::size_t home(std::uint32_t low) const noexcept;
   std::size_t next(std::size_t bucket) const noexcept;
   std::size_t locate(const PrefixKey& key) const noexcept;
   bool holds(PageId page, const PrefixKey& parent,
              std::span<const std::int32_t> tokens) const noexcept;
 
+  // Asks for the memory that comparing this page will touch.
+  void prefetch(PageId page) const noexcept;
+
   std::size_t page_size_;
-  std::vector<PageId> buckets_;       // power of two; kReservedPage marks an empty bucket
+  std::vector<Bucket> buckets_;       // power of two
   std::vector<Entry> entries_;        // by page
   std::vector<std::int32_t> tokens_;  // [num_pages, page_size]
   std::int32_t size_ = 0;
