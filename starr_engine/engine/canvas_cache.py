@@ -59,6 +59,12 @@ class CanvasCache:
         self._entries: OrderedDict[CanvasKey, PageTable] = OrderedDict()
         self._seen: OrderedDict[CanvasKey, bool] = OrderedDict()
         self._copies: list[PageCopy] = []
+        self._stored: list[CanvasKey] = []
+        """Entries whose copy is among ``_copies``."""
+
+        self._unconfirmed: list[CanvasKey] = []
+        """Entries whose copy was handed out, to a forward that is not through yet."""
+
         self.num_hits = 0
         self.num_misses = 0
 
@@ -121,13 +127,26 @@ class CanvasCache:
         table.mark_written(key.rows)
         self._entries[key] = table
         self._copies.append(PageCopy(source=tuple(running.pages.pages), target=tuple(table.pages)))
+        self._stored.append(key)
         if len(self._entries) > self._max_entries:
             self.evict()
 
     def take_copies(self) -> tuple[PageCopy, ...]:
         """The copies to make, in order, before the next forward writes anything."""
         copies, self._copies = tuple(self._copies), []
+        self._unconfirmed, self._stored = self._stored, []
         return copies
+
+    def confirm(self) -> None:
+        """The forward that made the copies is through."""
+        self._unconfirmed.clear()
+
+    def drop_unconfirmed(self) -> None:
+        """Forget entries whose forward failed: nobody knows whether their copies were made."""
+        for key in self._unconfirmed:
+            if key in self._entries:
+                self._entries.pop(key).release()
+        self._unconfirmed.clear()
 
     def evict(self) -> bool:
         """Give the pages of the oldest canvas back; False if there is none.

@@ -75,6 +75,7 @@ class ProgressKeeper:
         """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
         if batch.entries:
             self._stats.count_step()
+        self._keeper.canvases.confirm()
         changes: list[Change] = [
             self._fail(refused.running, refused.reason) for refused in batch.refused
         ]

@@ -113,6 +113,7 @@ class Scheduler:
 
     def schedule(self) -> Schedule:
         """Admit what fits, then take running requests until the row budget is spent."""
+        self._keeper.canvases.drop_unconfirmed()
         if self._grow():
             self._admit()
         budget = self._max_num_batched_tokens

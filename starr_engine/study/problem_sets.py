@@ -24,6 +24,7 @@ class ProblemSet:
 
     max_tokens: int
     block_length: int
+    """In tables; of bidirectional models."""
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """``count`` different problems; the splits share none. See ``make_problems``."""
@@ -43,7 +44,9 @@ PROBLEM_SETS: Final[Mapping[str, ProblemSet]] = MappingProxyType(
 
 
 def set_rows(name: str, split: Split, count: int, seed: int) -> list[dict[str, object]]:
-    """The problems of a set as rows of a batch job, with the set's decoding.
+    """The problems of a set as rows of a batch job, with the set's length.
+
+    The block length is left to the flags and to the model: block-causal ones have their own.
 
     Args:
         name: A name in ``PROBLEM_SETS``.
@@ -52,7 +55,7 @@ def set_rows(name: str, split: Split, count: int, seed: int) -> list[dict[str, o
         seed: Equal seeds give equal rows.
     """
     each = PROBLEM_SETS[name]
-    decoding = {"max_tokens": each.max_tokens, "block_length": each.block_length}
+    decoding = {"max_tokens": each.max_tokens}
     return [{**problem.to_row(), **decoding} for problem in each.problems(split, count, seed)]
 
 
@@ -64,4 +67,4 @@ def shipped_rows() -> list[dict[str, object]]:
 
 def _decoding(task: str) -> dict[str, int]:
     each = next(each for each in PROBLEM_SETS.values() if each.task == task)
-    return {"max_tokens": each.max_tokens, "block_length": each.block_length}
+    return {"max_tokens": each.max_tokens}

@@ -127,3 +127,20 @@ def test_a_budget_that_holds_one_refresh_holds_the_shortened_steps_too(folder: P
     plain = make_llm(folder, page_size=8, canvas_cache=0, num_threads=1)
     assert tokens(output.samples) == tokens(ask(plain, n=4, temperature=0.8).samples)
     assert [sample.num_cached_tokens for sample in output.samples] == [0, *[ROWS - 8] * 3]
+
+
+def test_a_copy_whose_forward_failed_is_not_used(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = ask(llm)
+    engine = llm.engine
+    engine.reset_caches()
+    names = [engine.add_request(PROMPT, PARAMS) for _ in range(2)]
+    engine.step()  # the first computes the canvas, and a copy of its pages is asked for
+    assert len(engine.canvases) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.executor, "forward", lambda batch: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.step()
+    for name in names:
+        engine.abort(name)
+    engine.executor._kv_pool.pages.fill_(7.0)  # what was never copied is anything
+    assert tokens([ask(llm) for _ in range(2)]) == tokens([expected, expected])
