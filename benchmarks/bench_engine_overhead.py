@@ -134,7 +134,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    llm = LLM(args.model, device="cpu", dtype="float32", max_num_requests=16)
+    # Every run makes all of its forwards, equal canvases or not.
+    llm = LLM(args.model, device="cpu", dtype="float32", max_num_requests=16, canvas_cache=0)
     model = load_model(resolve_model(args.model), torch.device("cpu"), torch.float32)
     spec = model.spec
     generator = torch.Generator().manual_seed(0)
