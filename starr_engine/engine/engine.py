@@ -191,7 +191,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """What has been done since the engine was made, and what it holds now."""
-        return self._stats.stats(self.scheduler, self.page_pool, self.canvases)
+        return self._stats.stats(self.scheduler, self.keeper, self.page_pool)
 
     def reset_caches(self) -> None:
         """Forget all prefixes and canvases that no running request uses; changes no output."""

@@ -25,6 +25,11 @@ class PageKeeper:
         self._identity = identity
         self._share_prefixes = share_prefixes
         self._roots: dict[str, PrefixKey] = {}
+        self.num_found = 0
+        """Whole pages that admitted requests looked for and found."""
+
+        self.num_missed = 0
+        """Whole pages that they looked for in vain."""
 
     @property
     def num_usable(self) -> int:
@@ -50,10 +55,11 @@ class PageKeeper:
         canvas = running.request.canvas
         rows = canvas.num_live if running.cache.resumable else canvas.length
         shared: list[int] = []
+        num_asked = 0
         if self._shares(running):
-            shared = self._pool.match(
-                self._root(running), canvas.token_ids[: self._num_shareable(running)]
-            )
+            wanted = canvas.token_ids[: self._num_shareable(running)]
+            num_asked = len(wanted) // self._pool.page_size
+            shared = self._pool.match(self._root(running), wanted)
         fresh = self.num_pages_for(rows) - len(shared)
         pages = None
         if self._make_free(fresh + reserve):
@@ -63,6 +69,9 @@ class PageKeeper:
             return False
         running.pages = pages
         running.num_sealed = len(shared)
+        # The pool counts every look, also those of a request that waits at the front.
+        self.num_found += len(shared)
+        self.num_missed += num_asked - len(shared)
         running.request.num_cached_tokens += len(shared) * self._pool.page_size
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starr_engine._core import PagePool
-from starr_engine.engine.canvas_cache import CanvasCache
+from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.probing import ProbeTally
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
@@ -94,18 +94,18 @@ class StatsKeeper:
         self._num_finished += reason in (FinishReason.STOP, FinishReason.LENGTH)
         self._ended.include(running)
 
-    def stats(self, scheduler: Scheduler, pool: PagePool, canvases: CanvasCache) -> EngineStats:
+    def stats(self, scheduler: Scheduler, keeper: PageKeeper, pool: PagePool) -> EngineStats:
         """The numbers of now.
 
         Args:
             scheduler: Knows the unfinished requests.
+            keeper: Of the same engine.
             pool: Of the same engine.
-            canvases: Of the same engine.
         """
         totals = self._ended.copy()
         for running in scheduler.unfinished:
             totals.include(running)
-        counts = pool.stats
+        canvases = keeper.canvases
         return EngineStats(
             num_finished=self._num_finished,
             num_failed=self._num_failed,
@@ -121,9 +121,9 @@ class StatsKeeper:
             num_pages=pool.num_pages - 1,
             num_free_pages=pool.num_free,
             num_indexed_pages=pool.num_indexed,
-            num_evicted_pages=counts.evictions,
-            prefix_hits=counts.hits,
-            prefix_misses=counts.misses,
+            num_evicted_pages=pool.stats.evictions,
+            prefix_hits=keeper.num_found,
+            prefix_misses=keeper.num_missed,
             canvas_hits=canvases.num_hits,
             canvas_misses=canvases.num_misses,
             drift=totals.probes.report(),

@@ -194,3 +194,12 @@ def test_a_request_that_can_never_fit_is_refused_at_once(folder: Path) -> None:
     llm = make_llm(folder, page_size=PAGE, num_pages=4, num_threads=1)
     with pytest.raises(RequestError, match="needs 6 pages of 8 rows, the pool has 3"):
         ask(llm, prompt(22))
+
+
+def test_looking_again_while_waiting_counts_once(folder: Path) -> None:
+    # Each takes 4 pages and then 6, all there are; the others look again at every step.
+    llm = make_llm(folder, page_size=PAGE, num_pages=7, num_threads=1)
+    llm.generate(as_prompts([prompt(27, seed=seed) for seed in range(3)]), PARAMS)
+    stats = llm.stats()
+    assert (stats.num_preemptions, stats.prefix_hits, stats.prefix_misses) == (0, 0, 3 * 3)
+    assert llm.engine.page_pool.stats.misses > 9
