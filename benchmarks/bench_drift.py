@@ -194,7 +194,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=None)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    llm = LLM("tiny-llada", device="cpu", dtype="float32", max_num_requests=16)
+    # Equal canvases must not spare one setting rows that another computed.
+    llm = LLM("tiny-llada", device="cpu", dtype="float32", max_num_requests=16, canvas_cache=0)
     problems = {n: each.problems("test", args.num_problems, 0) for n, each in PROBLEM_SETS.items()}
     probed = {name: each[: args.num_probed] for name, each in problems.items()}
     signal = []
