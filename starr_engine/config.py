@@ -102,7 +102,8 @@ class EngineConfig:
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
         if not isinstance(self.prefix_caching, bool):
             problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
-        if not isinstance(self.canvas_cache, int) or self.canvas_cache < 0:
+        kept = self.canvas_cache
+        if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
             problems.append(f"canvas_cache must be an integer >= 0, got {self.canvas_cache!r}")
         if not isinstance(self.device, str):
             problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")

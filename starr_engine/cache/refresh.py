@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,7 +83,7 @@ class SuffixWindow(CacheDefaults):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefreshingCache(SuffixWindow):
+class RefreshingCache(SuffixWindow, ABC):
     """Base of the policies that reuse rows between refreshes.
 
     A refresh computes all live rows. Between refreshes a policy computes its ``inner`` rows, and
@@ -169,9 +170,9 @@ class RefreshingCache(SuffixWindow):
         """Whether every step computes at least the active block."""
         return True
 
+    @abstractmethod
     def inner(self, view: CacheView) -> RowRanges:
         """Rows that a step between refreshes computes, whether live or not."""
-        raise NotImplementedError
 
     def is_due(self, view: CacheView) -> bool:
         """Whether the next step is a refresh."""

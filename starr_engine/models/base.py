@@ -41,6 +41,9 @@ class ModelSpec:
     block_length: int | None = None
     """Of the attention mask; blocks are counted from position 0. None if bidirectional."""
 
+    block_length_is_assumed: bool = False
+    """Whether no file of the checkpoint says it, so that the family's usual one was taken."""
+
     def __post_init__(self) -> None:
         assert (self.block_length is not None) == (self.attention_kind == "block_causal")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -81,19 +82,28 @@ def build_model(folder: Path, *, mask_block_length: int | None = None) -> Diffus
         )
     model = MODELS.get(known[0]).from_files(files)
     spec = _with_generation_config(model.spec, folder, files)
-    model.spec = _with_block_length(spec, mask_block_length)
+    model.spec = _with_block_length(spec, folder, mask_block_length)
     return model
 
 
-def _with_block_length(spec: ModelSpec, block_length: int | None) -> ModelSpec:
+def _with_block_length(spec: ModelSpec, folder: Path, block_length: int | None) -> ModelSpec:
     if block_length is None:
+        if spec.block_length_is_assumed:
+            # Text of another block length is poor, and nothing else would show it.
+            warnings.warn(
+                f"no file of {folder} says the block length of its attention; taking "
+                f"{spec.block_length}. If it was trained with another one, such as a checkpoint "
+                "named -b16, pass mask_block_length (--mask-block-length); else pass this one to "
+                "silence the warning",
+                stacklevel=2,
+            )
         return spec
     if spec.attention_kind != "block_causal":
         raise ConfigError(
             f"mask_block_length={block_length} is for block-causal models; the attention of "
             f"{spec.architecture} is {spec.attention_kind}"
         )
-    return replace(spec, block_length=block_length)
+    return replace(spec, block_length=block_length, block_length_is_assumed=False)
 
 
 def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -> ModelSpec:

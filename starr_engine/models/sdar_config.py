@@ -106,7 +106,9 @@ def _spec(fields: ConfigFields, files: ConfigFiles) -> ModelSpec:
         mask_token_id=mask_token_id,
         eos_token_ids=eos_token_ids,
         attention_kind="block_causal",
-        block_length=_block_length(fields) or _block_length(generation) or DEFAULT_BLOCK_LENGTH,
+        block_length=(named := _block_length(fields) or _block_length(generation))
+        or DEFAULT_BLOCK_LENGTH,
+        block_length_is_assumed=named is None,
     )
 
 

@@ -135,3 +135,13 @@ def test_a_bidirectional_model_has_no_block_length_to_overrule(tmp_path: Path) -
     folder = write_checkpoint(tmp_path)
     with pytest.raises(ConfigError, match=r"mask_block_length=16 .* LLaDAModelLM is bidirectional"):
         build_model(folder, mask_block_length=16)
+
+
+def test_a_block_length_that_no_file_says_is_assumed_aloud(tmp_path: Path) -> None:
+    config = {name: value for name, value in sdar_config().items() if name != "block_size"}
+    folder = write_sdar_checkpoint(tmp_path, config)
+    with pytest.warns(UserWarning, match="no file of .* says the block length .* taking 4"):
+        assert build_model(folder).spec.block_length == 4
+    # A warning would be an error here.
+    assert build_model(folder, mask_block_length=16).spec.block_length == 16
+    assert build_model(write_sdar_checkpoint(tmp_path / "said")).spec.block_length == 8
