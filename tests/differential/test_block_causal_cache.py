@@ -13,7 +13,7 @@ from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.cache.base import CACHE_POLICIES, CacheView, StepKind, StepPlan
 from starr_engine.cache.policies.block_causal import BlockCausalCache
 from tests.helpers.engines import as_prompts, assert_all_pages_free, make_llm
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 
 BLOCK = 8
 POLICIES: list[tuple[str, dict[str, Any]]] = [
@@ -28,11 +28,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(max_position_embeddings=256)
-    tensors = sdar_tensors(config, seed=1)
-    # Sharp logits: confidences span all of [0, 1].
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"))
 
 
 @pytest.fixture(scope="module")

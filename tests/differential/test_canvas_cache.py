@@ -13,7 +13,6 @@ from tests.helpers.engines import (
     as_prompts,
     assert_all_pages_free,
     make_llm,
-    sharp_checkpoint,
 )
 
 PARAMS = SamplingParams(
@@ -22,11 +21,6 @@ PARAMS = SamplingParams(
 )  # fmt: skip
 PROMPT = list(range(10, 27))
 ROWS = len(PROMPT) + 24
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharp_checkpoint(tmp_path_factory.mktemp("llada"))
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from tests.helpers.engines import (
     assert_same,
     make_llm,
     random_prompts,
-    sharp_checkpoint,
 )
 from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.reference_engine import reference_generate
@@ -27,11 +26,6 @@ PARAMS = SamplingParams(
     cache="dual", cache_args={"isolate_prompt": True}, ignore_eos=True,
 )  # fmt: skip
 PROMPT = list(range(10, 30))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sharp_checkpoint(tmp_path_factory.mktemp("llada"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import torch
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.engine.running import RunningRequest
 from tests.helpers.engines import as_prompts, make_llm
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 
 BLOCK = PAGE = 8
 PARAMS = SamplingParams(
@@ -23,10 +23,7 @@ PARAMS = SamplingParams(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(max_position_embeddings=256)
-    tensors = sdar_tensors(config, seed=1)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"))
 
 
 @pytest.fixture

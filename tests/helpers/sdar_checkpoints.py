@@ -133,3 +133,11 @@ def write_sdar_checkpoint(
     if generation_config is not None:
         (folder / "generation_config.json").write_text(json.dumps(generation_config))
     return folder
+
+
+def sharp_sdar_checkpoint(folder: Path, *, seed: int = 1, sharpness: float = 5.0) -> Path:
+    """A random checkpoint whose confidences span the whole of [0, 1]; as ``sharp_checkpoint``."""
+    config = sdar_config(max_position_embeddings=256)
+    tensors = sdar_tensors(config, seed=seed)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * sharpness
+    return write_sdar_checkpoint(folder, config, tensors)
