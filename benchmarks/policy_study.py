@@ -23,7 +23,7 @@ import torch
 from benchmarks.harness import RESULTS, write_result
 from benchmarks.policy_settings import CALIBRATED, REFERENCE, Setting, study_settings
 from starr_engine import LLM, SamplingParams
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.locate import resolve_model
 from starr_engine.outputs import RequestOutput
 from starr_engine.study.agreement import equal_share, is_identical
 from starr_engine.study.calibration.outcomes import Outcome, summarize

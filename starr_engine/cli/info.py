@@ -51,7 +51,7 @@ def machine_report() -> Report:
     from starr_engine.decoding.base import REMASKING_POLICIES
     from starr_engine.decoding.exit.base import EXIT_RULES
     from starr_engine.models.base import MODELS
-    from starr_engine.models.locate import shipped_models
+    from starr_engine.models.loading.locate import shipped_models
 
     count = torch.cuda.device_count()
     devices = [f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(count)]
@@ -94,7 +94,7 @@ def model_report(args: argparse.Namespace) -> Report:
     Raises:
         ConfigError: If it cannot be found or is not supported, or a flag does not suit it.
     """
-    from starr_engine.models.loader import build_model, resolve_model
+    from starr_engine.models.loading.loader import build_model, resolve_model
 
     folder = resolve_model(args.model)
     built = build_model(folder, mask_block_length=args.mask_block_length)

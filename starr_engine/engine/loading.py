@@ -16,7 +16,7 @@ from starr_engine.config import Dtype, EngineConfig, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
-from starr_engine.models.loader import load_model, resolve_model
+from starr_engine.models.loading.loader import load_model, resolve_model
 from starr_engine.tokenization import Tokenizer
 
 PAGE_SIZE: Final = 32

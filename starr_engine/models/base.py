@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from starr_engine.layers.attention import LayerAttention
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
-from starr_engine.models.config_files import ConfigFiles
+from starr_engine.models.loading.config_files import ConfigFiles
 from starr_engine.registry import Registry
 
 
@@ -122,5 +122,5 @@ class DiffusionModel(nn.Module, ABC):
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
-MODELS.add("LLaDAModelLM", "starr_engine.models.llada:LLaDAModel")
-MODELS.add("SDARForCausalLM", "starr_engine.models.sdar:SDARModel")
+MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
+MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")

@@ -9,7 +9,7 @@ import pytest
 
 import starr_engine
 from starr_engine import LLM, SamplingParams
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.locate import resolve_model
 from tests.helpers.engines import Reference, as_prompts, assert_same
 
 MODEL = "tiny-llada"

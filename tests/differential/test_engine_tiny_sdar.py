@@ -8,7 +8,7 @@ import pytest
 
 import starr_engine
 from starr_engine import LLM, SamplingParams
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.locate import resolve_model
 from starr_engine.study.tasks import TASKS, Problem
 from tools.train_tiny.kinds import kind_of
 

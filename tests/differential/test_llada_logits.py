@@ -15,8 +15,8 @@ from torch import Tensor
 
 from starr_engine.attention.base import ATTENTION_BACKENDS, AttentionShape
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.loader import load_model
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.loader import load_model
+from starr_engine.models.loading.locate import resolve_model
 from tests.helpers.attention import Lengths, fresh_attention, make_metadata
 from tests.helpers.checkpoints import MASK_TOKEN_ID, llada_config, llada_tensors, write_checkpoint
 from tests.helpers.devices import DEVICES

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from starr_engine.layers.attention import LayerAttention
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.loader import load_model
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.loader import load_model
+from starr_engine.models.loading.locate import resolve_model
 from tests.helpers.devices import DEVICES
 from tests.helpers.qwen3_twin import Qwen3Twin
 from tests.helpers.sdar_checkpoints import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from starr_engine.models.locate import resolve_model, shipped_models
+from starr_engine.models.loading.locate import resolve_model, shipped_models
 
 
 def shipped_of(architecture: str) -> list[str]:

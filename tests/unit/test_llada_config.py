@@ -11,9 +11,9 @@ import pytest
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.config_files import ConfigFiles
-from starr_engine.models.llada import LLaDAModel
-from starr_engine.models.llada_config import LLaDAConfig
+from starr_engine.models.families.llada import LLaDAModel
+from starr_engine.models.families.llada_config import LLaDAConfig
+from starr_engine.models.loading.config_files import ConfigFiles
 from tests.helpers.checkpoints import llada_config
 
 # What the LLaDA-8B checkpoints write, as far as it bears on the arithmetic.
@@ -219,8 +219,8 @@ def test_building_a_model_does_not_import_symbolic_algebra() -> None:
     """Random initialisation on ``meta`` would, and takes seconds before any weight is read."""
     script = (
         "import json, sys\n"
-        "from starr_engine.models.config_files import ConfigFiles\n"
-        "from starr_engine.models.llada import LLaDAModel\n"
+        "from starr_engine.models.loading.config_files import ConfigFiles\n"
+        "from starr_engine.models.families.llada import LLaDAModel\n"
         "LLaDAModel.from_files(ConfigFiles(config=json.loads(sys.argv[1])))\n"
         "sys.exit('sympy' in sys.modules)\n"
     )

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from starr_engine.errors import ConfigError
 from starr_engine.models import checkpoint as checkpoint_module
-from starr_engine.models.loader import load_model
+from starr_engine.models.loading.loader import load_model
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 
 from starr_engine.errors import ConfigError
 from starr_engine.models import locate
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.locate import resolve_model
 
 
 @pytest.fixture

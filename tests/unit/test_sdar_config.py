@@ -8,9 +8,9 @@ import pytest
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.config_files import ConfigFiles
-from starr_engine.models.sdar import SDARModel
-from starr_engine.models.sdar_config import SDARConfig
+from starr_engine.models.families.sdar import SDARModel
+from starr_engine.models.families.sdar_config import SDARConfig
+from starr_engine.models.loading.config_files import ConfigFiles
 from tests.helpers.sdar_checkpoints import sdar_config
 
 # What SDAR-1.7B-Chat writes, as far as it bears on the arithmetic.

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from starr_engine.models.loader import load_model
+from starr_engine.models.loading.loader import load_model
 from tools.train_tiny.kinds import KINDS
 from tools.train_tiny.trainer import Trainer
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from starr_engine.errors import ConfigError
 
-_ASSETS: Final = Path(__file__).resolve().parent.parent / "assets"
+_ASSETS: Final = Path(__file__).resolve().parent.parent.parent / "assets"
 _HUB_PATTERNS: Final = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt")
 """Configuration, weights and tokenizer; never a format that can run code when it is read."""
 

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.config_fields import ConfigFields
-from starr_engine.models.config_files import GENERATION_CONFIG, TOKENIZER_CONFIG, ConfigFiles
+from starr_engine.models.loading.config_fields import ConfigFields
+from starr_engine.models.loading.config_files import (
+    GENERATION_CONFIG,
+    TOKENIZER_CONFIG,
+    ConfigFiles,
+)
 
 ARCHITECTURE: Final = "SDARForCausalLM"
 

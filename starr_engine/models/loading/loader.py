@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
-from starr_engine.models.checkpoint import Checkpoint
-from starr_engine.models.config_files import GENERATION_CONFIG, ConfigFiles
-from starr_engine.models.locate import resolve_model
+from starr_engine.models.loading.checkpoint import Checkpoint
+from starr_engine.models.loading.config_files import GENERATION_CONFIG, ConfigFiles
+from starr_engine.models.loading.locate import resolve_model
 
 __all__ = ["build_model", "load_model", "resolve_model"]
 

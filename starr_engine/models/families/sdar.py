@@ -25,8 +25,8 @@ from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.config_files import ConfigFiles
-from starr_engine.models.sdar_config import ARCHITECTURE, SDARConfig
+from starr_engine.models.families.sdar_config import ARCHITECTURE, SDARConfig
+from starr_engine.models.loading.config_files import ConfigFiles
 
 HEAD_WEIGHT = "lm_head.weight"
 EMBEDDING_WEIGHT = "model.embed_tokens.weight"

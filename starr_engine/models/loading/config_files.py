@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from starr_engine.errors import ConfigError
-from starr_engine.models.checkpoint import read_json
+from starr_engine.models.loading.checkpoint import read_json
 
 GENERATION_CONFIG = "generation_config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"

@@ -23,8 +23,8 @@ from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.config_files import ConfigFiles
-from starr_engine.models.llada_config import ARCHITECTURE, LLaDAConfig
+from starr_engine.models.families.llada_config import ARCHITECTURE, LLaDAConfig
+from starr_engine.models.loading.config_files import ConfigFiles
 
 HEAD_WEIGHT = "model.transformer.ff_out.weight"
 EMBEDDING_WEIGHT = "model.transformer.wte.weight"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.config_fields import ConfigFields
+from starr_engine.models.loading.config_fields import ConfigFields
 
 ARCHITECTURE: Final = "LLaDAModelLM"
 

@@ -1,0 +1,1 @@
+"""One module per family of checkpoints, beside what it reads from their configuration."""
