@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 
 from starr_engine.errors import ConfigError
-from starr_engine.models import locate
+from starr_engine.models.loading import locate
 from starr_engine.models.loading.locate import resolve_model
 
 
