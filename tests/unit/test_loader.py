@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from starr_engine.errors import ConfigError
-from starr_engine.models import checkpoint as checkpoint_module
+from starr_engine.models.loading import checkpoint as checkpoint_module
 from starr_engine.models.loading.loader import load_model
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 
