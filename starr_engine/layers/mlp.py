@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from starr_engine.layers.linear import Linear
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -15,3 +17,23 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
         Shazeer, "GLU variants improve transformer", arXiv 2002.05202, without biases.
     """
     return functional.silu(gate) * up
+
+
+class GatedFeedForward(nn.Module):
+    """SwiGLU between three projections, under the names that most checkpoints use.
+
+    Args:
+        size: Length of a row.
+        inner_size: Length of the gated row.
+    """
+
+    def __init__(self, size: int, inner_size: int) -> None:
+        super().__init__()
+        self.gate_proj = Linear(size, inner_size, bias=False)
+        self.up_proj = Linear(size, inner_size, bias=False)
+        self.down_proj = Linear(inner_size, size, bias=False)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """[T, size] -> [T, size]."""
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(rows), self.up_proj(rows)))
+        return out

@@ -14,6 +14,7 @@ from starr_engine.layers.attention import LayerAttention
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
 from starr_engine.models.loading.config_files import ConfigFiles
+from starr_engine.models.places import TensorPlace, module_places
 from starr_engine.registry import Registry
 
 
@@ -51,7 +52,9 @@ class ModelSpec:
 class DiffusionModel(nn.Module, ABC):
     """Base of all model families; runs on flat rows, so ragged batches cost no padding.
 
-    Parameters carry the names of the published checkpoint, so that loading is a look-up.
+    Parameters carry the names of the published checkpoint, so that loading is a look-up; a module
+    that keeps several published tensors in one parameter says where each goes
+    (:class:`~starr_engine.models.places.HoldsSeveral`).
     """
 
     architectures: ClassVar[tuple[str, ...]]
@@ -67,6 +70,10 @@ class DiffusionModel(nn.Module, ABC):
         Raises:
             ConfigError: If a field is missing or has a value this family does not support.
         """
+
+    def tensor_places(self) -> Mapping[str, TensorPlace]:
+        """Every tensor that a checkpoint of this model holds -> the place that it fills."""
+        return module_places(self)
 
     @property
     def repeated_parameters(self) -> Mapping[str, str]:

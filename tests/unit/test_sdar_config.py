@@ -8,8 +8,9 @@ import pytest
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import ModelSpec
+from starr_engine.models.decoder_config import DecoderConfig
 from starr_engine.models.families.sdar import SDARModel
-from starr_engine.models.families.sdar_config import SDARConfig
+from starr_engine.models.families.sdar_config import read_sdar
 from starr_engine.models.loading.config_files import ConfigFiles
 from tests.helpers.sdar_checkpoints import sdar_config
 
@@ -30,9 +31,9 @@ SDAR_1_7B = sdar_config(
 )
 
 
-def read(config: dict[str, Any], **files: dict[str, Any]) -> SDARConfig:
+def read(config: dict[str, Any], **files: dict[str, Any]) -> DecoderConfig:
     """The configuration, with the content of the files beside it."""
-    return SDARConfig.read(ConfigFiles(config=config, **files))
+    return read_sdar(ConfigFiles(config=config, **files))
 
 
 def refusal(config: dict[str, Any], **files: dict[str, Any]) -> str:
@@ -48,7 +49,7 @@ def without(*names: str) -> dict[str, Any]:
 
 
 def test_sdar_1_7b_is_understood() -> None:
-    assert read(SDAR_1_7B) == SDARConfig(
+    assert read(SDAR_1_7B) == DecoderConfig(
         spec=ModelSpec(
             architecture="SDARForCausalLM",
             vocab_size=151936,
@@ -67,7 +68,9 @@ def test_sdar_1_7b_is_understood() -> None:
         rms_norm_eps=1e-6,
         rope_theta=1e6,
         tied_head=False,
-        attention_bias=False,
+        qkv_bias=False,
+        output_bias=False,
+        qk_norm=True,
     )
 
 
@@ -191,8 +194,8 @@ def test_the_block_length_comes_from_the_first_file_that_names_it_or_is_four(
 def test_problems_of_the_other_file_name_it_and_come_in_the_same_message() -> None:
     config = {**without("block_size"), "num_hidden_layers": 0}
     assert refusal(config, generation={"block_length": -1}).endswith(
-        ": num_hidden_layers must be a whole number above 0, got 0; "
-        "generation_config.json: block_length must be a whole number above 0, got -1"
+        ": generation_config.json: block_length must be a whole number above 0, got -1; "
+        "num_hidden_layers must be a whole number above 0, got 0"
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from starr_engine.errors import ConfigError
-from starr_engine.models.families.sdar import EMBEDDING_WEIGHT, HEAD_WEIGHT
+from starr_engine.models.decoder import EMBEDDING_WEIGHT, HEAD_WEIGHT
 from starr_engine.models.loading.loader import build_model, load_model
 from tests.helpers.checkpoints import write_checkpoint
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
@@ -121,12 +121,13 @@ def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -
 def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes before any data is read."""
     parameters = dict(model.named_parameters())
-    repeated = {
-        name: parameters[source]
-        for name, source in model.repeated_parameters.items()
-        if name in checkpoint.headers
+    expected = {
+        name: tuple(place.of(parameters[place.parameter]).shape)
+        for name, place in model.tensor_places().items()
     }
-    expected = parameters | repeated
+    for name, source in model.repeated_parameters.items():
+        if name in checkpoint.headers:
+            expected[name] = tuple(parameters[source].shape)
     headers = checkpoint.headers
     problems = [
         _listed("missing", (name for name in expected if name not in headers)),
@@ -134,9 +135,9 @@ def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) 
         _listed(
             "of wrong shape",
             (
-                f"{name} is {list(header.shape)}, expected {list(expected[name].shape)}"
+                f"{name} is {list(header.shape)}, expected {list(expected[name])}"
                 for name, header in headers.items()
-                if name in expected and header.shape != tuple(expected[name].shape)
+                if name in expected and header.shape != expected[name]
             ),
         ),
         _listed(
@@ -170,9 +171,14 @@ def _fill(
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    repeated = model.repeated_parameters
-    for name, tensor in checkpoint.tensors(dict(model.named_parameters())):
-        _set_parameter(model, name, tensor, device, dtype)
+    repeated, places = model.repeated_parameters, model.tensor_places()
+    for name, tensor in checkpoint.tensors(places):
+        place = places[name]
+        parameter = model.get_parameter(place.parameter)
+        if parameter.is_meta:
+            parameter = _make_parameter(model, place.parameter, device, dtype)
+        # Copied, because the tensor may be a view of the mapped file.
+        place.of(parameter.data).copy_(tensor)
     for name, tensor in checkpoint.tensors(repeated):
         source = model.get_parameter(repeated[name])
         if not torch.equal(tensor.to(device, dtype), source):
@@ -182,10 +188,12 @@ def _fill(
             )
 
 
-def _set_parameter(
-    model: nn.Module, name: str, tensor: Tensor, device: torch.device, dtype: torch.dtype
-) -> None:
-    # Copied, because the tensor may be a view of the mapped file.
-    filled = torch.empty(tensor.shape, dtype=dtype, device=device).copy_(tensor)
+def _make_parameter(
+    model: nn.Module, name: str, device: torch.device, dtype: torch.dtype
+) -> nn.Parameter:
+    """Put a parameter with room for its data in the place of the one on ``meta``."""
+    shape = model.get_parameter(name).shape
+    made = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
     owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, nn.Parameter(filled, requires_grad=False))
+    setattr(model.get_submodule(owner), leaf, made)
+    return made
