@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from starr_engine.models.places import HoldsSeveral, TensorPlace, module_places
 from torch import nn
+
+from starr_engine.models.places import HoldsSeveral, TensorPlace, module_places
 
 
 class _Stacked(nn.Module):
