@@ -9,13 +9,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from starr_engine.async_llm import AsyncLLM
     from starr_engine.config import EngineConfig
-    from starr_engine.errors import CapacityError, ConfigError, RequestError, StarrError
+    from starr_engine.errors import (
+        CapacityError,
+        ConfigError,
+        EngineDeadError,
+        RequestError,
+        StarrError,
+    )
     from starr_engine.llm import LLM
     from starr_engine.outputs import (
         BlockOutput,
         CacheDrift,
         FinishReason,
+        ProvisionalOutput,
         RequestOutput,
         TokenLogprob,
     )
@@ -26,12 +34,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "BlockOutput",
     "CacheDrift",
     "CapacityError",
     "ConfigError",
     "EngineConfig",
+    "EngineDeadError",
     "FinishReason",
+    "ProvisionalOutput",
     "RequestError",
     "RequestOutput",
     "SamplingParams",
@@ -42,12 +53,15 @@ __all__ = [
 
 _HOME = {
     "LLM": "llm",
+    "AsyncLLM": "async_llm",
     "BlockOutput": "outputs",
     "CacheDrift": "outputs",
     "CapacityError": "errors",
     "ConfigError": "errors",
     "EngineConfig": "config",
+    "EngineDeadError": "errors",
     "FinishReason": "outputs",
+    "ProvisionalOutput": "outputs",
     "RequestError": "errors",
     "RequestOutput": "outputs",
     "SamplingParams": "params",

@@ -19,3 +19,7 @@ class CapacityError(StarrError, RuntimeError):
 
 class KernelError(StarrError, RuntimeError):
     """The compiled extension is missing or does not load."""
+
+
+class EngineDeadError(StarrError, RuntimeError):
+    """The engine has failed as a whole; every request it had is lost, and it takes no other."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from starr_engine.config import EngineConfig
@@ -11,26 +11,12 @@ from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
 from starr_engine.engine.stream import OutputStream
 from starr_engine.errors import RequestError
-from starr_engine.infilling import (
-    SEAM_PARAMS,
-    Candidates,
-    TokenPrompt,
-    is_infill,
-    parse_infill,
-    seam_checks,
-)
+from starr_engine.infilling import SEAM_PARAMS, Candidates, seam_checks
 from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
+from starr_engine.prompts import Message, Prompt, encode_chat, encode_prompt
 from starr_engine.samples import join_requests, requests_of, sample_id
 from starr_engine.tokenization import Tokenizer
-
-Prompt = str | Mapping[str, Any]
-"""A text, or ``{"prompt": text}``, or ``{"prompt_token_ids": [...]}``; with a gap or fixed tokens
-``{"prefix": text, "suffix": text, "gap": 12}`` or ``{"prompt": text, "template": ["Name: ", 4]}``,
-see docs/infilling.md."""
-
-Message = Mapping[str, str]
-"""``{"role": ..., "content": ...}``."""
 
 
 class LLM:
@@ -85,7 +71,9 @@ class LLM:
         Raises:
             RequestError: If a prompt cannot run, before any has started; names its index.
         """
-        encoded = _encode(self._candidates, _as_list(prompts))
+        encoded = _encode(
+            lambda prompt: encode_prompt(prompt, lambda: self.tokenizer), _as_list(prompts)
+        )
         return self._run(encoded, params, use_tqdm=use_tqdm)
 
     def chat(
@@ -104,7 +92,7 @@ class LLM:
             len(messages) > 0 and isinstance(messages[0], Mapping)
         )
         many: Sequence[Any] = [messages] if is_one else messages
-        encoded = _encode(lambda chat: _alone(self.tokenizer.encode_chat(chat)), many)
+        encoded = _encode(lambda chat: encode_chat(chat, lambda: self.tokenizer), many)
         return self._run(encoded, params, use_tqdm=use_tqdm)
 
     def stream(
@@ -122,7 +110,9 @@ class LLM:
             RequestError: As ``generate``, at once and not when the first output is read; or if a
                 prompt has a range of gap lengths.
         """
-        encoded = _encode(self._candidates, _as_list(prompts))
+        encoded = _encode(
+            lambda prompt: encode_prompt(prompt, lambda: self.tokenizer), _as_list(prompts)
+        )
         each = _one_each(params, len(encoded))
         for index, candidates in enumerate(encoded):
             if len(candidates) > 1:
@@ -194,21 +184,6 @@ class LLM:
                 raise RequestError(f"prompt {index}: {error}") from error
         return added
 
-    def _candidates(self, prompt: Prompt) -> Candidates:
-        if isinstance(prompt, str):
-            return _alone(self.tokenizer.encode(prompt))
-        if isinstance(prompt, Mapping) and is_infill(prompt):
-            return parse_infill(prompt, lambda: self.tokenizer)
-        if isinstance(prompt, Mapping) and len(prompt) == 1:
-            if isinstance(ids := prompt.get("prompt_token_ids"), Iterable):
-                return _alone(list(ids))
-            if isinstance(text := prompt.get("prompt"), str):
-                return _alone(self.tokenizer.encode(text))
-        raise RequestError(
-            'a prompt is a text, {"prompt": text} or {"prompt_token_ids": [...]}, or has a gap or '
-            f"a template, got {prompt!r}"
-        )
-
 
 def _one_each(
     params: SamplingParams | Sequence[SamplingParams] | None, count: int
@@ -224,10 +199,6 @@ def _one_each(
     if len(each) != count:
         raise RequestError(f"{count} prompts but {len(each)} params; give one for each")
     return each
-
-
-def _alone(ids: Sequence[int]) -> Candidates:
-    return (TokenPrompt(prompt_token_ids=ids),)
 
 
 def _encode(to_ids: Callable[[Any], Candidates], prompts: Sequence[Any]) -> list[Candidates]:

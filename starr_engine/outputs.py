@@ -48,6 +48,20 @@ class BlockOutput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProvisionalOutput:
+    """The active block of a running request after a step, which later steps may still change."""
+
+    request_id: str
+    block_index: int
+
+    token_ids: tuple[int | None, ...]
+    """Of the block's positions in order; None where a mask stands."""
+
+    num_forwards: int
+    """NFE of the request so far."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
     """How probable a token was at the step that unmasked it; the last one if it was revoked."""
 

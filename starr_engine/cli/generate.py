@@ -21,7 +21,7 @@ from starr_engine.offline.rows import logprob_objects, sample_object
 from starr_engine.outputs import BlockOutput, RequestOutput
 
 if TYPE_CHECKING:
-    from starr_engine.llm import Prompt
+    from starr_engine.prompts import Prompt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,7 +30,12 @@ from starr_engine.engine.stopping import StopRule
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
 from starr_engine.infilling import Template, refuse_stops
-from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
+from starr_engine.outputs import (
+    BlockOutput,
+    FinishReason,
+    ProvisionalOutput,
+    RequestOutput,
+)
 from starr_engine.params import SamplingParams
 from starr_engine.request import Request
 from starr_engine.tokenization import Tokenizer
@@ -188,6 +193,20 @@ class Engine:
             return None
         visible = self._stop_rule.visible(running.request)
         return self.outputs.end(running, visible, FinishReason.ABORT)
+
+    def provisional(self, request_id: str) -> ProvisionalOutput | None:
+        """The active block of a running request as it stands; None for any other id."""
+        request = self.scheduler.running(request_id)
+        if request is None:
+            return None
+        canvas = request.canvas
+        block = canvas.active_block.tolist()
+        return ProvisionalOutput(
+            request_id=request_id,
+            block_index=canvas.block_index,
+            token_ids=tuple(None if token == canvas.mask_token_id else token for token in block),
+            num_forwards=request.num_forwards,
+        )
 
     def stats(self) -> EngineStats:
         """What has been done since the engine was made, and what it holds now."""

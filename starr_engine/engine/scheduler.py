@@ -12,7 +12,7 @@ from starr_engine.cache.rows import RowRanges, num_rows
 from starr_engine.engine.canvas_cache import CanvasKey
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
-from starr_engine.request import RequestStatus
+from starr_engine.request import Request, RequestStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +104,12 @@ class Scheduler:
 
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._by_id
+
+    def running(self, request_id: str) -> Request | None:
+        """The request of this id if it holds a place."""
+        found = self._by_id.get(request_id)
+        is_running = found is not None and found.request.status is RequestStatus.RUNNING
+        return found.request if found is not None and is_running else None
 
     def add(self, request: RunningRequest) -> None:
         """Put a request at the end of the queue."""

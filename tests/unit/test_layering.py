@@ -15,12 +15,12 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
     | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"}
-    | {"memory_size"},
+    | {"memory_size", "prompts"},
     {"ops", "ops_reference", "_core"},
     {"layers"},
     {"cache", "decoding", "attention", "models"},
     {"engine"},
-    {"llm"},
+    {"llm", "async_llm"},
     {"offline", "distributed", "serving", "testing"},
     {"study"},
     {"cli"},
