@@ -43,6 +43,21 @@ def test_the_own_policy_is_registered_measured_and_checked() -> None:
     assert verdict == "left_run keeps every rule of the conformance suite"
 
 
+def test_many_callers_share_one_model_and_watch_a_canvas_fill_in() -> None:
+    run = subprocess.run(
+        [sys.executable, "examples/many_callers.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = run.stdout.splitlines()
+    canvases = [line for line in lines if set(line) == {"#", "."}]
+    assert len(canvases) >= 4
+    assert any("73, 60, 25, 18, 2" in line for line in lines)
+    assert any('"city": "Delhi"' in line for line in lines)
+
+
 def test_the_infilling_example_fills_what_is_missing() -> None:
     run = subprocess.run(
         [sys.executable, "examples/infilling.py"],
