@@ -82,12 +82,17 @@ class PlanCheck {
       const std::int32_t row = table_->cached().find(range, false);
       if (row < range.stop) refuse("a row read must be in query or cached", row);
     }
-    const RowRanges fresh = intersect(plan_.query, plan_.read);
-    if (const auto row = first_outside(fresh, plan_.write)) {
-      refuse(
-          "rows read must be all fresh (write empty, read in query) or all from pages "
-          "(every row of query and read in write)",
-          *row);
+    // Computed and not written: what the pages hold is read, so it must be there and current.
+    const RowRanges kept = subtract(intersect(plan_.query, plan_.read), plan_.write);
+    for (const RowRange& range : kept.ranges()) {
+      const std::int32_t row = std::min(table_->cached().find(range, false),
+                                        table_->dirty().find(range, true));
+      if (row < range.stop) {
+        refuse(
+            "rows read must be all fresh (write empty, read in query) or all from pages "
+            "(every row of query and read in write, or cached and clean)",
+            row);
+      }
     }
     if (const auto row = table_->first_sealed(plan_.write)) {
       refuse("a SEALED page must not be written; copy_on_write it first", *row);

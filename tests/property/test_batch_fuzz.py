@@ -81,7 +81,7 @@ def is_valid(
         return False
     if not has_table:
         return not write and read == query
-    fresh, paged = not write and read == query, query & read <= write
+    fresh, paged = not write and read == query, query & read <= write | (cached - dirty)
     return (fresh or paged) and not write & sealed and not (read - query) & dirty - block
 
 
