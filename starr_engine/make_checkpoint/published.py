@@ -50,7 +50,9 @@ class PublishedModel:
 
 ARCHITECTURES: Final = {
     "llada": "llada",
+    "llada-moe": "llada_moe",
     "sdar": "sdar",
+    "sdar-moe": "sdar_moe",
 }
 """Name on the command line -> module of ``architectures``, which has ``SIZES``."""
 

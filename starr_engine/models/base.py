@@ -158,3 +158,6 @@ class DiffusionModel(nn.Module, ABC):
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
+MODELS.add("SDARMoeForCausalLM", "starr_engine.models.families.sdar_moe:SDARMoEModel")
+MODELS.add("LLaDAMoEModelLM", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
+MODELS.add("LLaDAMoEModel", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
