@@ -18,6 +18,7 @@ from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import load_model, resolve_model
 from starr_engine.tokenization import Tokenizer
+from starr_engine.tokenizer_files import has_tokenizer
 
 PAGE_SIZE: Final = 32
 """Least rows of a page whose size is left open."""
@@ -63,7 +64,7 @@ def load(config: EngineConfig) -> LoadedEngine:
     )
     backend = make_backend(config.attention_backend, shape)
     kv_pool = _make_kv_pool(resolved, spec, dtype, device)
-    has_tokenizer = (folder / "tokenizer.json").is_file()
+    tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
     return LoadedEngine(
         config=replace(
             resolved,
@@ -73,7 +74,7 @@ def load(config: EngineConfig) -> LoadedEngine:
         ),
         device=device,
         model=model,
-        tokenizer=Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer else None,
+        tokenizer=tokenizer,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
         backend=backend,

@@ -156,5 +156,6 @@ class DiffusionModel(nn.Module, ABC):
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
+MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
