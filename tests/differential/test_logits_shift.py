@@ -113,7 +113,10 @@ def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder
     mixed = llm.generate([prompts[i] for i in order], [settings[i] for i in order])
     for one, many in zip(alone, mixed, strict=True):
         assert one.error is None
-        assert (one.token_ids, one.nfe, one.drift) == (many.token_ids, many.nfe, many.drift)
+        assert (one.token_ids, one.nfe) == (many.token_ids, many.nfe)
+        assert one.drift is not None
+        assert many.drift is not None
+        assert one.drift.mean_kl == pytest.approx(many.drift.mean_kl, abs=1e-6)
         assert [entry.token_id for entry in one.logprobs or ()] == list(one.token_ids)
     assert_all_pages_free(llm.engine)
 

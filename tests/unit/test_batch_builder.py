@@ -151,7 +151,7 @@ def test_with_an_open_block_its_rows_see_all_and_the_others_are_causal() -> None
     builder.add(table, ids(0, 7), [(2, 7)], [(2, 7)], whole, rows(), (4, 7))
     builder.add(table, ids(0, 7), [(4, 7)], [(4, 7)], whole, rows(), (4, 7))
     batch = fill(builder)
-    assert batch["visible"] == [1, 2, 3, 4, 7, 7, 7] + [3, 4, 7, 7, 7] + [7, 7, 7]
+    assert batch["visible"] == [1, 2, 3, 4, 7, 7, 7, 3, 4, 7, 7, 7, 7, 7, 7]
     assert batch["limited"] == [1, 1, 0]
 
 
@@ -193,7 +193,7 @@ def test_a_refused_plan_leaves_the_builder_unchanged() -> None:
     builder.add(table, ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     before = fill(builder)
     half = make_table(pool, 8, cached=4)
-    with pytest.raises(PlanError, match="all fresh .* first row 4"):
+    with pytest.raises(PlanError, match=r"all fresh .* first row 4"):
         builder.add(half, ids(0, 8), full, [(0, 4)], full, rows(), (0, 8))
     with pytest.raises(ValueError, match="the table's page_size is 8, the builder's is 4"):
         builder.add(wrong, ids(0, 8), full, full, full, ids(0, 8), (0, 8))

@@ -103,7 +103,8 @@ void reads_never_mix_pages_and_fresh_rows() {
   // A row computed for its logits alone is read as its page holds it.
   CHECK(check({block, of({{4, 6}}), kAll, block}, &full) == ReadSource::kPages);
   // A row that is computed and not read needs pages: fresh rows are all read.
-  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, &full), "first row 6"));
+  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, nullptr), "first row 6"));
+  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, &bare), "first row 4"));
   // Then it need not be written.
   CHECK(check({block, of({{4, 6}}), of({{0, 6}}), block}, &full) == ReadSource::kPages);
 }
