@@ -32,7 +32,7 @@ class MaskgitPlusPolicy(PolicyDefaults):
     distribution in one pass.
 
     A step whose n is 0 changes nothing, and is not taken: tokens are those of all T steps and
-    forwards are fewer. Fixed tokens are not in M, so in a block that has some the steps are smaller.
+    forwards are fewer. Fixed tokens are not in M, so in a block with some the steps are smaller.
     T = None is the length of the block at hand, fixed tokens and a short last block included.
 
     ``score`` makes it Dream's alg="maskgit_plus" (confidence), "topk_margin" or "entropy".

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-import torch
 
 from starr_engine.decoding.draws import uniform
 from starr_engine.decoding.policies.ancestral import AncestralPolicy
@@ -33,21 +30,6 @@ def test_a_mask_goes_at_the_first_step_that_ends_at_or_below_its_draw() -> None:
         for place, draw in enumerate(draws):
             bins[0 if draw >= 0.8 else 1 if draw >= 0.6 else 2 if draw >= 0.4 else 3].append(place)
         assert steps_of(policy, seed) == [places for places in bins if places]
-
-
-def test_each_step_takes_the_published_share_of_the_masks() -> None:
-    # T = 4, eps = 0: a mask is equally likely to go at each of the 4 steps. 8 * 400 masks, so 800
-    # each, standard deviation sqrt(3200 * .25 * .75) = 24.5; 5 of them.
-    policy = AncestralPolicy(num_steps_per_block=4, eps=0.0)
-    counts = torch.zeros(4)
-    for seed in range(400):
-        draws = uniform(view([0.5] * 8, seed=seed))[0]
-        for step in range(4):
-            rest = draws < 1 - step / 4  # still masked when the step begins
-            look = replace(view([0.5] * 8, step=step, seed=seed), masked=rest[None])
-            taken = unmasked(policy, look)
-            counts[step] += len(taken) if bool((draws[taken] >= 1 - (step + 1) / 4).all()) else 0
-    assert (counts - 800).abs().max() < 123, counts
 
 
 def test_one_step_takes_all_and_arguments_are_checked() -> None:
