@@ -86,6 +86,8 @@ def _assemble(folder: Path, added: Mapping[int, Mapping[str, Any]]) -> FastToken
     from tokenizers import Tokenizer as FastTokenizer
 
     vocabulary = _read_object(folder / VOCABULARY)
+    if not all(isinstance(key, int) for key in vocabulary.values()):
+        raise ConfigError(f"{folder / VOCABULARY} must map tokens to ids")
     # As entries of the vocabulary, which no merge yields, they keep their ids whatever the gaps.
     ids = vocabulary | {token["content"]: key for key, token in added.items()}
     if len(set(ids.values())) < len(ids) or any(
@@ -94,7 +96,7 @@ def _assemble(folder: Path, added: Mapping[int, Mapping[str, Any]]) -> FastToken
         raise ConfigError(f"{folder}: {VOCABULARY} and {SETTINGS} give one id to two tokens")
     try:
         fast = FastTokenizer(models.BPE(vocab=ids, merges=_read_merges(folder / MERGES)))
-    except (ValueError, TypeError, OverflowError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower
         raise ConfigError(
             f"{folder}: {VOCABULARY} and {MERGES} make no tokenizer: {error}"
         ) from error
