@@ -80,7 +80,7 @@ def simulate(policy: CachePolicy, shape: Shape, seed: int | None = None) -> Iter
         np.full(shape.prompt_len, MASK + 1, np.int32),
         params,
         MASK,
-        block_causal=shape.mask_block,
+        mask_block=shape.block_length if shape.mask_block else None,
     )
     remasking = REMASKING_POLICIES.create("low_confidence", {})
     running = RunningRequest(request, remasking, policy, torch.device("cpu"))

@@ -38,15 +38,18 @@ class Canvas:
     do not divide it. Tokens that stand in the region from the beginning are fixed: they are never
     unmasked, revoked or edited. The suffix behind it is empty unless a template asks for one.
 
-    Under a block-causal mask, blocks end where the mask's blocks end, counted from position 0: the
-    first one is shorter if the prompt reaches into its mask block. What lies behind the active
-    block is seen by nobody yet, so it is not live.
+    Under a block-causal mask, blocks end at multiples of their length counted from position 0, as
+    the mask's blocks do: the first one is shorter if the prompt reaches into it. What lies behind
+    the mask block of the active block is seen by nobody yet, so it is not live.
 
     Args:
         token_ids: The canvas as it begins, with at least one mask.
-        block_length: Positions denoised together.
+        block_length: Positions denoised together; a divisor of a block-causal mask's blocks.
         mask_token_id: From the checkpoint's configuration.
-        block_causal: Whether the model's mask is block-causal, of the same block length.
+        mask_block: See ``ModelSpec.mask_block``.
+        opens_block: See ``ModelSpec.opens_block``.
+        logits_shift: How many rows in front of a position the row lies whose logits are its own:
+            0 or 1.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Canvas:
         *,
         block_length: int,
         mask_token_id: int,
-        block_causal: bool = False,
+        mask_block: int | None = None,
+        opens_block: bool = False,
+        logits_shift: int = 0,
     ) -> None:
         self.token_ids: TokenIds = token_ids.copy()
         self.is_fixed: NDArray[np.bool_] = token_ids != mask_token_id
@@ -68,8 +73,11 @@ class Canvas:
         self.prompt_len = int(masks[0])
         self.region_stop = int(masks[-1]) + 1
         self.block_length = block_length
-        self.block_causal = block_causal
-        self._first_edge = self.prompt_len - (self.prompt_len % block_length if block_causal else 0)
+        self.mask_block = mask_block
+        self.opens_block = opens_block
+        self.logits_shift = logits_shift
+        has_edges = mask_block is not None and not opens_block
+        self._first_edge = self.prompt_len - (self.prompt_len % block_length if has_edges else 0)
         self.num_blocks = -(-(self.region_stop - self._first_edge) // block_length)
         self.mask_token_id = mask_token_id
         self.block_index = 0
@@ -94,8 +102,14 @@ class Canvas:
 
     @property
     def num_live(self) -> int:
-        """Rows that exist for attention: all, or those up to the end of the active block."""
-        return self.block_stop if self.block_causal else self.length
+        """Rows that exist for attention: all, or those up to the end of the active mask block."""
+        if self.mask_block is None:
+            return self.length
+        return min(-(-self.block_stop // self.mask_block) * self.mask_block, self.region_stop)
+
+    def sources(self, positions: Positions) -> Positions:
+        """[n] int32 rows whose logits are those of ``positions`` [n], in the same order."""
+        return positions - np.int32(self.logits_shift)
 
     @property
     def active_block(self) -> TokenIds:
@@ -176,7 +190,9 @@ class Request:
         mask_token_id: From the checkpoint's configuration.
         template: Ids behind the prompt, masks where a token is to be generated; None stands for
             ``max_tokens`` masks.
-        block_causal: Whether the model's attention is.
+        mask_block: See :class:`Canvas`, like the next two.
+        opens_block: As above.
+        logits_shift: As above.
     """
 
     def __init__(
@@ -187,7 +203,9 @@ class Request:
         mask_token_id: int,
         template: TokenIds | None = None,
         *,
-        block_causal: bool = False,
+        mask_block: int | None = None,
+        opens_block: bool = False,
+        logits_shift: int = 0,
     ) -> None:
         self.request_id = request_id
         self.params = params
@@ -198,7 +216,9 @@ class Request:
             np.concatenate([prompt_token_ids, rest]).astype(np.int32),
             block_length=params.block_length,
             mask_token_id=mask_token_id,
-            block_causal=block_causal,
+            mask_block=mask_block,
+            opens_block=opens_block,
+            logits_shift=logits_shift,
         )
         self._log_confidence = np.zeros(self.canvas.length)
         self.status = RequestStatus.WAITING

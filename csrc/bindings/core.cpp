@@ -305,8 +305,10 @@ void bind_batch(nb::module_& m) {
   nb::class_<BatchBuilder>(m, "BatchBuilder",
                            "Checks the plans of one denoising step and lays them out as flat\n"
                            "arrays. R requests, T query rows, M score rows.")
-      .def(nb::init<std::int32_t, std::int32_t>(), "page_size"_a, "mask_block"_a = 0,
-           "`mask_block`: block length of the attention mask, 0 for a bidirectional one.")
+      .def(nb::init<std::int32_t, std::int32_t, bool>(), "page_size"_a, "mask_block"_a = 0,
+           "opens_block"_a = false,
+           "`mask_block`: block length of the attention mask, 0 for a bidirectional one.\n"
+           "`opens_block`: rows of the active block see all that is read all the same.")
       .def(
           "add",
           [](BatchBuilder& builder, const PageTable* table, const Tokens& token_ids,

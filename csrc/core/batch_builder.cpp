@@ -33,10 +33,11 @@ std::int32_t rows_before(const RowRanges& rows, std::int32_t row) noexcept {
 struct VisibleRows {
   std::int32_t mask_block = 0;  // block length of the mask, 0 for a bidirectional one
   std::int32_t isolated = 0;    // rows in front of this one see no others
+  std::int32_t open_from = std::numeric_limits<std::int32_t>::max();  // rows from here on see all
 
   std::int32_t end_of(std::int32_t row) const noexcept {
     if (row < isolated) return isolated;
-    if (mask_block == 0) return std::numeric_limits<std::int32_t>::max();
+    if (mask_block == 0 || row >= open_from) return std::numeric_limits<std::int32_t>::max();
     return row - row % mask_block + mask_block;
   }
 };
@@ -90,8 +91,8 @@ void require_size(const char* name, std::size_t found, std::int64_t expected) {
 
 }  // namespace
 
-BatchBuilder::BatchBuilder(std::int32_t page_size, std::int32_t mask_block)
-    : page_size_(page_size), mask_block_(mask_block) {
+BatchBuilder::BatchBuilder(std::int32_t page_size, std::int32_t mask_block, bool opens_block)
+    : page_size_(page_size), mask_block_(mask_block), opens_block_(opens_block) {
   if (page_size < 1) {
     throw std::invalid_argument("page_size must be at least 1 row, got " +
                                 std::to_string(page_size));
@@ -140,7 +141,9 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
       .shadow_score_ranges = size_of(plan.shadow_score),
       .shadow_column = plan.shadow.empty() ? 0 : rows_before(attended, active_block.start),
       .pages = paged ? static_cast<std::int32_t>(table->pages().size()) : 0,
-      .isolated = isolated};
+      .isolated = isolated,
+      .open_from =
+          opens_block_ ? active_block.start : std::numeric_limits<std::int32_t>::max()};
   const std::initializer_list<const RowRanges*> sets = {
       &plan.query, &plan.write, &plan.read, &plan.score, &plan.shadow, &plan.shadow_score};
   std::size_t num_ranges = 0;
@@ -234,7 +237,7 @@ void BatchBuilder::fill(const BatchBuffers& out) const {
     const auto attended = request.read_ranges == 0 ? query : read;
     out.limited[r] = 0;
     for (const RowRange& range : query) {
-      const VisibleRows rule{mask_block_, request.isolated};
+      const VisibleRows rule{mask_block_, request.isolated, request.open_from};
       if (append_visible(range, attended, rule, visible)) out.limited[r] = 1;
       // Row numbers become batch indices by adding this; ranges of W and D never cross a range
       // of A, because ranges do not touch and both are subsets of A.

@@ -41,13 +41,15 @@ struct BatchBuffers {
 //
 // Under a block-causal mask a row sees the rows up to the end of its own mask block, and an
 // isolated row those in front of a limit; these are always the first of those attended to, so the
-// mask is one number per row. Shadow rows see
-// whatever their request attends to: nothing lies behind the active block.
+// mask is one number per row. With an open block the rows of the active block see whatever their
+// request attends to, and the mask is that of the rows in front of it. Shadow rows always do:
+// nothing lies behind the active block.
 class BatchBuilder {
  public:
   // `mask_block` is the block length of the attention mask, 0 for a bidirectional one. Throws
   // std::invalid_argument unless page_size >= 1 and mask_block >= 0.
-  explicit BatchBuilder(std::int32_t page_size, std::int32_t mask_block = 0);
+  explicit BatchBuilder(std::int32_t page_size, std::int32_t mask_block = 0,
+                        bool opens_block = false);
 
   // Appends a request with live rows [0, token_ids.size()), of which the first `isolated` see each
   // other and no others. Shadow rows hold `mask_token_id`, which is needed for nothing else. Throws
@@ -83,12 +85,14 @@ class BatchBuilder {
     std::int32_t shadow_column;
     std::int32_t pages;  // 0 for a fresh request
     std::int32_t isolated;
+    std::int32_t open_from;
   };
 
   void check_sizes(const BatchBuffers& out) const;
 
   std::int32_t page_size_;
   std::int32_t mask_block_;
+  bool opens_block_;
   std::vector<Request> requests_;
   std::vector<RowRange> ranges_;  // per request: query, write, read, score, both of the shadow
   std::vector<PageId> pages_;

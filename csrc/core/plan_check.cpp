@@ -77,17 +77,22 @@ class PlanCheck {
     }
   }
 
-  void check_paged(const RowRanges& reused) const {
+  void check_paged(const RowRanges& reused, bool dirty_allowed) const {
     for (const RowRange& range : reused.ranges()) {
       const std::int32_t row = table_->cached().find(range, false);
       if (row < range.stop) refuse("a row read must be in query or cached", row);
     }
-    const RowRanges fresh = intersect(plan_.query, plan_.read);
-    if (const auto row = first_outside(fresh, plan_.write)) {
-      refuse(
-          "rows read must be all fresh (write empty, read in query) or all from pages "
-          "(every row of query and read in write)",
-          *row);
+    // Computed and not written: what the pages hold is read, so it must be there and current.
+    const RowRanges kept = subtract(intersect(plan_.query, plan_.read), plan_.write);
+    for (const RowRange& range : kept.ranges()) {
+      const std::int32_t stale = dirty_allowed ? range.stop : table_->dirty().find(range, true);
+      const std::int32_t row = std::min(table_->cached().find(range, false), stale);
+      if (row < range.stop) {
+        refuse(
+            "rows read must be all fresh (write empty, read in query) or all from pages "
+            "(every row of query and read in write, or cached and clean)",
+            row);
+      }
     }
     if (const auto row = table_->first_sealed(plan_.write)) {
       refuse("a SEALED page must not be written; copy_on_write it first", *row);
@@ -153,11 +158,10 @@ ReadSource validate_plan(const PlanRows& plan, const PageTable* table, std::int3
     return ReadSource::kFresh;
   }
   const RowRanges reused = subtract(plan.read, plan.query);
-  if (plan.write.empty() && reused.empty()) {
-    check.check_fresh();
+  if (plan.write.empty() && reused.empty() && subtract(plan.query, plan.read).empty()) {
     return ReadSource::kFresh;
   }
-  check.check_paged(reused);
+  check.check_paged(reused, dirty_allowed);
   if (!dirty_allowed) check.check_dirty(reused);
   return ReadSource::kPages;
 }

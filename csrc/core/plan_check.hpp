@@ -39,7 +39,8 @@ enum class ReadSource : std::uint8_t {
 //
 //   bounds   every set and `active_block` lie in [0, num_rows), and num_rows <= table rows
 //   subsets  W in A; D in A; R in A or cached
-//   source   W is empty and R equals A (kFresh), or A's part of R in W (kPages)
+//   source   W is empty and R equals A (kFresh), or A's part of R is in W or cached and clean
+//            (kPages): a row computed for its logits alone leaves its page as it is
 //   reads    R is not empty while A is not: attention over nothing has no value
 //   sealed   no row of W lies in a SEALED page
 //   shadow   the shadow rows are none or those of all of `active_block`, which then lies in R;

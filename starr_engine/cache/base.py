@@ -39,8 +39,8 @@ class StepPlan:
     """The rows of one request in one denoising step; checked in C++ before it runs.
 
     With live rows L: write W and score D are subsets of query A, read R is a subset of A and the
-    rows cached earlier. What is read comes either all from pages (A and R meet only in W) or all
-    from this step's rows (W empty, R equal to A).
+    rows cached earlier. What is read comes either all from pages (what A and R share is in W, or
+    cached and clean) or all from this step's rows (W empty, R equal to A).
     """
 
     kind: StepKind
@@ -105,7 +105,15 @@ class CacheView(Protocol):
 
     @property
     def mask_block(self) -> int | None:
-        """Block length of a block-causal model; None if it is bidirectional."""
+        """Rows up to whose multiples final rows see; None if the model is bidirectional.
+
+        The block length of a block-causal mask; 1 where final rows are causal.
+        """
+        ...
+
+    @property
+    def logits_shift(self) -> int:
+        """1 if the logits of a position are those of the row in front of it, else 0."""
         ...
 
     @property
@@ -150,9 +158,10 @@ class CacheView(Protocol):
 
     @property
     def scored(self) -> RowRanges:
-        """Rows of the active block whose logits the remasking policy needs; a plan computes them.
+        """Rows whose logits the remasking policy needs; a plan computes them.
 
-        Its masks, and for policies that look at tokens again these too.
+        Those of the masks of the active block, and for policies that look at tokens again of
+        these too; each a row in front where logits are shifted.
         """
         ...
 
@@ -197,7 +206,7 @@ class CachePolicy(Protocol):
         """``exact``, or ``approximate: <why>``; travels with every output.
 
         Args:
-            mask_block: Block length of a block-causal model; None if it is bidirectional.
+            mask_block: As in ``CacheView``; None if the model is bidirectional.
         """
         ...
 

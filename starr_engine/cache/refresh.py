@@ -30,16 +30,22 @@ def live_rows(view: CacheView, suffix_window: int | None, suffix_tail: bool) -> 
     """
     if suffix_window is None:
         return ((0, view.num_rows),)
-    behind = intersection(((view.block_stop, view.num_rows),), view.masked)
+    behind = intersection(((active_rows(view)[1], view.num_rows),), view.masked)
     tail = ((view.num_rows - 1, view.num_rows),) if suffix_tail else ()
     hidden = difference(without_first(behind, suffix_window), tail)
     return difference(((0, view.num_rows),), hidden)
 
 
 def active_rows(view: CacheView) -> tuple[int, int]:
-    """The active block, with the end of the prompt where that lies in the same mask block."""
-    inside = view.block_start % view.mask_block if view.mask_block is not None else 0
-    return view.block_start - inside, view.block_stop
+    """What a step inside the block must compute: first row, and the one behind the last.
+
+    The active block, and all of its mask block where there is one. Where the logits of a position
+    are those of the row in front of it, that row too.
+    """
+    start, stop = view.block_start, view.block_stop
+    if view.mask_block is not None:
+        start, stop = start - start % view.mask_block, view.num_rows
+    return max(0, start - view.logits_shift), stop
 
 
 def positive(name: str, value: object, least: int = 1) -> None:

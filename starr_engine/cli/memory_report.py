@@ -69,7 +69,7 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
     dtype_name = loading.resolve_dtype(config.dtype, device)
     dtype: torch.dtype = getattr(torch, dtype_name)
     limit = loading.resolve_max_model_len(config.max_model_len, spec)
-    page_size = loading.resolve_page_size(config.page_size, spec.block_length)
+    page_size = loading.resolve_page_size(config.page_size, spec.mask_block)
     page_bytes = loading.spec_page_bytes(spec, page_size, dtype)
     cache: dict[str, object] = {
         "dtype": dtype_name,
@@ -77,7 +77,7 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
         "page size": page_size,
         "bytes per page": page_bytes,
     }
-    if spec.block_length is None:  # else it serves no request
+    if spec.mask_block is None:  # else it serves no request
         cache["bytes per page that dllm adds"] = feature_bytes_per_page(
             num_layers=spec.num_layers,
             page_size=page_size,
@@ -92,7 +92,7 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
     num_pages = budget // page_bytes
     lengths = request_lengths(args.request_length, page_size, limit)
     return {
-        "cache policies for this model": cache_labels(spec.block_length),
+        "cache policies for this model": cache_labels(spec.mask_block),
         "KV cache": cache | {"budget in bytes": budget, "pages": num_pages},
         "requests that fit at once": fitting_requests(lengths, page_size, num_pages),
     }
@@ -126,11 +126,11 @@ def fitting_requests(
     ]
 
 
-def cache_labels(block_length: int | None) -> dict[str, str]:
+def cache_labels(mask_block: int | None) -> dict[str, str]:
     """What each cache policy says of its outputs, with its default arguments.
 
     Args:
-        block_length: Of a block-causal model; None if it is bidirectional.
+        mask_block: See ``ModelSpec.mask_block``.
     """
     from starr_engine.cache.base import CACHE_POLICIES
 
@@ -141,6 +141,6 @@ def cache_labels(block_length: int | None) -> dict[str, str]:
         except StarrError as error:  # it needs arguments, or is another package's and broken
             labels[name] = str(error)
         else:
-            usable = not policy.refusal(block_length)
-            labels[name] = policy.label(block_length) if usable else "not for this model"
+            usable = not policy.refusal(mask_block)
+            labels[name] = policy.label(mask_block) if usable else "not for this model"
     return labels

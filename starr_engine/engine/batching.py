@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
+
+_NO_IDS: Final = (np.empty(0, np.int32),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +38,11 @@ class StepBatch:
     """[T] int64, counted from 0 in each request."""
 
     logits_rows: Tensor
-    """[M] int64 flat rows that need logits, request by request; then shadow rows, likewise."""
+    """[M] int64 flat rows whose logits are those of the scored positions, request by request; then
+    of the shadow rows, likewise."""
 
     present_ids: Tensor
-    """[M] int64 token that stands on the canvas at each scored row's position, or the mask."""
+    """[M] int64 token that stands on the canvas at each scored position, or the mask."""
 
     score_positions: tuple[Positions, ...]
     """Per request: canvas positions scored, ascending."""
@@ -87,7 +91,8 @@ class Batcher:
         page_size: Rows of a page.
         mask_token_id: From the checkpoint; what shadow rows hold.
         device: Of the model.
-        mask_block: Block length of the attention mask; None if it is bidirectional.
+        mask_block: See ``ModelSpec.mask_block``.
+        opens_block: See ``ModelSpec.opens_block``.
         canvases: Says which pages to copy first.
         max_num_batched_tokens: Most rows of one forward of probes.
     """
@@ -100,11 +105,12 @@ class Batcher:
         mask_block: int | None,
         canvases: CanvasCache,
         *,
+        opens_block: bool = False,
         max_num_batched_tokens: int,
     ) -> None:
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
-        self._builder = BatchBuilder(page_size, mask_block or 0)
+        self._builder = BatchBuilder(page_size, mask_block or 0, opens_block)
         self._mask_block = mask_block
         self._mask_token_id = mask_token_id
         self._device = device
@@ -206,10 +212,13 @@ class Batcher:
             visible=visible,
             limited=limited,
         )
-        present_ids = input_ids[logits_rows]
-        if checked:  # the shadow rows, which hold the mask instead of the token they check
-            tokens = np.concatenate(checked)
-            present_ids[-len(tokens) :] = tokens
+        present_ids = np.empty(len(logits_rows), np.int64)
+        present = [
+            entry.running.request.canvas.token_ids[masks]
+            for entry, masks in zip(entries, scored, strict=True)
+        ]
+        # Shadow rows hold the mask instead of the token they check.
+        np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
         attention = AttentionMetadata(
@@ -272,7 +281,7 @@ class Batcher:
             plan.query,
             plan.write,
             plan.read,
-            scored,
+            canvas.sources(scored),
             (canvas.block_start, canvas.block_stop),
             bool(plan.dirty_allowed),
             entry.shadow,

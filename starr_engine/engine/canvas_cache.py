@@ -24,6 +24,8 @@ class CanvasKey:
     """Rows that exist for the model."""
 
     block: tuple[int, int]
+    """The active block, with the row in front if its logits are the first position's."""
+
     token_ids: bytes
     """Of the whole canvas, masks included."""
 
@@ -80,12 +82,12 @@ class CanvasCache:
         is_whole = plan.query == plan.write == plan.read and not plan.isolated
         if not (self._max_entries and is_whole and request.num_forwards == 0):
             return None
-        if running.pages is None or canvas.block_causal or running.cache.keeps_features:
+        if running.pages is None or canvas.mask_block is not None or running.cache.keeps_features:
             return None
         return CanvasKey(
             salt=request.params.cache_salt,
             rows=plan.query,
-            block=(canvas.block_start, canvas.block_stop),
+            block=(canvas.block_start - canvas.logits_shift, canvas.block_stop),
             token_ids=canvas.token_ids.tobytes(),
         )
 

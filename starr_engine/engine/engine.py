@@ -79,8 +79,9 @@ class Engine:
             loaded.config.page_size,
             self.spec.mask_token_id,
             loaded.device,
-            self.spec.block_length,
+            self.spec.mask_block,
             self.canvases,
+            opens_block=self.spec.opens_block,
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
         )
         self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend)
@@ -170,7 +171,9 @@ class Engine:
             params,
             self.spec.mask_token_id,
             None if rest is None else np.array(rest, np.int32),
-            block_causal=self.spec.block_length is not None,
+            mask_block=self.spec.mask_block,
+            opens_block=self.spec.opens_block,
+            logits_shift=int(self.spec.logits_shift),
         )
         running = RunningRequest(request, remasking, cache, self.device, rules, exit_rule)
         if params.trace:
@@ -242,7 +245,7 @@ class Engine:
         self._check_vocabulary("template", fixed)
         if len(fixed) == len(template):
             raise RequestError("the template has nothing to generate; leave at least one place")
-        if self.spec.block_length is not None and template[-1] is not None:
+        if self.spec.mask_block is not None and template[-1] is not None:
             raise RequestError(
                 "this model sees nothing behind what it writes, so the text behind the last gap "
                 "would be ignored; use a bidirectional model, or leave that text out"
@@ -291,6 +294,7 @@ class Engine:
         self._check_vocabulary("prompt", ids)
         if not ids and set(template or ()) <= {self.spec.mask_token_id}:
             raise RequestError("the prompt is empty; give at least one token")
+        self._check_shift(ids, template, params, remasking)
         length = len(ids) + (params.max_tokens if template is None else len(template))
         limit = self.config.max_model_len or self.spec.max_model_len
         if length > limit:
@@ -309,7 +313,7 @@ class Engine:
                 f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
-        if refusal := cache.refusal(self.spec.block_length):
+        if refusal := cache.refusal(self.spec.mask_block):
             raise RequestError(f"cache={params.cache!r}: {refusal}")
         pages, available = self.keeper.num_pages_for(length), self.keeper.num_usable
         if cache.uses_pages and pages > available:
@@ -319,6 +323,27 @@ class Engine:
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")
+
+    def _check_shift(
+        self,
+        ids: list[int],
+        template: list[int] | None,
+        params: SamplingParams,
+        remasking: RemaskingPolicy,
+    ) -> None:
+        """What a model cannot do that predicts a token from the row in front of it."""
+        if not self.spec.logits_shift:
+            return
+        if remasking.needs_shadow:
+            raise RequestError(
+                f"remasking={params.remasking!r} checks a token by a second row in its place, and "
+                "this model predicts a token from the row in front of it; choose another policy"
+            )
+        if not ids and (template or [self.spec.mask_token_id])[0] == self.spec.mask_token_id:
+            raise RequestError(
+                "this model predicts a token from the row in front of it, so that nothing can be "
+                "generated at the very beginning; put at least one token there"
+            )
 
 
 def _plain_ids(ids: Sequence[int]) -> list[int]:

@@ -80,7 +80,7 @@ def check_partial(entry: ScheduledRequest, mask_block: int | None) -> None:
 
     Args:
         entry: Its other sets are checked where batches are laid out.
-        mask_block: Block length of a block-causal model; None if it is bidirectional.
+        mask_block: See ``ModelSpec.mask_block``.
 
     Raises:
         PlanError: Says which rule is broken.

@@ -146,7 +146,7 @@ def resolve_lengths(
         CapacityError: If ``num_pages`` is not set and ``kv_memory`` holds no page.
     """
     limit = resolve_max_model_len(config.max_model_len, spec)
-    page_size = resolve_page_size(config.page_size, spec.block_length)
+    page_size = resolve_page_size(config.page_size, spec.mask_block)
     num_pages = config.num_pages
     if num_pages is None:
         page_bytes = spec_page_bytes(spec, page_size, dtype)
@@ -157,7 +157,7 @@ def resolve_lengths(
                 f"bytes ({page_size} rows); raise it, or lower page_size"
             )
         wanted = config.max_num_requests * -(-limit // page_size)
-        if config.prefix_caching and spec.block_length is not None:
+        if config.prefix_caching and spec.mask_block is not None:
             wanted *= 2  # as many again for prefixes that no request uses at the moment
         # Page 0 is reserved: padding rows write there.
         num_pages = min(wanted, budget // page_bytes) + 1

@@ -104,8 +104,8 @@ class PageKeeper:
         # A committed block is final once it was computed with its final tokens; until then it
         # has a dirty row, and all of it depends on that row.
         rows = min(running.pages.num_clean, self._num_shareable(running))
-        if canvas.block_causal:
-            rows -= rows % canvas.block_length
+        if canvas.mask_block is not None:
+            rows -= rows % canvas.mask_block
         if rows // self._pool.page_size > running.num_sealed:
             running.num_sealed += running.pages.seal_prefix(
                 rows, canvas.token_ids, canvas.mask_token_id, self._root(running)
@@ -128,7 +128,7 @@ class PageKeeper:
         canvas = running.request.canvas
         if running.cache.isolates_prompt:
             return canvas.prompt_len
-        return canvas.block_start - canvas.block_start % canvas.block_length
+        return canvas.block_start - canvas.block_start % (canvas.mask_block or 1)
 
     def _root(self, running: RunningRequest) -> PrefixKey:
         salt = running.request.params.cache_salt

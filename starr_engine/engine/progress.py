@@ -148,7 +148,12 @@ class ProgressKeeper:
 
     def _commit(self, running: RunningRequest) -> CommittedBlock:
         request = running.request
-        index = request.canvas.block_index
+        canvas = request.canvas
+        index = canvas.block_index
+        if canvas.opens_block and running.pages is not None:
+            # Its rows have seen what lies behind them, which rows of the context do not.
+            block = np.arange(canvas.block_start, canvas.block_stop, dtype=np.int32)
+            running.pages.mark_dirty(block)
         request.commit_block()
         visible = self._stop_rule.visible(request)
         if visible.finish_reason is None:

@@ -20,19 +20,22 @@ def resolve_params(params: SamplingParams, spec: ModelSpec) -> SamplingParams:
     """``params`` with a block length, the name of a cache policy, and a rate of probes.
 
     Raises:
-        RequestError: If the block length asked for is not that of a block-causal model.
+        RequestError: If blocks of the length asked for do not fit into those of a block-causal
+            model's mask.
     """
     block_length = params.block_length
     if block_length is None:
-        block_length = spec.block_length or DEFAULT_BLOCK_LENGTH
-    if spec.block_length is not None and block_length != spec.block_length:
-        raise RequestError(
-            f"block_length={block_length}, but this model's attention has blocks of "
-            f"{spec.block_length}; leave block_length out"
-        )
+        block_length = spec.sub_block_length or spec.block_length or DEFAULT_BLOCK_LENGTH
+    if spec.attention_kind == "block_causal":
+        assert spec.block_length is not None
+        if spec.block_length % block_length:
+            raise RequestError(
+                f"block_length={block_length}, but this model's attention has blocks of "
+                f"{spec.block_length}; leave block_length out, or take a divisor of it"
+            )
     cache = params.cache
     if cache == "auto":
-        cache = "dual" if spec.block_length is None else "block_causal"
+        cache = "dual" if spec.mask_block is None else "block_causal"
     rate = params.cache_probe_rate
     if rate is None:
         rate = ISOLATED_PROBE_RATE if params.cache_args.get("isolate_prompt") is True else 0.0

@@ -52,8 +52,13 @@ class RequestView:
 
     @property
     def mask_block(self) -> int | None:
-        """Block length of a block-causal model."""
-        return self._canvas.block_length if self._canvas.block_causal else None
+        """Block of the attention mask."""
+        return self._canvas.mask_block
+
+    @property
+    def logits_shift(self) -> int:
+        """How far in front of a position its logits come from."""
+        return self._canvas.logits_shift
 
     @property
     def num_steps(self) -> int:
@@ -100,7 +105,7 @@ class RequestView:
     @property
     def scored(self) -> RowRanges:
         """Rows whose logits the remasking policy needs."""
-        return as_ranges(self._running.score_positions())
+        return as_ranges(self._canvas.sources(self._running.score_positions()))
 
 
 class RunningRequest:
@@ -200,8 +205,7 @@ class RunningRequest:
     @property
     def cache_label(self) -> str:
         """Whether what it reuses is exact under the model's own attention."""
-        canvas = self.request.canvas
-        return self.cache.label(canvas.block_length if canvas.block_causal else None)
+        return self.cache.label(self.request.canvas.mask_block)
 
     def release_pages(self) -> None:
         """Give all pages back; harmless when there are none."""

@@ -17,6 +17,8 @@ from starr_engine.models.loading.config_files import ConfigFiles
 from starr_engine.models.places import TensorPlace, module_places
 from starr_engine.registry import Registry
 
+AttentionKind = Literal["bidirectional", "block_causal", "causal_context"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
@@ -36,17 +38,42 @@ class ModelSpec:
 
     mask_token_id: int
     eos_token_ids: tuple[int, ...]
-    attention_kind: Literal["bidirectional", "block_causal"]
-    """Whether a row sees every row of its request, or those up to the end of its own block."""
+    attention_kind: AttentionKind
+    """``bidirectional``: a row sees every row of its request. ``block_causal``: those up to the end
+    of its own block, of blocks counted from position 0. ``causal_context``: rows of the active
+    block see all up to its end, rows in front of it only themselves and what precedes them."""
 
     block_length: int | None = None
-    """Of the attention mask; blocks are counted from position 0. None if bidirectional."""
+    """Of the attention mask if it is block-causal; with a causal context, of the blocks that the
+    model was trained to fill. None if bidirectional."""
+
+    sub_block_length: int | None = None
+    """Positions of a block-causal model's block that its authors decode together; a divisor of
+    ``block_length``. None decodes whole blocks."""
+
+    logits_shift: bool = False
+    """Whether the logits of a position are those of the row in front of it, as in the
+    autoregressive models from which such a model was made."""
 
     block_length_is_assumed: bool = False
     """Whether no file of the checkpoint says it, so that the family's usual one was taken."""
 
     def __post_init__(self) -> None:
-        assert (self.block_length is not None) == (self.attention_kind == "block_causal")
+        assert (self.block_length is not None) == (self.attention_kind != "bidirectional")
+        assert self.block_length is None or not self.block_length % (self.sub_block_length or 1)
+
+    @property
+    def mask_block(self) -> int | None:
+        """Rows of a block in whose end the sight of its rows ends, as far as these are final.
+
+        The block length of a block-causal mask; 1 for a causal context; None if bidirectional.
+        """
+        return 1 if self.opens_block else self.block_length
+
+    @property
+    def opens_block(self) -> bool:
+        """Whether rows of the active block see its end, whatever ``mask_block`` says."""
+        return self.attention_kind == "causal_context"
 
 
 class DiffusionModel(nn.Module, ABC):

@@ -168,8 +168,8 @@ def test_what_a_block_causal_model_cannot_do_is_refused(llm: LLM, folder: Path) 
     from starr_engine import RequestError
     from tests.helpers.checkpoints import write_checkpoint
 
-    with pytest.raises(RequestError, match=r"block_length=4, but this model's attention has .* 8"):
-        llm.generate(as_prompts([[5]]), params("none", block_length=4))
+    with pytest.raises(RequestError, match=r"block_length=3, but this model's attention has .* 8"):
+        llm.generate(as_prompts([[5]]), params("none", block_length=3))
     with pytest.raises(RequestError, match="sees nothing behind what it writes"):
         llm.engine.add_request([5], params("none"), template=[None, None, 7])
     bidirectional = make_llm(write_checkpoint(folder / "llada"))

@@ -16,6 +16,7 @@ class View:
     block_stop: int = 32
     prompt_len: int = 16
     mask_block: int | None = None
+    logits_shift: int = 0
     num_steps: int = 9
     steps_in_block: int = 1
     steps_since_refresh: int = 1

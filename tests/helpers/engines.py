@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.engine.engine import Engine
+from starr_engine.models.base import DiffusionModel
+from starr_engine.models.loading import loader as loading
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.llada_reference import LLaDAReference
 from tests.helpers.reference_caches import DEFAULTS, CachedForward, CachedOutput
@@ -34,9 +38,15 @@ def sharp_checkpoint(folder: Path, *, seed: int = 0, sharpness: float = 5.0) -> 
 
 
 class Reference:
-    """Reference decoding of one checkpoint folder, remembering logits it has computed."""
+    """Reference decoding of one checkpoint folder, remembering logits it has computed.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Of the checkpoint.
+        shift: How many rows in front of a position its logits stand.
+    """
+
+    def __init__(self, folder: Path, shift: int = 0) -> None:
+        self.shift = shift
         self.config: dict[str, Any] = json.loads((folder / "config.json").read_text())
         self.model = LLaDAReference.from_folder(folder, self.config)
         self._logits = functools.lru_cache(maxsize=None)(self.model.logits)
@@ -64,6 +74,7 @@ class Reference:
             self.config["mask_token_id"],
             [self.config["eos_token_id"]],
             template,
+            shift=self.shift,
         )
 
     def generate_cached(
@@ -80,11 +91,11 @@ class Reference:
         assert args.keys() == DEFAULTS[params.cache].keys()
         forward: CachedForward | FeatureForward
         if params.cache == "dllm":
-            forward = FeatureForward(self.model, args, prompt_len=masks[0])
+            forward = FeatureForward(self.model, args, prompt_len=masks[0] - self.shift)
         else:
             blocks = list(blocks_of(masks[0], masks[-1] + 1, params.block_length or 32))
-            forward = CachedForward(self.model, params.cache, args, mask, blocks)
-        out = reference_generate(forward, prompt, params, mask, eos, template)
+            forward = CachedForward(self.model, params.cache, args, mask, blocks, self.shift)
+        out = reference_generate(forward, prompt, params, mask, eos, template, shift=self.shift)
         return CachedOutput(
             out.token_ids,
             out.finish_reason,
@@ -117,10 +128,17 @@ def as_prompts(ids: Sequence[Sequence[int]]) -> list[dict[str, list[int]]]:
     return [{"prompt_token_ids": list(prompt)} for prompt in ids]
 
 
-def make_llm(folder: Path, **options: Any) -> LLM:
-    """An engine on the CPU in float32."""
+def make_llm(folder: Path, spec: Mapping[str, Any] | None = None, **options: Any) -> LLM:
+    """An engine on the CPU in float32; ``spec`` makes another kind of model of the checkpoint."""
     torch.manual_seed(0)
-    return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))
+
+    def load_model(*args: Any, **kwargs: Any) -> DiffusionModel:
+        model = loading.load_model(*args, **kwargs)
+        model.spec = replace(model.spec, **(spec or {}))
+        return model
+
+    with mock.patch("starr_engine.engine.loading.load_model", load_model):
+        return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))
 
 
 def assert_all_pages_free(engine: Engine) -> None:

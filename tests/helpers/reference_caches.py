@@ -129,6 +129,9 @@ class Moment:
     since_full: int
     """Steps since all live rows were computed, that step included."""
 
+    shift: int = 0
+    """How many rows in front of a position its logits stand."""
+
 
 def is_full(name: str, m: Moment, args: Mapping[str, Any]) -> bool:
     """Whether a step computes every live row."""
@@ -145,15 +148,17 @@ def is_full(name: str, m: Moment, args: Mapping[str, Any]) -> bool:
 
 def inner_rows(name: str, m: Moment, args: Mapping[str, Any]) -> Rows:
     """Rows that a step computes between two full ones, as published."""
+    start = m.start - m.shift
     if name == "prefix":
-        return {i for i in m.live if i >= m.start}
+        return {i for i in m.live if i >= start}
     if name == "dual":
-        return {i for i in m.live if m.start <= i < m.stop}
+        return {i for i in m.live if start <= i < m.stop}
     if name == "vicinity":
-        first, last = m.start - args["look_back"], m.stop + args["look_ahead"]
+        first, last = start - args["look_back"], m.stop + args["look_ahead"]
         return {i for i in m.live if first <= i < last}
     assert name == "delayed"
-    return {i for i in m.live if m.canvas[i] == m.mask}
+    needed = {i - m.shift for i in range(m.start, m.stop) if m.canvas[i] == m.mask}
+    return {i for i in m.live if m.canvas[i] == m.mask} | needed
 
 
 def live_rows(canvas: Sequence[int], mask: int, stop: int, args: Mapping[str, Any]) -> Rows:
@@ -185,6 +190,7 @@ class CachedForward:
         args: All arguments of the procedure.
         mask: The mask token.
         blocks: Start and stop of each block.
+        shift: How many rows in front of a position its logits stand.
     """
 
     def __init__(
@@ -194,7 +200,9 @@ class CachedForward:
         args: Mapping[str, Any],
         mask: int,
         blocks: Sequence[tuple[int, int]],
+        shift: int = 0,
     ) -> None:
+        self.shift = shift
         self.model, self.name, self.args, self.mask = model, name, args, mask
         self.blocks = blocks
         self.rows: CachedRows | None = None
@@ -211,7 +219,15 @@ class CachedForward:
         self.start = start
         live = live_rows(canvas, self.mask, stop, self.args)
         moment = Moment(
-            canvas, self.mask, start, stop, live, self.step, self.step_in_block, self.since_full
+            canvas,
+            self.mask,
+            start,
+            stop,
+            live,
+            self.step,
+            self.step_in_block,
+            self.since_full,
+            self.shift,
         )
         if is_full(self.name, moment, self.args):
             computed, self.since_full = live, 0

@@ -35,11 +35,15 @@ def reference_generate(
     eos: Sequence[int],
     template: Sequence[int | None] | None = None,
     mask_block: int | None = None,
+    shift: int = 0,
+    opens_block: bool = False,
 ) -> ReferenceOutput:
     """Generate; ``template`` is what stands behind the prompt instead of ``max_tokens`` masks.
 
-    With ``mask_block`` the model is block-causal: blocks end at its multiples, and ``logits_of``
-    is given the canvas up to the end of the active block, behind which nothing exists.
+    With ``mask_block`` the model is block-causal: blocks end at multiples of ``block_length``, and
+    ``logits_of`` is given the canvas up to the end of the active mask block, behind which nothing
+    exists. With ``opens_block`` the active block may lie anywhere, and nothing exists behind it.
+    ``shift`` rows in front of a position stand its logits.
     """
     canvas = list(prompt) + [mask] * params.max_tokens
     banned = [mask]
@@ -50,12 +54,19 @@ def reference_generate(
     fixed = [token != mask for token in canvas]
     first, last = fixed.index(False), len(fixed) - fixed[::-1].index(False)
     nfe = unmasked = 0
-    for start, stop in blocks_of(first, last, mask_block or params.block_length or 32, mask_block):
+    edges = None if opens_block else mask_block
+    block_length = params.block_length or mask_block or 32
+    if edges is not None and edges % block_length:
+        block_length = edges
+    for start, stop in blocks_of(first, last, block_length, edges and block_length):
         length = stop - start
+        live = stop if opens_block else min(-(-stop // (mask_block or 1)) * (mask_block or 1), last)
+        if mask_block is None:
+            live = len(canvas)
         rule = make_rule(params.remasking, length, dict(params.remasking_args))
         block = range(start, start + length)
         while any(canvas[i] == mask for i in block):
-            logits = logits_of(canvas[:stop] if mask_block else canvas)[start:stop].copy()
+            logits = logits_of(canvas[:live])[start - shift : stop - shift].copy()
             logits[:, banned] = -np.inf
             probabilities = plain_softmax(logits, mask)
             masked = [canvas[i] == mask for i in block]

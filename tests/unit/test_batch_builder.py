@@ -143,6 +143,29 @@ def test_under_a_block_causal_mask_a_row_sees_up_to_the_end_of_its_block() -> No
         BatchBuilder(4, -4)
 
 
+def test_with_an_open_block_its_rows_see_all_and_the_others_are_causal() -> None:
+    builder = BatchBuilder(page_size=4, mask_block=1, opens_block=True)
+    table = make_table(PagePool(num_pages=8, page_size=4), 7, cached=7)
+    whole = [(0, 7)]
+    builder.add(None, ids(0, 7), whole, [], whole, rows(), (4, 7))
+    builder.add(table, ids(0, 7), [(2, 7)], [(2, 7)], whole, rows(), (4, 7))
+    builder.add(table, ids(0, 7), [(4, 7)], [(4, 7)], whole, rows(), (4, 7))
+    batch = fill(builder)
+    assert batch["visible"] == [1, 2, 3, 4, 7, 7, 7, 3, 4, 7, 7, 7, 7, 7, 7]
+    assert batch["limited"] == [1, 1, 0]
+
+
+def test_a_row_computed_for_its_logits_alone_is_read_from_its_page() -> None:
+    builder = BatchBuilder(page_size=4, mask_block=4)
+    table = make_table(PagePool(num_pages=8, page_size=4), 8, cached=8)  # pages 1, 2
+    builder.add(table, ids(0, 8), [(3, 8)], [(4, 8)], [(0, 8)], rows(3, 5), (4, 8))
+    batch = fill(builder)
+    assert batch["slot_mapping"] == [-1, 8, 9, 10, 11]
+    assert batch["read_slots"] == list(range(4, 12))
+    assert batch["logits_rows"] == [0, 2]
+    assert batch["visible"] == [4, 8, 8, 8, 8]
+
+
 def test_a_fresh_request_with_a_table_neither_reads_nor_writes_pages() -> None:
     builder = BatchBuilder(page_size=4)
     table = make_table(PagePool(num_pages=4, page_size=4), 8, cached=8)
@@ -169,8 +192,9 @@ def test_a_refused_plan_leaves_the_builder_unchanged() -> None:
     builder, full = BatchBuilder(page_size=4), [(0, 8)]
     builder.add(table, ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     before = fill(builder)
-    with pytest.raises(PlanError, match="all fresh"):
-        builder.add(table, ids(0, 8), [(0, 4)], [], full, rows(), (0, 8))
+    half = make_table(pool, 8, cached=4)
+    with pytest.raises(PlanError, match=r"all fresh .* first row 4"):
+        builder.add(half, ids(0, 8), full, [(0, 4)], full, rows(), (0, 8))
     with pytest.raises(ValueError, match="the table's page_size is 8, the builder's is 4"):
         builder.add(wrong, ids(0, 8), full, full, full, ids(0, 8), (0, 8))
     with pytest.raises(PlanError, match="query must lie in"):

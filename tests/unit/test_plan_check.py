@@ -124,12 +124,23 @@ def test_shadow_rows_are_those_of_the_whole_active_block_or_none() -> None:
 
 
 def test_reads_never_mix_pages_and_fresh_rows() -> None:
+    bare = make_table([(0, 4), (8, 12)])
     with pytest.raises(PlanError, match=r"all fresh .* first row 4"):
-        check(make_table(ALL), query=BLOCK, write=NONE, read=ALL)
+        check(bare, query=BLOCK, write=NONE, read=ALL)
     with pytest.raises(PlanError, match=r"all fresh .* first row 6"):
-        check(make_table(ALL), query=BLOCK, write=[(4, 6)], read=ALL)
+        check(bare, query=BLOCK, write=[(4, 6)], read=ALL)
     # Rows 6 and 7 are computed but not read, so they need not be written.
     assert check(make_table(ALL), query=BLOCK, write=[(4, 6)], read=[(0, 6)])
+
+
+def test_rows_computed_and_not_written_are_read_as_their_pages_hold_them() -> None:
+    table = make_table(ALL)
+    table.seal_prefix(4, np.arange(12, dtype=np.int32), 99, root_key(b"test"))
+    assert check(table, query=[(3, 8)], write=BLOCK, read=ALL, score=[(3, 7)])
+    table.mark_dirty(np.array([5], np.int32))
+    assert check(table, query=BLOCK, write=[(5, 8)], read=ALL)
+    with pytest.raises(PlanError, match=r"cached and clean.*; first row 5"):
+        check(table, query=BLOCK, write=[(4, 5)], read=ALL)
 
 
 def test_sealed_pages_are_read_but_never_written() -> None:

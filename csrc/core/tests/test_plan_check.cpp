@@ -97,11 +97,14 @@ void reads_never_mix_pages_and_fresh_rows() {
   const auto pool = std::make_shared<PagePool>(16, 4);
   const PageTable full = table_with(pool, kAll);
   const RowRanges block = of({kBlock});
-  CHECK(contains(refusal({block, kNone, kAll, block}, &full), "all fresh"));
-  CHECK(contains(refusal({block, of({{4, 6}}), kAll, block}, &full), "first row 6"));
-  CHECK(contains(refusal({kAll, block, kAll, block}, &full), "first row 0"));
+  const PageTable bare = table_with(pool, of({{8, 12}}));
+  CHECK(contains(refusal({kAll, of({{0, 6}}), kAll, block}, &bare), "first row 6"));
+  CHECK(contains(refusal({kAll, block, kAll, block}, &bare), "first row 0"));
+  // A row computed for its logits alone is read as its page holds it.
+  CHECK(check({block, of({{4, 6}}), kAll, block}, &full) == ReadSource::kPages);
   // A row that is computed and not read needs pages: fresh rows are all read.
-  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, &full), "first row 6"));
+  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, nullptr), "first row 6"));
+  CHECK(contains(refusal({block, kNone, of({{4, 6}}), block}, &bare), "first row 4"));
   // Then it need not be written.
   CHECK(check({block, of({{4, 6}}), of({{0, 6}}), block}, &full) == ReadSource::kPages);
 }

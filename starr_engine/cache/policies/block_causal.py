@@ -21,7 +21,11 @@ class BlockCausalCache(CacheDefaults):
         next block's first  the block before, with its final tokens (the commit), and the block
 
     so that the commit costs no forward of its own. The last block of a request is not committed:
-    nobody reads it.
+    nobody reads it. With a causal context the rule is the same, and a finished block counts as not
+    computed, because its rows have seen what lies behind them.
+
+    Where the logits of a position are those of the row in front of it, that row is computed again
+    beside the active block, and what the cache holds of it stays.
 
     Source:
         BD3-LM, arXiv 2503.09573; SDAR, arXiv 2510.06303. Overlapping the commit with the next
@@ -48,7 +52,7 @@ class BlockCausalCache(CacheDefaults):
         """From the first block with a row that is not cached or dirty."""
         length = view.mask_block
         assert length is not None, "refused for bidirectional models"
-        active = active_rows(view)[0]
+        active = view.block_start - view.block_start % length
         # Masks are cached and not dirty, but what they were computed with is about to change.
         start = min(view.num_clean, active)
         start -= start % length
@@ -56,5 +60,9 @@ class BlockCausalCache(CacheDefaults):
             kind = StepKind.PREFILL
         else:
             kind = StepKind.COMMIT if start < active else StepKind.BLOCK
-        query = ((start, view.num_rows),)
-        return StepPlan(kind=kind, query=query, write=query, read=((0, view.num_rows),))
+        return StepPlan(
+            kind=kind,
+            query=((min(start, active_rows(view)[0]), view.num_rows),),
+            write=((start, view.num_rows),),
+            read=((0, view.num_rows),),
+        )

@@ -84,8 +84,10 @@ class DLLMCache(CacheDefaults):
     def plan(self, view: CacheView) -> StepPlan:
         """What is due, and the response in part if it is not."""
         everything = ((0, view.num_rows),)
-        response = ((view.prompt_len, view.num_rows),)
-        length = view.num_rows - view.prompt_len
+        # The first response's logits may be those of the row in front of it.
+        start = view.prompt_len - view.logits_shift
+        response = ((start, view.num_rows),)
+        length = view.num_rows - start
         prompt_due = view.num_steps % self.prompt_interval == 0
         response_due = view.num_steps % self.response_interval == 0
         chosen = length if response_due else max(1, int(self.ratio * length))
