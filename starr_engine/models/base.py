@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from starr_engine.layers.attention import LayerAttention
+from starr_engine.layers.places import TensorPlace, module_places
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
 from starr_engine.models.loading.config_files import ConfigFiles
-from starr_engine.models.places import TensorPlace, module_places
 from starr_engine.registry import Registry
 
 AttentionKind = Literal["bidirectional", "block_causal", "causal_context"]
@@ -81,7 +81,7 @@ class DiffusionModel(nn.Module, ABC):
 
     Parameters carry the names of the published checkpoint, so that loading is a look-up; a module
     that keeps several published tensors in one parameter says where each goes
-    (:class:`~starr_engine.models.places.HoldsSeveral`).
+    (:class:`~starr_engine.layers.places.HoldsSeveral`).
     """
 
     architectures: ClassVar[tuple[str, ...]]

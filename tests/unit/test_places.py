@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from starr_engine.models.places import HoldsSeveral, TensorPlace, module_places
+from starr_engine.layers.places import HoldsSeveral, TensorPlace, module_places
 
 
 class _Stacked(nn.Module):

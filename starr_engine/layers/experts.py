@@ -1,0 +1,137 @@
+"""Feed-forward experts, of which every row passes through a few.
+
+Letters: T rows, k experts of a row, S = T * k pairs of a row and an expert, E experts, H row size,
+F inner size.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from starr_engine.layers.mlp import swiglu
+from starr_engine.layers.places import TensorPlace
+
+_GROUPED_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
+_GROUPED_STRIDE: Final = 16
+"""Bytes of which the rows of both operands must hold a multiple."""
+
+_GROUPED_CAPABILITY: Final = (8, 0)
+"""Oldest CUDA device that torch's grouped product supports."""
+
+
+class Experts(nn.Module):
+    """Gated feed-forward parts without biases, stacked, so that one product serves them all.
+
+    Pairs of a row and an expert are sorted by expert once. Their results come back by a
+    permutation and are summed in the order of the row's own choices, in float32, so that what
+    becomes of a row does not depend on the order or the number of other rows, but for the
+    rounding of the products: as with dense layers, kernels for many rows add up a row's terms in
+    another order than kernels for few.
+
+    The products are :func:`torch.nn.functional.grouped_mm`. Where it does not support the device,
+    the dtype or the sizes, experts are computed one after the other, and a warning says why.
+
+    Published files multiply by the weights and sum in the dtype of the rows; so results differ
+    from theirs by roundings below float32.
+
+    Args:
+        num_experts: E.
+        size: H.
+        inner_size: F.
+    """
+
+    def __init__(self, num_experts: int, size: int, inner_size: int) -> None:
+        super().__init__()
+        self.gate_up = nn.Parameter(torch.empty((num_experts, 2 * inner_size, size)))
+        self.down = nn.Parameter(torch.empty((num_experts, size, inner_size)))
+
+    def published_places(self) -> Mapping[str, TensorPlace]:
+        """Three tensors of each expert, under the names that most checkpoints use."""
+        inner_size = self.down.shape[-1]
+        places = {}
+        for index in range(len(self.down)):
+            for name, parameter, part in (
+                ("gate_proj", "gate_up", (index, slice(0, inner_size))),
+                ("up_proj", "gate_up", (index, slice(inner_size, 2 * inner_size))),
+                ("down_proj", "down", (index,)),
+            ):
+                place = TensorPlace(parameter=parameter, index=part)
+                places[f"{index}.{name}.weight"] = place
+        return places
+
+    def forward(self, rows: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of what each row's experts make of it.
+
+        Args:
+            rows: [T, H].
+            expert_ids: [T, k] int64 in [0, E), distinct in a row.
+            weights: [T, k] float32.
+
+        Returns:
+            [T, H] in the dtype of ``rows``.
+        """
+        num_rows, num_chosen = expert_ids.shape
+        pair_experts, order = expert_ids.flatten().sort(stable=True)
+        every_expert = torch.arange(len(self.down), device=rows.device)
+        ends = torch.searchsorted(pair_experts, every_expert, right=True, out_int32=True)
+        inner = grouped_linear(rows.index_select(0, order // num_chosen), self.gate_up, ends)
+        made = grouped_linear(swiglu(*inner.chunk(2, dim=-1)), self.down, ends)
+        by_row = torch.empty_like(made).index_copy_(0, order, made)
+        by_row = by_row.view(num_rows, num_chosen, rows.shape[1])
+        return (by_row.float() * weights.unsqueeze(-1)).sum(1).to(rows.dtype)
+
+
+def grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    """Product of each group of rows with a matrix of its own.
+
+    Args:
+        rows: [S, K], the rows of a group side by side.
+        weight: [E, N, K].
+        ends: [E] int32, where the rows of each group end; ascending, the last one is S.
+
+    Returns:
+        [S, N].
+    """
+    obstacle = grouped_mm_obstacle(weight)
+    if obstacle is None:
+        return functional.grouped_mm(rows, weight.transpose(1, 2), offs=ends)
+    warnings.warn(
+        f"experts are computed one after the other, which is slower: {obstacle}", stacklevel=2
+    )
+    made = rows.new_empty((len(rows), weight.shape[1]))
+    for index, (start, end) in enumerate(_spans(ends)):
+        torch.mm(rows[start:end], weight[index].t(), out=made[start:end])
+    return made
+
+
+def grouped_mm_obstacle(weight: Tensor) -> str | None:
+    """Why :func:`torch.nn.functional.grouped_mm` cannot multiply by ``weight`` [E, N, K], or None.
+
+    Source:
+        Its checks in torch 2.11 to 2.13: three floating dtypes, rows of a multiple of 16 bytes,
+        and on CUDA a device of capability 8.0 or newer.
+    """
+    if weight.dtype not in _GROUPED_DTYPES:
+        return f"torch's grouped product does not take {weight.dtype}"
+    if weight.shape[-1] * weight.element_size() % _GROUPED_STRIDE:
+        return (
+            f"torch's grouped product needs rows of a multiple of {_GROUPED_STRIDE} bytes, got "
+            f"{weight.shape[-1]} values of {weight.dtype}"
+        )
+    if weight.is_cuda and torch.cuda.get_device_capability(weight.device) < _GROUPED_CAPABILITY:
+        return "torch's grouped product needs a CUDA device of capability 8.0 or newer"
+    return None
+
+
+def _spans(ends: Tensor) -> Iterator[tuple[int, int]]:
+    """First row and end of every group."""
+    start = 0
+    for end in ends.tolist():
+        yield start, end
+        start = end

@@ -1,0 +1,109 @@
+"""Which experts a row passes through, and how much each of them counts.
+
+Letters: T rows, k experts of a row, E experts, H row size.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_TINY: Final = 1e-20
+"""Added to a sum of sigmoid scores before it divides, as in the published files."""
+
+_GROUP_SCORES: Final = 2
+"""Best experts of a group that speak for it."""
+
+
+class SoftmaxRouter(nn.Module):
+    """The most probable experts under a softmax over all.
+
+    Logits have the dtype of the rows, as in the published files; probabilities and weights are
+    float32 (the published files round the weights to the dtype of the rows).
+
+    Args:
+        size: H.
+        num_experts: E.
+        num_chosen: k.
+        renormalise: Whether the weights of a row are scaled to sum to one.
+
+    Source:
+        ``Qwen3MoeTopKRouter`` and ``OlmoeTopKRouter`` of transformers.
+    """
+
+    def __init__(self, size: int, num_experts: int, num_chosen: int, *, renormalise: bool) -> None:
+        super().__init__()
+        self.num_chosen = num_chosen
+        self.renormalise = renormalise
+        self.weight = nn.Parameter(torch.empty((num_experts, size)))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [T, H] -> ids [T, k] int64, the likeliest first, and weights [T, k] float32."""
+        logits = functional.linear(rows, self.weight)
+        weights, expert_ids = logits.softmax(-1, dtype=torch.float32).topk(self.num_chosen)
+        if self.renormalise:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return expert_ids, weights
+
+
+class GroupLimitedRouter(nn.Module):
+    """The experts of the highest sigmoid score, of the best groups only; all in float32.
+
+    A learnt bias takes part in the choice, but not in the weights. A group counts as much as its
+    two best experts together.
+
+    Args:
+        size: H.
+        num_experts: E.
+        num_chosen: k.
+        num_groups: Groups of equal size and neighbouring experts.
+        num_groups_chosen: Groups from which a row's experts come.
+        renormalise: Whether the weights of a row are scaled to sum to one, before ``scale``.
+        scale: Factor of all weights.
+
+    Source:
+        DeepSeek-V3, arXiv 2412.19437, section 2.1.2; ``DeepseekV3TopkRouter`` of transformers.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        num_experts: int,
+        num_chosen: int,
+        *,
+        num_groups: int = 1,
+        num_groups_chosen: int = 1,
+        renormalise: bool,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.num_chosen = num_chosen
+        self.num_groups = num_groups
+        self.num_groups_chosen = num_groups_chosen
+        self.renormalise = renormalise
+        self.scale = scale
+        self.weight = nn.Parameter(torch.empty((num_experts, size)))
+        self.expert_bias = nn.Parameter(torch.empty(num_experts))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [T, H] -> ids [T, k] int64, the best first, and weights [T, k] float32."""
+        scores = functional.linear(rows.float(), self.weight.float()).sigmoid()
+        ranks = self._of_best_groups(scores + self.expert_bias.float())
+        expert_ids = ranks.topk(self.num_chosen).indices
+        weights = scores.gather(-1, expert_ids)
+        if self.renormalise:
+            weights = weights / (weights.sum(-1, keepdim=True) + _TINY)
+        return expert_ids, weights * self.scale
+
+    def _of_best_groups(self, ranks: Tensor) -> Tensor:
+        """Ranks [T, E] with minus infinity outside the best groups."""
+        if self.num_groups_chosen == self.num_groups:
+            return ranks
+        grouped = ranks.view(len(ranks), self.num_groups, -1)
+        group_ranks = grouped.topk(_GROUP_SCORES).values.sum(-1)
+        best = group_ranks.topk(self.num_groups_chosen).indices
+        is_best = torch.zeros_like(group_ranks, dtype=torch.bool).scatter_(-1, best, value=True)
+        return grouped.masked_fill(~is_best.unsqueeze(-1), -torch.inf).flatten(-2)
