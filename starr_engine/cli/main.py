@@ -19,9 +19,10 @@ COMMANDS: Final = {
     "chat": "answer one message, or talk",
     "trace": "decode one prompt and write a page that shows every step of it",
     "calibrate": "find a policy's arguments on your own prompts",
+    "make-checkpoint": "write a random checkpoint in a published format",
     "info": "show models, policies, compiled parts and devices",
 }
-"""Sub-command, which is a module of this package, to its line in the help."""
+"""Sub-command to its line in the help; each is a module of this package, dashes underscored."""
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
@@ -42,7 +43,7 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     for name, line in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
         if name == command:
-            module = importlib.import_module(f"starr_engine.cli.{name}")
+            module = importlib.import_module(f"starr_engine.cli.{name.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser

@@ -21,7 +21,7 @@ LEVELS = (
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm", "async_llm"},
-    {"offline", "distributed", "serving", "testing"},
+    {"offline", "distributed", "serving", "testing", "make_checkpoint"},
     {"study"},
     {"cli"},
     {"__main__"},

@@ -1,0 +1,1 @@
+"""Random checkpoints in the published formats, for machines without weights."""

@@ -1,0 +1,1 @@
+"""One module per architecture: the published configuration of each size."""
