@@ -1,7 +1,7 @@
 """One request and its canvas: the state machine of a position and of a block.
 
-A position is masked -> unmasked -> (edited | revoked -> unmasked)* -> committed; a block is committed
-when no mask is left in it and its remasking policy does not hold it.
+A position is masked -> unmasked -> (edited | revoked -> unmasked)* -> committed; a block is
+committed when no mask is left in it and its remasking policy does not hold it.
 """
 
 from __future__ import annotations

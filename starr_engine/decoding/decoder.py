@@ -170,7 +170,8 @@ def _put_confidence(
     put = decision.tokens_put(view)
     confidence, proposed, chosen = view.confidence.clone(), view.candidates, decision.unmask
     if decision.edit is not None:
-        assert view.proposals is not None and view.proposal_confidence is not None
+        assert view.proposals is not None
+        assert view.proposal_confidence is not None
         confidence = torch.where(decision.edit, view.proposal_confidence, confidence)
         proposed = torch.where(decision.edit, view.proposals, proposed)
         chosen = chosen | decision.edit
@@ -215,7 +216,7 @@ def _changes(decision: Decision) -> tuple[Tensor, Tensor | None, Tensor | None]:
 
 
 def _on_host(chosen: Tensor | None, view: BlockView) -> NDArray[np.bool_]:
-    """bool [n, L]; nothing is chosen where the policy said nothing."""
+    """As an array [n, L]; nothing is chosen where the policy said nothing."""
     if chosen is None:
         return np.zeros(view.masked.shape, np.bool_)
     array: NDArray[np.bool_] = chosen.cpu().numpy()

@@ -2,8 +2,8 @@
 
 Its confidence, top-1 and top-2 are 0 and its entropy is that of no knowledge, log V, so that every
 other mask comes first; when only such masks are left the progress guarantee takes them from the
-left. A policy that reads logits sees a flat row instead, whose arg-max is still the candidate. Where
-a token stands, an end token that is proposed in its place has a confidence of 0 too.
+left. A policy that reads logits sees a flat row instead, whose arg-max is still the candidate. An
+end token that is proposed where another token stands has a confidence of 0 too.
 
 The intent of ``confidence_eos_eot_inf`` in LLaDA's evaluation. Its code writes the confidence of
 EoT, and at temperature 0 through an alias that of EOS too, into logits; above temperature 0 EOS

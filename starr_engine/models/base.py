@@ -158,3 +158,4 @@ class DiffusionModel(nn.Module, ABC):
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
+MODELS.add("LLaDA2MoeModelLM", "starr_engine.models.families.llada2:LLaDA2Model")

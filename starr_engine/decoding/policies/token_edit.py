@@ -1,5 +1,4 @@
-"""Token editing: unmask what the model is sure of, and let it replace tokens it would now choose
-otherwise."""
+"""Token editing: a static threshold for masks, and another one for replacing tokens."""
 
 from __future__ import annotations
 
@@ -76,7 +75,8 @@ class TokenEditPolicy(PolicyDefaults):
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
-        assert view.proposals is not None and view.proposal_confidence is not None
+        assert view.proposals is not None
+        assert view.proposal_confidence is not None
         sure = view.masked & (view.confidence > self.threshold)
         best = take_best(view.confidence, view.masked, self.tokens_per_step)
         is_few = sure.sum(1) < self.tokens_per_step
