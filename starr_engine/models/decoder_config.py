@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.loading.config_fields import ConfigFields
+from starr_engine.models.loading.config_fields import (
+    MOST_LAYERS,
+    MOST_POSITIONS,
+    ConfigFields,
+)
 from starr_engine.models.loading.config_files import (
     GENERATION_CONFIG,
     TOKENIZER_CONFIG,
@@ -109,11 +113,11 @@ def read_spec(
         architecture=architecture,
         vocab_size=vocab_size,
         hidden_size=hidden_size,
-        num_layers=fields.positive_int("num_hidden_layers"),
+        num_layers=fields.positive_int("num_hidden_layers", at_most=MOST_LAYERS),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=_head_dim(fields, hidden_size, num_heads, head_dim_is_written),
-        max_model_len=fields.positive_int("max_position_embeddings"),
+        max_model_len=fields.positive_int("max_position_embeddings", at_most=MOST_POSITIONS),
         mask_token_id=mask_token_id,
         eos_token_ids=eos_token_ids,
         **family,
