@@ -85,9 +85,9 @@ class LLaDA2Layer(TransformerLayer):
         """See the base class."""
         part = self.attention
         made = part.part(normed, 0, part.query_size + part.kv_size)
-        query, key = made.split([part.query_size, part.kv_size], dim=-1)
-        query = query.unflatten(-1, (-1, self.head_dim))
-        key = key.unflatten(-1, (-1, self.head_dim))
+        heads = split_heads(made, self.head_dim)
+        num_queries = part.query_size // self.head_dim
+        query, key = heads[:, :num_queries], heads[:, num_queries:]
         if part.query_layernorm is not None and part.key_layernorm is not None:
             query, key = part.query_layernorm(query), part.key_layernorm(key)
         return rotation.apply(query), rotation.apply(key)
