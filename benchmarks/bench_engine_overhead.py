@@ -21,7 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.harness import summary, time_calls, write_result
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.loading.loader import load_model, resolve_model
+from starr_engine.models.loading.loader import load_model
+from starr_engine.models.loading.locate import resolve_model
 
 PROMPT_LEN, MAX_TOKENS, BLOCK_LENGTH = 48, 64, 32
 

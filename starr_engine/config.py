@@ -11,6 +11,7 @@ from starr_engine.memory_size import MemorySize, parse_memory_size
 from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LoadFormat = Literal["auto", "dummy"]
 
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
@@ -35,6 +36,13 @@ class EngineConfig:
 
     model: str = "tiny-llada"
     """A shipped model's name, a local folder in the published format, or a hub id."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a hub id; None takes the hub's main branch."""
+
+    load_format: LoadFormat = "auto"
+    """``auto`` reads the model's safetensors; ``dummy`` reads its configuration only and makes
+    random weights up, for benchmarks."""
 
     dtype: Dtype = "auto"
     """Of weights, activations and pages; ``auto`` is float32 on CPU, bfloat16 on CUDA."""
@@ -100,6 +108,10 @@ class EngineConfig:
             problems.append(f"num_threads must be at most {MAX_THREADS}, got {self.num_threads}")
         if self.dtype not in get_args(Dtype):
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
+        if self.load_format not in get_args(LoadFormat):
+            problems.append(f"load_format must be auto or dummy, got {self.load_format!r}")
+        if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
+            problems.append(f"revision must name a branch, tag or commit, got {self.revision!r}")
         if not isinstance(self.prefix_caching, bool):
             problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
         kept = self.canvas_cache

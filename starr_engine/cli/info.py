@@ -25,6 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also describe this model: a shipped model's name, a folder or a hub id; its weights "
         "are not loaded",
     )
+    parser.add_argument(
+        "--revision", metavar="NAME", help="branch, tag or commit of a hub id (default: main)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     memory_report.add_arguments(parser)
 
@@ -94,9 +97,10 @@ def model_report(args: argparse.Namespace) -> Report:
     Raises:
         ConfigError: If it cannot be found or is not supported, or a flag does not suit it.
     """
-    from starr_engine.models.loading.loader import build_model, resolve_model
+    from starr_engine.models.loading.loader import build_model
+    from starr_engine.models.loading.locate import resolve_model
 
-    folder = resolve_model(args.model)
+    folder = resolve_model(args.model, args.revision)
     built = build_model(folder, mask_block_length=args.mask_block_length)
     spec = built.spec
     num_parameters = sum(weight.numel() for weight in built.parameters())

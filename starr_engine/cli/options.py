@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
-from starr_engine.config import EngineConfig
+from starr_engine.config import EngineConfig, LoadFormat
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
 
@@ -24,6 +24,19 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         default=_ENGINE.model,
         help="a shipped model's name, a folder in the published format, or a hub id "
         "(default: %(default)s)",
+    )
+    group.add_argument(
+        "--revision",
+        metavar="NAME",
+        default=_ENGINE.revision,
+        help="branch, tag or commit of a hub id (default: main)",
+    )
+    group.add_argument(
+        "--load-format",
+        choices=get_args(LoadFormat),
+        default=_ENGINE.load_format,
+        help="auto reads the weights; dummy makes random ones up from the configuration, for "
+        "benchmarks (default: %(default)s)",
     )
     add_memory_options(group)
     group.add_argument(
@@ -116,8 +129,8 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
 def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
-        "model", "max_num_requests", "num_pages", "prefix_caching", "canvas_cache",
-        "attention_backend", "num_threads",
+        "model", "revision", "load_format", "max_num_requests", "num_pages", "prefix_caching",
+        "canvas_cache", "attention_backend", "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)
 

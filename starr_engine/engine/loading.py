@@ -16,8 +16,13 @@ from starr_engine.config import Dtype, EngineConfig, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
-from starr_engine.models.loading.loader import load_model, resolve_model
+from starr_engine.models.loading.loader import build_model, fill_model
+from starr_engine.models.loading.locate import fetch_weights, resolve_model
 from starr_engine.tokenization import Tokenizer
+from starr_engine.tokenizer_files import has_tokenizer
+
+_ALWAYS_FITS: Final = 2**28
+"""Bytes of weights for which nobody asks what is free."""
 
 PAGE_SIZE: Final = 32
 """Least rows of a page whose size is left open."""
@@ -49,8 +54,12 @@ def load(config: EngineConfig) -> LoadedEngine:
     dtype: torch.dtype = getattr(torch, dtype_name)
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
-    folder = resolve_model(config.model)
-    model = load_model(folder, device, dtype, mask_block_length=config.mask_block_length)
+    folder = resolve_model(config.model, config.revision)
+    model = build_model(folder, mask_block_length=config.mask_block_length)
+    check_weights_fit(model, device, dtype_name)
+    if config.load_format == "auto":
+        fetch_weights(config.model, config.revision)
+    fill_model(model, folder, device, dtype, load_format=config.load_format)
     spec = model.spec
     resolved = resolve_lengths(config, spec, dtype, lambda: free_memory(device))
     shape = AttentionShape(
@@ -63,7 +72,7 @@ def load(config: EngineConfig) -> LoadedEngine:
     )
     backend = make_backend(config.attention_backend, shape)
     kv_pool = _make_kv_pool(resolved, spec, dtype, device)
-    has_tokenizer = (folder / "tokenizer.json").is_file()
+    tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
     return LoadedEngine(
         config=replace(
             resolved,
@@ -73,11 +82,30 @@ def load(config: EngineConfig) -> LoadedEngine:
         ),
         device=device,
         model=model,
-        tokenizer=Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer else None,
+        tokenizer=tokenizer,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
         backend=backend,
     )
+
+
+def check_weights_fit(model: DiffusionModel, device: torch.device, dtype: Dtype) -> None:
+    """Refuse a model whose weights are larger than what is free, before anything is fetched.
+
+    Raises:
+        CapacityError: Says how much is needed and how much is there.
+    """
+    num_parameters = sum(weight.numel() for weight in model.parameters())
+    needed = num_parameters * getattr(torch, dtype).itemsize
+    if needed < _ALWAYS_FITS:
+        return
+    free = free_memory(device)
+    if needed > free:
+        narrower = " or take dtype='bfloat16'," if dtype == "float32" else ""
+        raise CapacityError(
+            f"the weights take {needed / 1e9:.1f} GB as {dtype}, and {device} has "
+            f"{free / 1e9:.1f} GB free; free some,{narrower} or take a smaller model"
+        )
 
 
 def _make_kv_pool(

@@ -132,12 +132,12 @@ def make_llm(folder: Path, spec: Mapping[str, Any] | None = None, **options: Any
     """An engine on the CPU in float32; ``spec`` makes another kind of model of the checkpoint."""
     torch.manual_seed(0)
 
-    def load_model(*args: Any, **kwargs: Any) -> DiffusionModel:
-        model = loading.load_model(*args, **kwargs)
+    def build_model(*args: Any, **kwargs: Any) -> DiffusionModel:
+        model = loading.build_model(*args, **kwargs)
         model.spec = replace(model.spec, **(spec or {}))
         return model
 
-    with mock.patch("starr_engine.engine.loading.load_model", load_model):
+    with mock.patch("starr_engine.engine.loading.build_model", build_model):
         return LLM(str(folder), **({"device": "cpu", "dtype": "float32"} | options))
 
 

@@ -24,13 +24,20 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "random": [{}, {"tokens_per_step": 2}],
     "entropy": [{}, {"tokens_per_step": 3}],
     "margin": [{}, {"num_steps_per_block": 4}],
+    "ancestral": [{}, {"num_steps_per_block": 4}, {"num_steps_per_block": 1, "eps": 1.0}],
     "maskgit_plus": [
         {},
         {"num_steps_per_block": 4, "score": "entropy"},
         {"num_steps_per_block": 1},
         {"num_steps_per_block": 4, "score": "margin", "alg_temp": 0.4},
     ],
-    "threshold": [{}, {"threshold": 0.0}, {"threshold": 0.5}, {"threshold": 2.0}],
+    "threshold": [
+        {},
+        {"threshold": 0.0},
+        {"threshold": 0.5},
+        {"threshold": 2.0},
+        {"first_alone": True},
+    ],
     "progress_threshold": [{}, {"threshold": 0.7, "slope": 1.0}],
     "age_threshold": [{}, {"threshold": 0.8, "end": 0.0, "num_steps": 3}],
     "factor": [{}, {"factor": 0.0}, {"factor": 3.0}],
@@ -72,6 +79,12 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"tau": 0.4, "floor": 0.1, "allow_empty_base": False, "guidance": 2, "decay": 0.5},
         {"min_streak": 1, "bonus": 2, "tokens_per_step": 3},
     ],
+    "token_edit": [
+        {},
+        {"threshold": 0.3, "edit_threshold": 0.0, "max_post_steps": 5},
+        {"threshold": 0.5, "max_post_steps": 0, "tokens_per_step": 3},
+        {"threshold": 0.95, "edit_threshold": None, "tokens_per_step": 2},
+    ],
     "wino": [
         {},
         {"tau1": 0.3, "tau2": 0.5},
@@ -82,7 +95,7 @@ CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in varian
 
 
 def draws_positions(name: str, args: dict[str, Any]) -> bool:
-    return name == "random" or bool(args.get("alg_temp"))
+    return name in ("random", "ancestral") or bool(args.get("alg_temp"))
 
 
 def test_every_registered_policy_is_held_to_the_rules() -> None:
@@ -278,7 +291,7 @@ def test_a_block_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
     check_policy(Never())
     monkeypatch.setattr(policy_views, "guarantee_progress", lambda view, decision: decision)
-    with pytest.raises(AssertionError, match="progress: row 0 still has masks after 54 steps"):
+    with pytest.raises(AssertionError, match="progress: row 0 is not done after 118 steps"):
         check_policy(Never())
 
 

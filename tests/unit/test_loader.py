@@ -16,7 +16,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from starr_engine import LLM, CapacityError
+from starr_engine.engine import loading
 from starr_engine.errors import ConfigError
+from starr_engine.models.base import MODELS
 from starr_engine.models.loading import checkpoint as checkpoint_module
 from starr_engine.models.loading.loader import load_model
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
@@ -177,14 +180,14 @@ def test_a_config_that_is_no_json_object_is_refused(
     assert message in refusal(tmp_path)
 
 
-@pytest.mark.parametrize("architectures", [["SDARMoeForCausalLM"], [], None, "LLaDAModelLM"])
+@pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], [], None, "LLaDAModelLM"])
 def test_other_architectures_are_refused_and_the_known_ones_named(
     tmp_path: Path, architectures: object
 ) -> None:
     folder = write_checkpoint(tmp_path, llada_config(architectures=architectures))
     message = refusal(folder)
     assert f"names the architecture {architectures!r}, which is not a diffusion" in message
-    assert message.endswith("known: LLaDAModelLM, SDARForCausalLM")
+    assert f"; known: {', '.join(MODELS.names())}" in message
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
@@ -273,3 +276,46 @@ def test_an_ending_token_outside_the_vocabulary_is_refused(tmp_path: Path, liste
     folder = write_checkpoint(tmp_path)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
     assert "eos_token_id must hold token ids in [0, 101)" in refusal(folder)
+
+
+def test_dummy_weights_need_no_file_and_are_the_same_each_time(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    (folder / "model.safetensors").unlink()
+    one, two = (
+        load_model(folder, torch.device("cpu"), torch.bfloat16, load_format="dummy")
+        for _ in range(2)
+    )
+    for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
+        assert a.dtype is torch.bfloat16
+        assert torch.equal(a, b)
+        assert abs(float(a.float().mean()) - (1.0 if a.dim() == 1 else 0.0)) < 0.02, name
+        assert 0 < float(a.float().std()) < 0.05
+
+
+def test_rows_of_a_large_tensor_are_read_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_checkpoint(tmp_path, num_shards=2)
+    expected = load(folder)
+    monkeypatch.setattr(checkpoint_module, "_BYTES_AT_ONCE", 5000)
+    names = list(expected)
+    pieces = list(checkpoint_module.Checkpoint.open(folder).pieces(names))
+    assert {piece.name for piece in pieces} == set(names)
+    assert max(piece.values.nbytes for piece in pieces) <= 5000
+    assert any(piece.start for piece in pieces)
+    again = load(folder)
+    assert all(torch.equal(again[name], expected[name]) for name in names)
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = llada_config(n_layers=40, d_model=4096, mlp_hidden_size=8192)
+    folder = write_checkpoint(tmp_path, config, {"x": torch.zeros(1)})
+    monkeypatch.setattr(loading, "free_memory", lambda device: 10**9)
+    with pytest.raises(
+        CapacityError,
+        match=r"the weights take \d+\.\d GB as float32, and cpu has 1\.0 GB free; free some, or "
+        r"take dtype='bfloat16', or take a smaller model",
+    ):
+        LLM(str(folder), dtype="float32")

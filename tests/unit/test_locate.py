@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
+import huggingface_hub.errors as errors
 import pytest
 
+from starr_engine import LLM
 from starr_engine.errors import ConfigError
 from starr_engine.models.loading import locate
-from starr_engine.models.loading.locate import resolve_model
+from starr_engine.models.loading.locate import fetch_weights, resolve_model
 
 
 @pytest.fixture
@@ -54,16 +57,61 @@ def test_a_folder_is_taken_as_it_is(assets: Path, tmp_path: Path) -> None:
     assert resolve_model(str(tmp_path)) == tmp_path
 
 
-def test_a_hub_id_is_fetched_without_any_format_that_can_run_code(
+def test_of_a_hub_id_the_weights_are_fetched_last_and_no_format_that_can_run_code(
     assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = hub(monkeypatch, tmp_path / "snapshot")
-    assert resolve_model("owner/name") == tmp_path / "snapshot"
-    (call,) = calls
-    assert call["repo_id"] == "owner/name"
-    assert set(call["allow_patterns"]) == {
-        "*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt"
-    }  # fmt: skip
+    assert resolve_model("owner/name", "v2") == tmp_path / "snapshot"
+    fetch_weights("owner/name", "v2")
+    small, all_files = calls
+    assert small["repo_id"] == all_files["repo_id"] == "owner/name"
+    assert small["revision"] == all_files["revision"] == "v2"
+    assert set(small["allow_patterns"]) == {"*.json", "*.jinja", "*.model", "*.txt"}
+    assert {*all_files["allow_patterns"]} - {*small["allow_patterns"]} == {"*.safetensors"}
+
+
+def test_weights_that_are_here_are_not_fetched_and_have_no_revision(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub(monkeypatch, AssertionError("asked"))
+    fetch_weights("tiny-one")
+    fetch_weights(str(tmp_path))
+    with pytest.raises(ConfigError, match="revision='v2' is for models of the hub"):
+        resolve_model("tiny-one", "v2")
+
+
+def test_a_model_that_cannot_be_used_costs_no_download_of_weights(
+    assets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"architectures": ["GPT2LMHeadModel"], "auto_map": {"AutoModel": "modeling.Model"}}'
+    )
+    calls = hub(monkeypatch, tmp_path)
+    with pytest.raises(ConfigError, match=r"not a diffusion language model .*code .* never run"):
+        LLM("owner/name")
+    assert len(calls) == 1
+
+
+ANSWER: Any = SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (errors.GatedRepoError("x", response=ANSWER), "asks for consent.*hf auth login"),
+        (errors.RevisionNotFoundError("x", response=ANSWER), "has no revision 'v2'"),
+        (errors.RepositoryNotFoundError("x", response=ANSWER), "no such model, or it is"),
+        (errors.LocalEntryNotFoundError("x"), "not in the hub's local cache.*check the network"),
+        (errors.OfflineModeIsEnabled("x"), "not in the hub's local cache"),
+    ],
+    ids=["gated", "revision", "repository", "no network", "offline"],
+)
+def test_what_the_hub_refuses_is_said_with_what_to_do(
+    assets: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception, message: str
+) -> None:
+    hub(monkeypatch, problem)
+    with pytest.raises(ConfigError, match=message):
+        resolve_model("owner/name", "v2")
 
 
 @pytest.mark.parametrize("model", ["tiny-on", "./absent", "/absent", "~/absent", "a/b/c", "a/"])

@@ -77,13 +77,6 @@ def test_experts_under_a_dense_architecture_are_refused(tmp_path: Path) -> None:
     assert message.endswith(f"tensors unexpected (1): {expert}")
 
 
-def test_the_mixture_of_experts_is_another_architecture(tmp_path: Path) -> None:
-    config = sdar_config(architectures=["SDARMoeForCausalLM"], model_type="sdar_moe")
-    message = refusal(write_sdar_checkpoint(tmp_path, config, sdar_tensors(config)))
-    assert "names the architecture ['SDARMoeForCausalLM'], which is not a diffusion" in message
-    assert message.endswith("known: LLaDAModelLM, SDARForCausalLM")
-
-
 def test_a_tied_head_may_be_stored_if_it_equals_the_embedding(tmp_path: Path) -> None:
     config = sdar_config(tie_word_embeddings=True)
     tensors = sdar_tensors(config)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from starr_engine.models.base import ModelSpec
-from starr_engine.models.loading.config_fields import ConfigFields
+from starr_engine.models.loading.config_fields import MOST_LAYERS, MOST_POSITIONS, ConfigFields
 
 ARCHITECTURE: Final = "LLaDAModelLM"
 
@@ -98,11 +98,11 @@ def _spec(fields: ConfigFields, hidden_size: int) -> ModelSpec:
         architecture=ARCHITECTURE,
         vocab_size=rows,
         hidden_size=hidden_size,
-        num_layers=fields.positive_int("n_layers"),
+        num_layers=fields.positive_int("n_layers", at_most=MOST_LAYERS),
         num_heads=num_heads,
         num_kv_heads=_num_kv_heads(fields, num_heads),
         head_dim=hidden_size // num_heads,
-        max_model_len=fields.positive_int("max_sequence_length"),
+        max_model_len=fields.positive_int("max_sequence_length", at_most=MOST_POSITIONS),
         mask_token_id=mask_token_id,
         eos_token_ids=eos_token_ids,
         attention_kind="bidirectional",

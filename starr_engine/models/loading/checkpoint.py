@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterator, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +17,8 @@ from starr_engine.errors import ConfigError
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _PICKLES: Final = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_BYTES_AT_ONCE: Final = 256 * 2**20
+"""Read of a file before it is closed and opened again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,27 @@ class TensorHeader:
     shape: tuple[int, ...]
     dtype: str
     """In the format's own words: F32, BF16, I64, ..."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its data."""
+        bits = int("".join(filter(str.isdigit, self.dtype.split("_")[0])) or 8)
+        return math.prod(self.shape) * bits // 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorPiece:
+    """Rows of a stored tensor, from ``start`` on; all of it if ``start`` is 0 and they are all."""
+
+    name: str
+    start: int
+    values: Tensor
+
+    def of(self, target: Tensor) -> Tensor:
+        """The view of ``target``, of the stored tensor's shape, that these rows belong to."""
+        if self.values.shape == target.shape:
+            return target
+        return target[self.start : self.start + len(self.values)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,13 +77,50 @@ class Checkpoint:
             files[path] = tuple(found)
         return cls(headers=headers, files=files)
 
-    def tensors(self, names: Container[str]) -> Iterator[tuple[str, Tensor]]:
-        """Those of ``names`` that are stored, file by file; the caller holds one at a time."""
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors as they are stored."""
+        return sum(header.num_bytes for header in self.headers.values())
+
+    def pieces(self, names: Container[str]) -> Iterator[TensorPiece]:
+        """Those of ``names`` that are stored, file by file; the caller holds one piece at a time.
+
+        A piece is a tensor, or some rows of a large one. What was read of a mapped file counts as
+        this process's memory until the file is closed, so that is done every now and then.
+        """
         for path, stored in self.files.items():
-            with safe_open(path, framework="pt") as file:
-                for name in stored:
-                    if name in names:
-                        yield name, file.get_tensor(name)
+            wanted = [name for name in stored if name in names]
+            for group in _groups(wanted, self.headers):
+                with safe_open(path, framework="pt") as file:
+                    for name, start, stop in group:
+                        if stop is None:
+                            yield TensorPiece(name=name, start=0, values=file.get_tensor(name))
+                        else:
+                            values = file.get_slice(name)[start:stop]
+                            yield TensorPiece(name=name, start=start, values=values)
+
+
+def _groups(
+    names: Sequence[str], headers: Mapping[str, TensorHeader]
+) -> Iterator[list[tuple[str, int, int | None]]]:
+    """Names with first and last row, None for all, in groups of about as many bytes at once."""
+    group: list[tuple[str, int, int | None]] = []
+    size = 0
+    for name in names:
+        header = headers[name]
+        if header.num_bytes <= _BYTES_AT_ONCE or not header.shape:
+            group.append((name, 0, None))
+            size += header.num_bytes
+        else:
+            num_rows = header.shape[0]
+            at_once = max(1, num_rows * _BYTES_AT_ONCE // header.num_bytes)
+            for start in range(0, num_rows, at_once):
+                yield [(name, start, min(start + at_once, num_rows))]
+        if size >= _BYTES_AT_ONCE:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -70,7 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold a JSON object, got {type(content).__name__}")

@@ -7,6 +7,16 @@ from typing import Any, Final
 
 from starr_engine.errors import ConfigError
 
+LARGEST: Final = 2**31 - 1
+"""Of any whole number."""
+
+LARGEST_NUMBER: Final = 1e30
+"""Of any other number; float32 holds it."""
+
+MOST_LAYERS: Final = 10_000
+MOST_POSITIONS: Final = 2**22
+"""Rows of a table of rotary angles, which is made when the model is."""
+
 _NOTHING: Final = object()
 
 
@@ -47,18 +57,34 @@ class ConfigFields:
         value = self._config.get(name)
         return default if value is None else value
 
-    def positive_int(self, name: str, default: int | None = None) -> int:
-        """A whole number above 0; required unless ``default`` is given."""
+    def positive_int(self, name: str, default: int | None = None, *, at_most: int = LARGEST) -> int:
+        """A whole number above 0; required unless ``default`` is given.
+
+        Args:
+            name: The field.
+            default: Taken if it is absent or null.
+            at_most: What no model in earnest goes beyond, so that a hostile file costs no memory.
+        """
         value = self._value(name, default)
-        if _is_int(value) and value > 0:
+        if _is_int(value) and 0 < value <= at_most:
             return int(value)
-        self._wrong(name, value, "a whole number above 0")
+        is_large = _is_int(value) and value > at_most
+        self._wrong(name, value, f"at most {at_most}" if is_large else "a whole number above 0")
         return 1
+
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number, 0 or above; required unless ``default`` is given."""
+        value = self._value(name, default)
+        if _is_int(value) and value >= 0:
+            return int(value)
+        self._wrong(name, value, "a whole number, 0 or above")
+        return 0
 
     def positive_number(self, name: str, default: float | None = None) -> float:
         """A number above 0; required unless ``default`` is given."""
         value = self._value(name, default)
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number and 0 < value < LARGEST_NUMBER:
             return float(value)
         self._wrong(name, value, "a number above 0")
         return 1.0

@@ -6,20 +6,27 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from starr_engine.config import LoadFormat
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
 from starr_engine.models.loading.checkpoint import Checkpoint
 from starr_engine.models.loading.config_files import GENERATION_CONFIG, ConfigFiles
-from starr_engine.models.loading.locate import resolve_model
 
-__all__ = ["build_model", "load_model", "resolve_model"]
+__all__ = ["build_model", "fill_model", "load_model"]
 
 _FLOAT_DTYPES: Final = ("F64", "F32", "F16", "BF16")
+DUMMY_SPREAD: Final = 0.02
+"""Standard deviation of made-up weights, the usual one of untrained transformers."""
+
+_QUICK_BYTES: Final = 10**9
+"""Read without a progress bar."""
+
 _SHOWN: Final = 10
 """Problems of one kind that a message lists."""
 
@@ -30,11 +37,9 @@ def load_model(
     dtype: torch.dtype,
     *,
     mask_block_length: int | None = None,
+    load_format: LoadFormat = "auto",
 ) -> DiffusionModel:
     """Build the model that a folder describes and fill it with the folder's weights.
-
-    Every parameter is filled exactly once and every tensor is used. Tensors are read one at a
-    time into parameters of the final dtype, so the weights are in memory about once.
 
     Args:
         folder: Holds ``config.json`` and safetensors, as published; ``generation_config.json``
@@ -42,6 +47,7 @@ def load_model(
         device: Where the parameters go.
         dtype: Of the parameters; tables such as rotary angles keep their own.
         mask_block_length: See :func:`build_model`.
+        load_format: ``dummy`` reads no weights and makes random ones up.
 
     Returns:
         The model, in evaluation mode, without gradients.
@@ -51,9 +57,31 @@ def load_model(
             together.
     """
     model = build_model(folder, mask_block_length=mask_block_length)
-    checkpoint = Checkpoint.open(folder)
-    _check_tensors(folder, model, checkpoint)
-    _fill(folder, model, checkpoint, device, dtype)
+    return fill_model(model, folder, device, dtype, load_format=load_format)
+
+
+def fill_model(
+    model: DiffusionModel,
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    load_format: LoadFormat = "auto",
+) -> DiffusionModel:
+    """Give a model on ``meta`` its weights; arguments as of :func:`load_model`.
+
+    Every parameter is filled exactly once and every tensor is used. Pieces of tensors are read one
+    at a time into parameters of the final dtype, so the weights are in memory about once.
+
+    Raises:
+        ConfigError: If the weights do not fit the model, before any is read.
+    """
+    if load_format == "dummy":
+        _fill_randomly(model, device, dtype)
+    else:
+        checkpoint = Checkpoint.open(folder)
+        _check_tensors(folder, model, checkpoint)
+        _fill(folder, model, checkpoint, device, dtype)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
@@ -76,14 +104,30 @@ def build_model(folder: Path, *, mask_block_length: int | None = None) -> Diffus
     listed = architectures if isinstance(architectures, list) else []
     known = [name for name in listed if name in MODELS]
     if not known:
+        raise ConfigError(_unknown_architecture(folder, files, architectures))
+    try:
+        model = MODELS.get(known[0]).from_files(files)
+    except (RuntimeError, OverflowError) as error:  # torch's, of a shape beyond 64 bits
         raise ConfigError(
-            f"{folder / 'config.json'} names the architecture {architectures!r}, which is not a "
-            f"diffusion language model known here; known: {', '.join(MODELS.names())}"
-        )
-    model = MODELS.get(known[0]).from_files(files)
+            f"{folder / 'config.json'} describes a model too large for any machine ({error})"
+        ) from error
     spec = _with_generation_config(model.spec, folder, files)
     model.spec = _with_block_length(spec, folder, mask_block_length)
     return model
+
+
+def _unknown_architecture(folder: Path, files: ConfigFiles, architectures: object) -> str:
+    brings_code = files.config.get("auto_map") is not None
+    remote = (
+        "; the code that comes with the checkpoint is never run, so its family must be added here "
+        "(docs/adding_a_model.md)"
+        if brings_code
+        else ""
+    )
+    return (
+        f"{folder / 'config.json'} names the architecture {architectures!r}, which is not a "
+        f"diffusion language model known here; known: {', '.join(MODELS.names())}{remote}"
+    )
 
 
 def _with_block_length(spec: ModelSpec, folder: Path, block_length: int | None) -> ModelSpec:
@@ -172,20 +216,40 @@ def _fill(
     dtype: torch.dtype,
 ) -> None:
     repeated, places = model.repeated_parameters, model.tensor_places()
-    for name, tensor in checkpoint.tensors(places):
-        place = places[name]
-        parameter = model.get_parameter(place.parameter)
-        if parameter.is_meta:
-            parameter = _make_parameter(model, place.parameter, device, dtype)
-        # Copied, because the tensor may be a view of the mapped file.
-        place.of(parameter.data).copy_(tensor)
-    for name, tensor in checkpoint.tensors(repeated):
-        source = model.get_parameter(repeated[name])
-        if not torch.equal(tensor.to(device, dtype), source):
+    with _progress(checkpoint.num_bytes) as bar:
+        for piece in checkpoint.pieces(places):
+            place = places[piece.name]
+            parameter = model.get_parameter(place.parameter)
+            if parameter.is_meta:
+                parameter = _make_parameter(model, place.parameter, device, dtype)
+            # Copied, because the piece may be a view of the mapped file.
+            piece.of(place.of(parameter.data)).copy_(piece.values)
+            bar.update(piece.values.nbytes)
+    for piece in checkpoint.pieces(repeated):
+        source = model.get_parameter(repeated[piece.name])
+        if not torch.equal(piece.values.to(device, dtype), piece.of(source)):
             raise ConfigError(
-                f"{folder} ties {name} to {repeated[name]} in config.json, but stores different "
-                "values for them; set weight_tying (tie_word_embeddings) to false if both are meant"
+                f"{folder} ties {piece.name} to {repeated[piece.name]} in config.json, but stores "
+                "different values for them; set weight_tying (tie_word_embeddings) to false if "
+                "both are meant"
             )
+
+
+def _fill_randomly(model: DiffusionModel, device: torch.device, dtype: torch.dtype) -> None:
+    generator = torch.Generator(device).manual_seed(0)
+    for name, _ in list(model.named_parameters()):
+        parameter = _make_parameter(model, name, device, dtype)
+        parameter.data.normal_(0.0, DUMMY_SPREAD, generator=generator)
+        if parameter.dim() == 1 and name.endswith("weight"):
+            parameter.data.add_(1.0)  # of a norm
+
+
+def _progress(num_bytes: int) -> tqdm[NoReturn]:
+    """A bar for what takes long, where someone is watching."""
+    is_quick = num_bytes < _QUICK_BYTES
+    return tqdm(
+        total=num_bytes, desc="weights", unit="B", unit_scale=True, disable=is_quick or None
+    )
 
 
 def _make_parameter(
