@@ -12,7 +12,7 @@ from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.layers.routing import SoftmaxRouter
 from starr_engine.models.decoder import MakeFeedForward
 from starr_engine.models.decoder_config import DecoderConfig
-from starr_engine.models.loading.config_fields import ConfigFields
+from starr_engine.models.loading.config_fields import MOST_EXPERTS, ConfigFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class SoftmaxMixture:
 
 def read_num_experts(fields: ConfigFields) -> tuple[int, int]:
     """Experts and how many of them a row passes through; problems are noted in ``fields``."""
-    num_experts = fields.positive_int("num_experts")
+    num_experts = fields.positive_int("num_experts", at_most=MOST_EXPERTS)
     num_chosen = fields.positive_int("num_experts_per_tok")
     if num_chosen > num_experts:
         fields.problem(

@@ -36,10 +36,12 @@ def read_sdar_moe(files: ConfigFiles) -> tuple[DecoderConfig, SoftmaxMixture]:
     if not fields.has("norm_topk_prob"):
         fields.problem("norm_topk_prob is missing; it must be true or false")
     renormalise = fields.flag("norm_topk_prob", default=False)
-    layers = _mixtures(fields)
     config = read_sdar_decoder(
-        fields, files, ARCHITECTURE, head_dim_is_written=False, has_dense_layers=not all(layers)
+        fields, files, ARCHITECTURE, head_dim_is_written=False, has_dense_layers=False
     )
+    layers = _mixtures(fields, config.spec.num_layers)
+    if not all(layers) and not fields.has("intermediate_size"):
+        fields.problem("intermediate_size is missing, and not all layers are mixtures")
     fields.check()
     mixture = SoftmaxMixture(
         num_experts=num_experts,
@@ -51,11 +53,8 @@ def read_sdar_moe(files: ConfigFiles) -> tuple[DecoderConfig, SoftmaxMixture]:
     return config, mixture
 
 
-def _mixtures(fields: ConfigFields) -> tuple[bool, ...]:
+def _mixtures(fields: ConfigFields, num_layers: int) -> tuple[bool, ...]:
     """Of every layer, whether it is a mixture: each n-th one that is not listed as dense."""
     dense = fields.whole_numbers("mlp_only_layers", default=())
     step = fields.positive_int("decoder_sparse_step", default=1)
-    num_layers = fields.optional("num_hidden_layers", 1)
-    if not isinstance(num_layers, int):
-        return (True,)  # reported where the sizes are read
     return tuple(index not in dense and (index + 1) % step == 0 for index in range(num_layers))

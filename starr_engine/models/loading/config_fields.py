@@ -14,6 +14,9 @@ LARGEST_NUMBER: Final = 1e30
 """Of any other number; float32 holds it."""
 
 MOST_LAYERS: Final = 10_000
+MOST_EXPERTS: Final = 10_000
+"""Of a layer."""
+
 MOST_POSITIONS: Final = 2**22
 """Rows of a table of rotary angles, which is made when the model is."""
 
