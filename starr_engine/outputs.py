@@ -63,7 +63,7 @@ class ProvisionalOutput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenLogprob:
-    """How probable a token was at the step that unmasked it; the last one if it was revoked."""
+    """How probable a token was at the step that put it there, by unmasking or editing."""
 
     token_id: int
 
@@ -72,7 +72,7 @@ class TokenLogprob:
     temperature and truncation: the logarithm of the token's confidence."""
 
     step: int
-    """The forward that unmasked it, counted from 1 (NFE)."""
+    """The forward that put it there, counted from 1 (NFE); the last one if there were several."""
 
     top: tuple[tuple[int, float], ...] = ()
     """The most probable tokens at that step and their log-probabilities, best first; without
@@ -139,6 +139,9 @@ class RequestOutput:
     latency_s: float
     """Seconds from arrival to finish."""
 
+    num_edited: int = 0
+    """Tokens that another took the place of, before their block was final."""
+
     num_refreshes: int = 0
     """Those of the forwards that computed all live rows, to reuse them."""
 
@@ -158,7 +161,7 @@ class RequestOutput:
     """What happened at every step, if the request asked for it."""
 
     mean_log_confidence: float | None = None
-    """Mean of log(confidence at the moment it was unmasked) over all generated tokens, those at
+    """Mean of log(confidence at the moment it was put there) over all generated tokens, those at
     and after EOS included; None while there is none."""
 
     slots: tuple[str, ...] = ()

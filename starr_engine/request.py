@@ -1,7 +1,7 @@
 """One request and its canvas: the state machine of a position and of a block.
 
-A position is masked -> unmasked -> (revoked -> unmasked)* -> committed; a block is committed when
-no mask is left in it.
+A position is masked -> unmasked -> (edited | revoked -> unmasked)* -> committed; a block is
+committed when no mask is left in it and its remasking policy does not hold it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Canvas:
 
     The region from the first mask to the last is cut into blocks; the last one is shorter if they
     do not divide it. Tokens that stand in the region from the beginning are fixed: they are never
-    unmasked or revoked. The suffix behind it is empty unless a template asks for one.
+    unmasked, revoked or edited. The suffix behind it is empty unless a template asks for one.
 
     Under a block-causal mask, blocks end at multiples of their length counted from position 0, as
     the mask's blocks do: the first one is shorter if the prompt reaches into it. What lies behind
@@ -149,6 +149,20 @@ class Canvas:
         assert (self.token_ids[positions] != self.mask_token_id).all()
         self.token_ids[positions] = self.mask_token_id
 
+    def edit(self, positions: Positions, token_ids: TokenIds) -> None:
+        """Put other tokens in the place of tokens of the active block.
+
+        Args:
+            positions: [n] positions on the canvas, ascending, all unmasked and none fixed.
+            token_ids: [n], none of them the mask or what stands there.
+        """
+        assert self._all_active(positions)
+        assert not self.is_fixed[positions].any(), "a fixed token stays"
+        assert (self.token_ids[positions] != self.mask_token_id).all()
+        assert (token_ids != self.mask_token_id).all(), "a mask is no token to commit"
+        assert (self.token_ids[positions] != token_ids).all(), "an edit changes something"
+        self.token_ids[positions] = token_ids
+
     def commit_block(self) -> None:
         """Make the active block final and open the next one that has a mask."""
         assert self.is_block_done, "a block with masks cannot be committed"
@@ -210,16 +224,18 @@ class Request:
         self.status = RequestStatus.WAITING
         self.num_forwards = 0
         self.num_unmasked = 0
+        self.num_edited = 0
         self.computed_rows = 0
         self.num_refreshes = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.steps_in_block = 0
         self.num_revoked_in_block = 0
+        self.num_held_in_block = 0
         self.steps_since_refresh = 0
         self.drift_since_refresh = 0.0
         self.logprobs: dict[int, TokenLogprob] = {}
-        """By position on the canvas, of its last unmasking; empty unless asked for."""
+        """By position on the canvas, of the token put there last; empty unless asked for."""
 
         self.arrival_s = time.perf_counter()
 
@@ -240,7 +256,7 @@ class Request:
         self.drift_since_refresh = 0.0
 
     def note_confidence(self, positions: Positions, confidence: NDArray[np.float32]) -> None:
-        """Remember with which probabilities [n] the tokens at ``positions`` [n] were unmasked."""
+        """Remember with which probabilities [n] the tokens at ``positions`` [n] were put there."""
         self._log_confidence[positions] = np.log(np.maximum(confidence, LEAST_CONFIDENCE))
 
     @property
@@ -255,3 +271,4 @@ class Request:
         self.canvas.commit_block()
         self.steps_in_block = 0
         self.num_revoked_in_block = 0
+        self.num_held_in_block = 0

@@ -38,6 +38,9 @@ class Outcome(IntEnum):
     REVOKED = 3
     """It held a token and became a mask again."""
 
+    EDITED = 4
+    """It held a token and holds another one now."""
+
 
 class Decider(IntEnum):
     """Whose word an outcome was: the last one that changed it."""
@@ -63,8 +66,8 @@ class PositionTrace:
     """One step of one request: what is known of each of the L positions of its active block."""
 
     candidates: Ids
-    """[L] proposed token at a mask, the token put there where one was unmasked, else the token
-    that stood there."""
+    """[L] proposed token at a mask, the token put there where one was unmasked or edited, else the
+    token that stood there."""
 
     confidence: Floats
     """[L] what the policy compared; NaN where the position was not scored."""

@@ -92,6 +92,11 @@ class BadWords:
                 after[positions[least]] = mask_token_id
         return kept
 
+    def is_completed_at(self, output_ids: Ids, position: int) -> bool:
+        """Whether a word stands across ``position`` of the output's canvas."""
+        near = self._matches(output_ids, np.array([position], np.int64))
+        return any(bool(agree.all(1).any()) for _, _, agree in near)
+
     def _matches(
         self, output_ids: Ids, positions: Places
     ) -> Iterator[tuple[Places, int, NDArray[np.bool_]]]:
@@ -133,3 +138,32 @@ class BadWordGuard:
         return self.bad_words.spare(
             output_ids, self.block_start + unmask, token_ids, confidence, self.mask_token_id
         )
+
+    def keep_edits(
+        self,
+        revoke: Places,
+        unmask: Places,
+        unmask_ids: Ids,
+        edit: Places,
+        edit_ids: Ids,
+    ) -> NDArray[np.bool_]:
+        """Which edits [e] complete no word, taken one after the other from the left.
+
+        Args:
+            revoke: Offsets within the block that become masks.
+            unmask: [u] offsets that are unmasked, after :meth:`spare`.
+            unmask_ids: [u].
+            edit: [e] offsets whose token is replaced, ascending.
+            edit_ids: [e].
+        """
+        output_ids = self.output_ids.copy()
+        output_ids[self.block_start + revoke] = self.mask_token_id
+        output_ids[self.block_start + unmask] = unmask_ids
+        kept = np.ones(len(edit), np.bool_)
+        for at, position in enumerate((self.block_start + edit).tolist()):
+            before = output_ids[position]
+            output_ids[position] = edit_ids[at]
+            if self.bad_words.is_completed_at(output_ids, position):
+                output_ids[position] = before
+                kept[at] = False
+        return kept

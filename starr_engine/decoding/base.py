@@ -70,6 +70,14 @@ class BlockView:
     """float32: the model's logit of ``candidates``, without noise, 0 where not scored. The engine
     always gives it; a view written by hand need not."""
 
+    proposals: Tensor | None = None
+    """int64: the token that the model puts forward at every scored position, also where a token
+    stands: the arg-max, or what was drawn. Equals ``candidates`` elsewhere. Always given by the
+    engine, like the next."""
+
+    proposal_confidence: Tensor | None = None
+    """float32: softmax probability of ``proposals``, without noise and temperature."""
+
     logits: Tensor | None = None
     """float32 [n, L, V], 0 where not scored; given to policies with ``needs_logits``. The mask
     token's is -inf."""
@@ -93,13 +101,31 @@ class Decision:
     revoke: Tensor | None = None
     """bool [n, L], within the unmasked positions."""
 
+    edit: Tensor | None = None
+    """bool [n, L], within the unmasked positions and apart from ``revoke``: tokens that another
+    takes the place of. For policies with ``scores_unmasked``."""
+
     tokens: Tensor | None = None
-    """int64 [n, L]: tokens to put where ``unmask`` says so; None puts the view's candidates. Every
-    mask needs one, since early exit and the progress guarantee may unmask more."""
+    """int64 [n, L]: tokens to put where ``unmask`` or ``edit`` says so; None puts the view's
+    candidates at masks and its proposals at tokens. Every mask needs one, since early exit and the
+    progress guarantee may unmask more."""
+
+    hold: Tensor | None = None
+    """bool [n]: rows whose block stays open although no mask may be left in it, because the policy
+    is not done with its tokens; the engine bounds how often. For policies with
+    ``scores_unmasked``. None holds no row."""
 
     signals: Mapping[str, Tensor] | None = None
     """Numbers behind the decision, [n, L] or [n, 1] by name ("threshold", "variance" ...); shown
     in traces, never acted on. "confidence" stands for the view's where a policy changed it."""
+
+    def tokens_put(self, view: BlockView) -> Tensor:
+        """int64 [n, L]: what is put wherever ``unmask`` or ``edit`` says so."""
+        if self.tokens is not None:
+            return self.tokens
+        if self.edit is None or view.proposals is None:
+            return view.candidates
+        return torch.where(view.masked, view.candidates, view.proposals)
 
 
 class RemaskingPolicy(Protocol):
@@ -188,6 +214,7 @@ for _name, _target in {
     "credit": "credit:CreditPolicy",
     "saber": "saber:SaberPolicy",
     "t2m": "t2m:T2mPolicy",
+    "token_edit": "token_edit:TokenEditPolicy",
     "wino": "wino:WinoPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

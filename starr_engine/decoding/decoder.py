@@ -8,11 +8,19 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State, state_shapes
+from starr_engine.decoding.contract import check_decision
 from starr_engine.decoding.exit.base import ExitRule, exit_early
-from starr_engine.decoding.guarantee import bound_revocation, guarantee_progress, keep_fixed
+from starr_engine.decoding.guarantee import (
+    bound_holding,
+    bound_revocation,
+    drop_vain_edits,
+    guarantee_progress,
+    keep_fixed,
+)
 from starr_engine.decoding.rows import DecodingRow, Member, RowDecision, RowFailure
 from starr_engine.decoding.scores import Scores
 from starr_engine.decoding.tracing import trace_rows
@@ -81,7 +89,7 @@ def _decide_group(
         view = make_view(policy, members, scores, logits)
         state = {name: torch.cat([row.state[name] for row in group]) for name in group[0].state}
         decision, state = policy.decide(view, state)
-        _check(view, decision)
+        check_decision(policy, view, decision)
         _check_tokens(view, decision, group, logits.shape[1])
         stages = [(Decider.POLICY, decision)]
         decision = keep_fixed(decision, [row.is_fixed for row in group])
@@ -89,10 +97,12 @@ def _decide_group(
         decision = exit_early(group[0].exit_rule, view, decision)
         stages.append((Decider.EARLY_EXIT, decision))
         decision = bound_revocation(decision, [row.num_revoked for row in group])
+        decision = bound_holding(decision, [row.num_held for row in group])
+        decision = drop_vain_edits(view, _put_allowed(view, decision, members, logits))
         stages.append((Decider.ENGINE, decision))
-        decision = guarantee_progress(view, _put_allowed(view, decision, members, logits))
+        decision = guarantee_progress(view, decision)
         stages.append((Decider.GUARANTEE, decision))
-        confidence = _unmask_confidence(view, decision, members, logits)
+        confidence = _put_confidence(view, decision, members, logits)
         decision = _spare(group, view, decision, confidence)
         stages.append((Decider.ENGINE, decision))
         offsets = [row.score_offsets if row.trace else None for row in group]
@@ -109,21 +119,6 @@ def _decide_group(
         reason = f"{names} failed: {type(error).__name__}: {error}"
         return {members[0].index: RowFailure(reason=reason)}
     return {member.index: result for member, result in zip(members, split, strict=True)}
-
-
-def _check(view: BlockView, decision: Decision) -> None:
-    shape = view.masked.shape
-    for name in ("unmask", "revoke"):
-        chosen = getattr(decision, name)
-        if chosen is not None and (chosen.dtype is not torch.bool or chosen.shape != shape):
-            raise ValueError(f"{name} must be a bool tensor {tuple(shape)}")
-    if (decision.unmask & ~view.masked).any():
-        raise ValueError("it unmasked a position that is no mask")
-    if decision.revoke is not None and (decision.revoke & view.masked).any():
-        raise ValueError("it revoked a position that is a mask")
-    for name, values in (decision.signals or {}).items():
-        if values.shape not in (shape, (shape[0], 1)):
-            raise ValueError(f"signal {name!r} must be a tensor {tuple(shape)} or of one column")
 
 
 def _put_allowed(
@@ -148,32 +143,39 @@ def _put_allowed(
 def _check_tokens(
     view: BlockView, decision: Decision, group: list[DecodingRow], num_tokens: int
 ) -> None:
-    """At every mask: early exit and the progress guarantee may unmask what the policy did not."""
+    """At every edit, and every mask: others may unmask what the policy did not."""
     tokens = decision.tokens
     if tokens is None:
         return
     if tokens.dtype is not torch.int64 or tokens.shape != view.masked.shape:
         raise ValueError(f"tokens must be an int64 tensor {tuple(view.masked.shape)}")
     mask = torch.tensor([[row.mask_token_id] for row in group], device=tokens.device)
-    wrong = view.masked & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
+    needed = view.masked if decision.edit is None else view.masked | decision.edit
+    wrong = needed & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
     if wrong.any():
         raise ValueError(
-            "tokens must hold an id of the vocabulary, and not the mask token, at every mask; got "
-            f"{int(tokens[wrong][0])}"
+            "tokens must hold an id of the vocabulary, and not the mask token, at every mask and "
+            f"edit; got {int(tokens[wrong][0])}"
         )
 
 
-def _unmask_confidence(
+def _put_confidence(
     view: BlockView, decision: Decision, members: list[Member], logits: Tensor
 ) -> Tensor:
     """Probability of each token that is put: [n, L].
 
-    The view's confidence, except where a policy puts another token, or the view does not tell
-    because end tokens wait.
+    The view's, except where a policy puts another token than the view proposes, or the view does
+    not tell because end tokens wait.
     """
-    put = view.candidates if decision.tokens is None else decision.tokens
-    own = decision.unmask & ((put != view.candidates) | (view.confidence == 0))
-    confidence = view.confidence.clone()
+    put = decision.tokens_put(view)
+    confidence, proposed, chosen = view.confidence.clone(), view.candidates, decision.unmask
+    if decision.edit is not None:
+        assert view.proposals is not None
+        assert view.proposal_confidence is not None
+        confidence = torch.where(decision.edit, view.proposal_confidence, confidence)
+        proposed = torch.where(decision.edit, view.proposals, proposed)
+        chosen = chosen | decision.edit
+    own = chosen & ((put != proposed) | (confidence == 0))
     for n, offset in own.nonzero().tolist():
         row = members[n].row
         scored = members[n].first_score + int(np.searchsorted(row.score_offsets, offset))
@@ -189,16 +191,36 @@ def _spare(
     """The decision without what would complete a bad word."""
     if all(row.guard is None for row in group):
         return decision
-    unmask = decision.unmask.cpu().numpy().copy()
-    tokens = view.candidates if decision.tokens is None else decision.tokens
-    ids = tokens.cpu().numpy().astype(np.int32)
+    unmask, revoke, edit = (_on_host(chosen, view).copy() for chosen in _changes(decision))
+    ids = decision.tokens_put(view).cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
-    revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
     for n, row in enumerate(group):
-        if row.guard is not None:
-            chosen, revoked = np.flatnonzero(unmask[n]), np.flatnonzero(revoke[n])
-            unmask[n, chosen] = row.guard.spare(revoked, chosen, ids[n, chosen], chances[n, chosen])
-    return replace(decision, unmask=torch.from_numpy(unmask).to(decision.unmask.device))
+        if row.guard is None:
+            continue
+        chosen, revoked = np.flatnonzero(unmask[n]), np.flatnonzero(revoke[n])
+        unmask[n, chosen] = row.guard.spare(revoked, chosen, ids[n, chosen], chances[n, chosen])
+        chosen, edited = np.flatnonzero(unmask[n]), np.flatnonzero(edit[n])
+        edit[n, edited] = row.guard.keep_edits(
+            revoked, chosen, ids[n, chosen], edited, ids[n, edited]
+        )
+    device = decision.unmask.device
+    return replace(
+        decision,
+        unmask=torch.from_numpy(unmask).to(device),
+        edit=None if decision.edit is None else torch.from_numpy(edit).to(device),
+    )
+
+
+def _changes(decision: Decision) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    return decision.unmask, decision.revoke, decision.edit
+
+
+def _on_host(chosen: Tensor | None, view: BlockView) -> NDArray[np.bool_]:
+    """As an array [n, L]; nothing is chosen where the policy said nothing."""
+    if chosen is None:
+        return np.zeros(view.masked.shape, np.bool_)
+    array: NDArray[np.bool_] = chosen.cpu().numpy()
+    return array
 
 
 def _split(
@@ -208,17 +230,20 @@ def _split(
     confidence: Tensor,
     traces: list[PositionTrace | None],
 ) -> list[RowDecision]:
-    unmask = decision.unmask.cpu().numpy()
-    tokens = view.candidates if decision.tokens is None else decision.tokens
-    ids = tokens.cpu().numpy().astype(np.int32)
+    unmask, revoke, edit = (_on_host(chosen, view) for chosen in _changes(decision))
+    ids = decision.tokens_put(view).cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
-    revoke = np.zeros_like(unmask) if decision.revoke is None else decision.revoke.cpu().numpy()
+    hold = [False] * len(unmask) if decision.hold is None else decision.hold.tolist()
     return [
         RowDecision(
             unmask_offsets=(offsets := np.flatnonzero(unmask[n])),
             unmask_ids=ids[n, offsets],
             unmask_confidence=chances[n, offsets],
             revoke_offsets=np.flatnonzero(revoke[n]),
+            edit_offsets=(edited := np.flatnonzero(edit[n])),
+            edit_ids=ids[n, edited],
+            edit_confidence=chances[n, edited],
+            hold=hold[n],
             state={name: values[n : n + 1] for name, values in state.items()},
             trace=traces[n],
         )

@@ -2,7 +2,8 @@
 
 Its confidence, top-1 and top-2 are 0 and its entropy is that of no knowledge, log V, so that every
 other mask comes first; when only such masks are left the progress guarantee takes them from the
-left. A policy that reads logits sees a flat row instead, whose arg-max is still the candidate.
+left. A policy that reads logits sees a flat row instead, whose arg-max is still the candidate. An
+end token that is proposed where another token stands has a confidence of 0 too.
 
 The intent of ``confidence_eos_eot_inf`` in LLaDA's evaluation. Its code writes the confidence of
 EoT, and at temperature 0 through an alias that of EOS too, into logits; above temperature 0 EOS
@@ -25,13 +26,12 @@ _ABOVE: Final = 1e-3  # what makes the candidate the arg-max of a flat row
 
 
 def late_rows(
-    candidates: Tensor, masked: Tensor, late_ids: Sequence[tuple[int, ...]], counts: Sequence[int]
+    proposals: Tensor, late_ids: Sequence[tuple[int, ...]], counts: Sequence[int]
 ) -> Tensor | None:
-    """Which rows wait; None if no request asks for it.
+    """Where an end token is proposed that waits, bool [M]; None if no request asks for it.
 
     Args:
-        candidates: [M] of the rows of n requests.
-        masked: [M] bool.
+        proposals: [M] of the rows of n requests.
         late_ids: [n] end tokens of each request that asks, empty for the others.
         counts: [n] rows of each.
     """
@@ -39,19 +39,23 @@ def late_rows(
         return None
     late = [
         torch.isin(proposed, proposed.new_tensor(ids))
-        for proposed, ids in zip(torch.split(candidates, list(counts)), late_ids, strict=True)
+        for proposed, ids in zip(torch.split(proposals, list(counts)), late_ids, strict=True)
     ]
-    return torch.cat(late) & masked
+    return torch.cat(late)
 
 
-def postpone(scores: Scores, late: Tensor, vocab_size: int) -> Scores:
-    """``scores`` with the least there is at the ``late`` rows."""
+def postpone(scores: Scores, late: Tensor, late_proposals: Tensor, vocab_size: int) -> Scores:
+    """``scores`` with the least there is at the ``late`` rows, bool [M].
+
+    ``late_proposals`` [M] are those and the rows whose token an end token would take the place of.
+    """
     return replace(
         scores,
         confidence=scores.confidence.masked_fill(late, 0.0),
         top1=scores.top1.masked_fill(late, 0.0),
         top2=scores.top2.masked_fill(late, 0.0),
         entropy=scores.entropy.masked_fill(late, math.log(vocab_size)),
+        proposal_confidence=scores.proposal_confidence.masked_fill(late_proposals, 0.0),
     )
 
 

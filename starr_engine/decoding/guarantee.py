@@ -17,8 +17,12 @@ MAX_REVOCATIONS_PER_POSITION: Final = 4
 """On average over a block: beyond it the block's tokens stay, so that every block ends."""
 
 
+MAX_HELD_STEPS: Final = 64
+"""For which a policy may keep a block open that has no mask left; beyond it the block is final."""
+
+
 def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Decision:
-    """Drop revocations of tokens that came with the request.
+    """Drop revocations and edits of tokens that came with the request.
 
     A policy is not told which these are. They are never scored, so it sees them at a confidence of
     1, at their shadow rows too, and has little reason to doubt them.
@@ -27,10 +31,34 @@ def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Dec
         decision: Of n rows.
         is_fixed: [n] rows of [L].
     """
-    if decision.revoke is None:
+    if decision.revoke is None and decision.edit is None:
         return decision
-    fixed = torch.from_numpy(np.stack(is_fixed)).to(decision.revoke.device)
-    return replace(decision, revoke=decision.revoke & ~fixed)
+    free = torch.from_numpy(~np.stack(is_fixed)).to(decision.unmask.device)
+    revoke = None if decision.revoke is None else decision.revoke & free
+    edit = None if decision.edit is None else decision.edit & free
+    return replace(decision, revoke=revoke, edit=edit)
+
+
+def drop_vain_edits(view: BlockView, decision: Decision) -> Decision:
+    """Drop edits that would put the token that stands there."""
+    if decision.edit is None:
+        return decision
+    return replace(decision, edit=decision.edit & (decision.tokens_put(view) != view.candidates))
+
+
+def bound_holding(decision: Decision, num_held: Sequence[int]) -> Decision:
+    """Let go of rows that have been held for their share of steps.
+
+    With it a block ends after at most MAX_HELD_STEPS more steps than without holding.
+
+    Args:
+        decision: Of n rows.
+        num_held: [n] steps after which each row's block was held although it had no mask left.
+    """
+    if decision.hold is None:
+        return decision
+    may = torch.tensor([count < MAX_HELD_STEPS for count in num_held], device=decision.hold.device)
+    return replace(decision, hold=decision.hold & may)
 
 
 def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision:

@@ -30,7 +30,7 @@ class DecodingRow:
     """[L] the block's tokens, masks included."""
 
     is_fixed: NDArray[np.bool_]
-    """[L] tokens that were given with the request: no policy may revoke them."""
+    """[L] tokens that were given with the request: no policy may revoke or edit them."""
 
     mask_token_id: int
 
@@ -70,6 +70,9 @@ class DecodingRow:
     guard: BadWordGuard | None = None
     """What the positions of one step must not complete together."""
 
+    num_held: int = 0
+    """Steps after which this block was held although it had no mask left."""
+
     trace: bool = False
     """Whether the decision is to say how it came about."""
 
@@ -89,12 +92,23 @@ class RowDecision:
     """Softmax probability of each of ``unmask_ids``, without noise."""
 
     revoke_offsets: Offsets
+
+    edit_offsets: Offsets
+    edit_ids: NDArray[np.int32]
+    """What takes the place of the tokens at ``edit_offsets``."""
+
+    edit_confidence: NDArray[np.float32]
+    """As ``unmask_confidence``."""
+
+    hold: bool
+    """Whether the block stays open even if it has no mask left."""
+
     state: State
     trace: PositionTrace | None = None
     """Only for a row that asked for it."""
 
     logprobs: tuple[TokenLogprob, ...] = ()
-    """Of ``unmask_ids``, if the request asks for them."""
+    """Of ``unmask_ids`` and then ``edit_ids``, if the request asks for them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

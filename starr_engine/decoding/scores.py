@@ -27,6 +27,9 @@ class Scores:
     top1: Tensor
     top2: Tensor
     entropy: Tensor
+    proposals: Tensor
+    """int64: what the candidate would be if the row held a mask."""
+    proposal_confidence: Tensor
 
     def take(self, rows: Tensor) -> Scores:
         """The scores of some rows."""
@@ -37,6 +40,8 @@ class Scores:
             top1=self.top1[rows],
             top2=self.top2[rows],
             entropy=self.entropy[rows],
+            proposals=self.proposals[rows],
+            proposal_confidence=self.proposal_confidence[rows],
         )
 
 
@@ -75,24 +80,25 @@ def score_rows(
     """
     if logits.dtype is torch.float16:
         logits = logits.float()  # exact; the op reads float32 and bfloat16
-    candidates, top1, top2, entropy, _ = ops.logits_statistics(logits, mask_token_id)
-    given = present != mask_token_id
-    chosen = torch.where(given, present, candidates)
+    likeliest, top1, top2, entropy, _ = ops.logits_statistics(logits, mask_token_id)
+    proposals = likeliest.clone()
     for draw in noise:
         allowed = logits[draw.rows].double()
         allowed[:, mask_token_id] = -torch.inf
-        noisy = add_gumbel(allowed, draw)
-        chosen[draw.rows] = torch.where(given[draw.rows], present[draw.rows], noisy.argmax(-1))
-    best, logit = logits.gather(1, torch.stack([candidates, chosen], dim=1)).float().unbind(1)
+        proposals[draw.rows] = add_gumbel(allowed, draw).argmax(-1)
+    candidates = torch.where(present != mask_token_id, present, proposals)
+    looked_up = torch.stack([likeliest, candidates, proposals], dim=1)
+    best, logit, proposed = logits.gather(1, looked_up).float().unbind(1)
     # From the best logit, not from the normalizer: its float32 is coarse where logits are large.
-    confidence = top1 * torch.exp(logit - best)
     return Scores(
-        candidates=chosen,
-        confidence=confidence,
+        candidates=candidates,
+        confidence=top1 * torch.exp(logit - best),
         logit=logit,
         top1=top1,
         top2=top2,
         entropy=entropy,
+        proposals=proposals,
+        proposal_confidence=top1 * torch.exp(proposed - best),
     )
 
 

@@ -43,8 +43,10 @@ def trace_rows(
     masked = host(view.masked)
     outcomes = deciders = np.zeros(masked.shape, np.uint8)
     for decider, decision in stages:
-        revoke = view.masked.new_zeros(()) if decision.revoke is None else decision.revoke
-        left = _outcomes(masked, host(decision.unmask), host(revoke))
+        nothing = view.masked.new_zeros(())
+        revoke = nothing if decision.revoke is None else decision.revoke
+        edit = nothing if decision.edit is None else decision.edit
+        left = _outcomes(masked, host(decision.unmask), host(revoke), host(edit))
         if decider is Decider.POLICY:
             deciders = np.where(left == Outcome.KEPT, Decider.NOBODY, decider).astype(np.uint8)
         else:
@@ -53,9 +55,9 @@ def trace_rows(
 
     candidates = host(view.candidates).astype(np.int32)
     final = stages[-1][1]
-    if final.tokens is not None:
-        put = host(final.tokens).astype(np.int32)
-        candidates = np.where(outcomes == Outcome.UNMASKED, put, candidates)
+    put = host(final.tokens_put(view)).astype(np.int32)
+    is_put = (outcomes == Outcome.UNMASKED) | (outcomes == Outcome.EDITED)
+    candidates = np.where(is_put, put, candidates)
     signals = {name: host(values.float()) for name, values in (final.signals or {}).items()}
     confidence = signals.pop("confidence", host(view.confidence))
 
@@ -72,9 +74,12 @@ def trace_rows(
     return found
 
 
-def _outcomes(masked: NDArray[Any], unmask: NDArray[Any], revoke: NDArray[Any]) -> Codes:
+def _outcomes(
+    masked: NDArray[Any], unmask: NDArray[Any], revoke: NDArray[Any], edit: NDArray[Any]
+) -> Codes:
     of_mask = np.where(unmask, Outcome.UNMASKED, Outcome.MASKED)
-    of_token = np.where(revoke, Outcome.REVOKED, Outcome.KEPT)
+    of_token = np.where(edit, Outcome.EDITED, Outcome.KEPT)
+    of_token = np.where(revoke, Outcome.REVOKED, of_token)
     return np.where(masked, of_mask, of_token).astype(np.uint8)
 
 

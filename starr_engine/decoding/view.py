@@ -41,11 +41,11 @@ def make_view(
     placed = torch.from_numpy(target).to(device)
     masked = torch.from_numpy(masks).to(device)
     scores = scores.take(taken)
-    late = late_rows(
-        scores.candidates, masked.view(-1)[placed], [row.late_ids for row in group], counts
-    )
-    if late is not None:
-        scores = postpone(scores, late, logits.shape[1])
+    late_proposals = late_rows(scores.proposals, [row.late_ids for row in group], counts)
+    late = None
+    if late_proposals is not None:
+        late = late_proposals & masked.view(-1)[placed]
+        scores = postpone(scores, late, late_proposals, logits.shape[1])
 
     def spread(values: Tensor, fill: float) -> Tensor:
         grid = torch.full((len(group) * length,), fill, dtype=values.dtype, device=device)
@@ -65,7 +65,8 @@ def make_view(
         given = spread_rows(shown)
         drawn = given if noisy is taken_logits else spread_rows(noisy)
     candidates = torch.from_numpy(ids).to(device).view(-1)
-    candidates[placed] = scores.candidates
+    proposals = candidates.clone()
+    candidates[placed], proposals[placed] = scores.candidates, scores.proposals
     return BlockView(
         candidates=candidates.view(len(group), length),
         confidence=spread(scores.confidence, 1.0),
@@ -78,6 +79,8 @@ def make_view(
         progress=torch.tensor([row.progress for row in group], device=device),
         seed=torch.tensor([row.seed for row in group], device=device),
         logit=spread(scores.logit, 0.0),
+        proposals=proposals.view(len(group), length),
+        proposal_confidence=spread(scores.proposal_confidence, 1.0),
         logits=given,
         sampling_logits=drawn,
         shadow_confidence=shadow_confidence,

@@ -91,6 +91,7 @@ def _request_output(
         num_unmasked=request.num_unmasked,
         computed_rows=request.computed_rows,
         cache_label=running.cache_label,
+        num_edited=request.num_edited,
         num_refreshes=request.num_refreshes,
         num_cached_tokens=request.num_cached_tokens,
         num_preemptions=request.num_preemptions,

@@ -99,6 +99,7 @@ class Decoder:
             shadow_offsets=member.shadow_positions - canvas.block_start,
             noise=draw,
             exit_rule=running.exit_rule,
+            num_held=request.num_held_in_block,
             trace=running.recorder is not None,
             late_ids=running.rules.late_ids,
             has_rules=running.rules.change_logits,
@@ -115,13 +116,15 @@ class Decoder:
         request = member.running.request
         if isinstance(decision, RowFailure) or request.params.logprobs is None:
             return decision
-        positions = decision.unmask_offsets + request.canvas.block_start
+        offsets = np.concatenate([decision.unmask_offsets, decision.edit_offsets])
+        put = np.concatenate([decision.unmask_ids, decision.edit_ids])
+        positions = offsets + request.canvas.block_start
         rows = member.rows.start + np.searchsorted(member.positions, positions)
         return replace(
             decision,
             logprobs=token_logprobs(
                 logits[torch.from_numpy(rows).to(logits.device)],
-                torch.from_numpy(decision.unmask_ids.astype(np.int64)).to(logits.device),
+                torch.from_numpy(put.astype(np.int64)).to(logits.device),
                 num_top=request.params.logprobs,
                 step=request.num_forwards + 1,
                 mask_token_id=self._mask_token_id,

@@ -87,7 +87,12 @@ class ProgressKeeper:
             self._record(batch, entry, decision)
             self._change(entry, decision)
             self._keeper.share(entry.running)
-            if entry.running.request.canvas.is_block_done:
+            request = entry.running.request
+            if not request.canvas.is_block_done:
+                continue
+            if decision.hold:
+                request.num_held_in_block += 1
+            else:
                 changes.append(self._commit(entry.running))
         return changes
 
@@ -102,22 +107,28 @@ class ProgressKeeper:
         request, canvas = running.request, running.request.canvas
         unmasked = (decision.unmask_offsets + canvas.block_start).astype(np.int32)
         revoked = (decision.revoke_offsets + canvas.block_start).astype(np.int32)
+        edited = (decision.edit_offsets + canvas.block_start).astype(np.int32)
         if running.pages is not None:
             # The forward saw the tokens from before this step: written first, then dirty.
             running.pages.mark_written(plan.write)
             if entry.canvas_key is not None:
                 self._keeper.canvases.store(running, entry.canvas_key)
-            running.pages.mark_dirty(unmasked)
-            running.pages.mark_dirty(revoked)
+            for changed in (unmasked, revoked, edited):
+                running.pages.mark_dirty(changed)
         if len(revoked):
             canvas.revoke(revoked)
+        if len(edited):
+            canvas.edit(edited, decision.edit_ids)
+            request.note_confidence(edited, decision.edit_confidence)
         canvas.unmask(unmasked, decision.unmask_ids)
         request.note_confidence(unmasked, decision.unmask_confidence)
         running.state = decision.state
         if decision.logprobs:
-            request.logprobs.update(zip(unmasked.tolist(), decision.logprobs, strict=True))
+            put = [*unmasked.tolist(), *edited.tolist()]
+            request.logprobs.update(zip(put, decision.logprobs, strict=True))
         request.num_unmasked += len(unmasked) - len(revoked)
         request.num_revoked_in_block += len(revoked)
+        request.num_edited += len(edited)
         self._count(entry)
 
     def _count(self, entry: ScheduledRequest) -> None:

@@ -1,6 +1,6 @@
 """Rotary positions: each pair of a head's components turns by an angle proportional to position.
 
-Letters: T rows, H heads, D head size.
+Letters: T rows, H heads, D head size, R components of a head that turn: all, or the first few.
 """
 
 from __future__ import annotations
@@ -16,27 +16,32 @@ class Rotation:
     """Cosines and sines of one forward's rows, looked up once and used by every layer."""
 
     cos: Tensor
-    """[T, 1, D/2]"""
+    """[T, 1, R/2]"""
 
     sin: Tensor
-    """[T, 1, D/2]"""
+    """[T, 1, R/2]"""
 
     def take(self, rows: Tensor) -> Rotation:
         """The rotation of some of the rows, in the order of their indices ``rows`` [R] int64."""
         return Rotation(cos=self.cos.index_select(0, rows), sin=self.sin.index_select(0, rows))
 
     def apply(self, heads: Tensor) -> Tensor:
-        """Turn component i with component i + D/2 of every head; computed in the table's dtype.
+        """Turn component i with component i + R/2 of every head; computed in the table's dtype.
 
         Args:
-            heads: [T, H, D].
+            heads: [T, H, D]; components from R on stay as they are.
 
         Returns:
             [T, H, D] in the dtype of ``heads``.
         """
-        first, second = heads.to(self.cos.dtype).chunk(2, dim=-1)
+        num_turned = 2 * self.cos.shape[-1]
+        turning = heads if num_turned == heads.shape[-1] else heads[..., :num_turned]
+        first, second = turning.to(self.cos.dtype).chunk(2, dim=-1)
         turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        return torch.cat(turned, dim=-1).to(heads.dtype)
+        out = torch.cat(turned, dim=-1).to(heads.dtype)
+        if turning is heads:
+            return out
+        return torch.cat((out, heads[..., num_turned:]), dim=-1)
 
 
 class RotaryEmbedding(nn.Module):
@@ -47,25 +52,26 @@ class RotaryEmbedding(nn.Module):
     context, because no checkpoint stores it.
 
     Args:
-        head_dim: D, even.
+        num_turned: R, even.
         max_positions: Positions in the table.
         theta: Base of the geometric series of angular speeds.
         full_precision: Whether heads are rotated in float32; else in their own dtype.
 
     Source:
-        RoFormer, arXiv 2104.09864, section 3.2, with components paired half a head apart.
+        RoFormer, arXiv 2104.09864, section 3.2, with components paired half of R apart.
     """
 
     cos: Tensor
     sin: Tensor
 
     def __init__(
-        self, head_dim: int, max_positions: int, theta: float, *, full_precision: bool = True
+        self, num_turned: int, max_positions: int, theta: float, *, full_precision: bool = True
     ) -> None:
         super().__init__()
         self.full_precision = full_precision
         with torch.device("cpu"):
-            speed = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+            exponent = torch.arange(0, num_turned, 2, dtype=torch.float32) / num_turned
+            speed = 1.0 / theta**exponent
             angle = torch.outer(torch.arange(max_positions, dtype=torch.float32), speed)
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)

@@ -38,12 +38,13 @@ def check_policy(
 
     - value: a frozen data class; made again from the same arguments it is equal and hashes equally.
     - state: tensors with one row per block, which keep their shape and dtype.
-    - decision: bool [n, L]; masks alone are unmasked and tokens alone revoked; tokens are int64
-      [n, L] and at no mask the mask token; signals are [n, L] or [n, 1].
+    - decision: bool [n, L]; masks alone are unmasked, tokens alone revoked or edited, and no token
+      both; tokens are int64 [n, L] and at no mask and no edit the mask token; hold is bool [n];
+      edit and hold come with scores_unmasked; signals are [n, L] or [n, 1].
     - purity: the arguments are left as they were, and asking twice gives the same.
     - rows: a row is decided the same alone, in any order, and beside rows at other steps.
     - progress: with the engine's guarantee every block ends within its bound, and within one step
-      per position as long as nothing is revoked.
+      per position as long as nothing is revoked and no full block is held.
     - leftmost: of masks that differ in nothing but their place the leftmost go first.
 
     Args:
@@ -58,18 +59,20 @@ def check_policy(
     _check_init_state(policy)
     for seed in seeds:
         steps = []
-        revoked = False
+        goes_on = False
         for shot, decision, after in play(policy, seed):
             where = _Where(seed=seed, shot=shot)
-            _check_decision(where, decision)
+            _check_decision(where, policy, decision)
             _check_state(where, after)
             _check_purity(where, policy, decision, after)
             _check_order(where, policy, decision, after)
-            revoked |= decision.revoke is not None and bool(decision.revoke.any())
+            goes_on |= any(
+                more is not None and bool(more.any()) for more in (decision.revoke, decision.hold)
+            )
             steps.append((shot, decision, after))
         _check_company(policy, steps, seed)
         _require(
-            revoked or len(steps) <= LENGTH,
+            goes_on or len(steps) <= LENGTH,
             f"progress: {len(steps)} steps for {LENGTH} positions (seed {seed})",
         )
     if leftmost_first:
@@ -127,27 +130,34 @@ def _check_init_state(policy: RemaskingPolicy) -> None:
             )
 
 
-def _check_decision(where: _Where, decision: Decision) -> None:
+def _check_decision(where: _Where, policy: RemaskingPolicy, decision: Decision) -> None:
     view = where.shot.view
     shape = view.masked.shape
-    for name in ("unmask", "revoke"):
+    for name in ("unmask", "revoke", "edit", "hold"):
         chosen: Tensor | None = getattr(decision, name)
-        if chosen is not None and (chosen.dtype is not torch.bool or chosen.shape != shape):
+        wanted = shape[:1] if name == "hold" else shape
+        if chosen is not None and (chosen.dtype is not torch.bool or chosen.shape != wanted):
             where.fail(
-                f"decision: {name} must be a bool tensor {tuple(shape)}, got {chosen.dtype} "
+                f"decision: {name} must be a bool tensor {tuple(wanted)}, got {chosen.dtype} "
                 f"{tuple(chosen.shape)}"
             )
     rule = "decision: it unmasked a position that is no mask"
     where.require(~(decision.unmask & ~view.masked).any(1), rule)
+    edit = torch.zeros_like(view.masked) if decision.edit is None else decision.edit
     if decision.revoke is not None:
         rule = "decision: it revoked a position that is a mask"
         where.require(~(decision.revoke & view.masked).any(1), rule)
+        rule = "decision: it edited a position that it revoked"
+        where.require(~(decision.revoke & edit).any(1), rule)
+    where.require(~(edit & view.masked).any(1), "decision: it edited a position that is a mask")
+    if not policy.scores_unmasked and (decision.edit is not None or decision.hold is not None):
+        where.fail("decision: edit and hold are for policies with scores_unmasked")
     if decision.tokens is not None:
         if decision.tokens.dtype is not torch.int64 or decision.tokens.shape != shape:
             where.fail(f"decision: tokens must be an int64 tensor {tuple(shape)}")
         allowed = (decision.tokens >= 0) & (decision.tokens < MASK_TOKEN_ID)
         rule = "decision: it put a token that is none of the vocabulary, or the mask token"
-        where.require((allowed | ~view.masked).all(1), rule)
+        where.require((allowed | ~(view.masked | edit)).all(1), rule)
     for name, values in (decision.signals or {}).items():
         if values.shape not in (shape, (shape[0], 1)):
             where.fail(f"decision: signal {name!r} must be [n, L] or [n, 1]")
@@ -232,6 +242,8 @@ def _check_leftmost(policy: RemaskingPolicy) -> None:
         top1=level,
         top2=level,
         entropy=level,
+        proposals=torch.zeros_like(view.candidates),
+        proposal_confidence=level,
         logits=flat,
         sampling_logits=flat,
     )
@@ -248,14 +260,17 @@ def _check_leftmost(policy: RemaskingPolicy) -> None:
 def _same_rows(got: tuple[Decision, State], expected: tuple[Decision, State]) -> Tensor:
     """Whether decision and state agree, bool [n]; signals are not compared."""
     same = (got[0].unmask == expected[0].unmask).all(1)
-    for name in ("revoke", "tokens"):
+    for name in ("revoke", "edit", "hold", "tokens"):
         first, second = getattr(got[0], name), getattr(expected[0], name)
         if first is None and second is None:
             continue
         if first is None or second is None:
             return torch.zeros_like(same)
-        put = expected[0].unmask if name == "tokens" else torch.ones_like(first)
-        same &= ((first == second) | ~put).all(1)
+        put = torch.ones_like(first, dtype=torch.bool)
+        if name == "tokens":
+            put = expected[0].unmask
+            put = put if expected[0].edit is None else put | expected[0].edit
+        same &= ((first == second) | ~put)[..., None].flatten(1).all(1)
     for name, values in got[1].items():
         # A state may be one number per row, and have a dimension of 0.
         same &= _equal(values, expected[1][name])[..., None].flatten(1).all(1)
@@ -271,7 +286,9 @@ def _pick_decision(decision: Decision, rows: Tensor) -> Decision:
     return Decision(
         unmask=decision.unmask[rows],
         revoke=None if decision.revoke is None else decision.revoke[rows],
+        edit=None if decision.edit is None else decision.edit[rows],
         tokens=None if decision.tokens is None else decision.tokens[rows],
+        hold=None if decision.hold is None else decision.hold[rows],
     )
 
 

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision, RemaskingPolicy, State
 from starr_engine.decoding.guarantee import (
+    MAX_HELD_STEPS,
     MAX_REVOCATIONS_PER_POSITION,
+    bound_holding,
     bound_revocation,
+    drop_vain_edits,
     first_argmax,
     guarantee_progress,
 )
@@ -25,15 +28,15 @@ LENGTH: Final = 9
 VOCABULARY: Final = 6
 MASK_TOKEN_ID: Final = VOCABULARY - 1
 
-# See bound_revocation: the bound, and the one decision that may go beyond it.
-MAX_STEPS: Final = (2 + MAX_REVOCATIONS_PER_POSITION) * LENGTH
+# See bound_revocation: the bound, and the one decision that may go beyond it; and bound_holding.
+MAX_STEPS: Final = (2 + MAX_REVOCATIONS_PER_POSITION) * LENGTH + MAX_HELD_STEPS
 _LEVELS: Final = 8
 _TOKENS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """One step of the rows that still have masks."""
+    """One step of the rows that still have masks, or are held."""
 
     rows: Tensor
     """int64 [n]: which of the ``ROWS`` blocks they are."""
@@ -65,6 +68,9 @@ def draw_view(
     top2 = torch.where(scored, torch.minimum(1 - confidence, confidence), 0.0)
     entropy = torch.where(scored, 2 * tenths(), 0.0)
     logit = torch.where(scored, 10 * tenths(), 0.0)
+    proposals = torch.where(scored, proposed, tokens)
+    # A token that is proposed where it stands has one probability, whichever way it is asked for.
+    proposal_confidence = torch.where(proposals == tokens, confidence, top1)
     if policy.needs_logits:
         levels = torch.randint(0, _LEVELS, (*shape, VOCABULARY), generator=generator).float()
         logits = torch.where(scored[..., None], levels, 0.0)
@@ -79,6 +85,8 @@ def draw_view(
         top1 = torch.where(scored, best[..., 0], 1.0)
         top2 = torch.where(scored, best[..., 1], 0.0)
         entropy = torch.where(scored, -torch.xlogy(probabilities, probabilities).sum(-1), 0.0)
+        proposals = torch.where(scored, proposed, tokens)
+        proposal_confidence = top1
     return BlockView(
         candidates=torch.where(masked, proposed, tokens),
         confidence=confidence,
@@ -91,6 +99,8 @@ def draw_view(
         progress=(~masked).float().mean(1) / 2,
         seed=rows * 2**61,
         logit=logit,
+        proposals=proposals,
+        proposal_confidence=proposal_confidence,
         logits=logits,
         sampling_logits=logits,
         shadow_confidence=torch.where(masked, 1.0, tenths()) if policy.needs_shadow else None,
@@ -111,25 +121,34 @@ def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[Shot, Decision, S
     tokens = torch.full((ROWS, LENGTH), -1)
     state = policy.init_state(ROWS, LENGTH, torch.device("cpu"))
     num_revoked = torch.zeros(ROWS, dtype=torch.int64)
+    num_held = torch.zeros_like(num_revoked)
     for step in range(MAX_STEPS):
         view = draw_view(policy, tokens, rows, step, generator)
         every = torch.arange(len(rows))
         # A copy, so that a policy that changes what it is given shows when it is asked again.
         decision, after = policy.decide(pick(view, every), pick_state(state, every))
         yield Shot(rows=rows, step=step, view=view, state=state), decision, after
-        full = guarantee_progress(view, bound_revocation(decision, num_revoked.tolist()))
-        put = view.candidates if full.tokens is None else full.tokens
+        full = bound_holding(bound_revocation(decision, num_revoked.tolist()), num_held.tolist())
+        full = guarantee_progress(view, drop_vain_edits(view, full))
+        put = full.tokens_put(view)
         tokens = torch.where(full.unmask, put, tokens)
+        if full.edit is not None:
+            tokens = torch.where(full.edit, put, tokens)
         if full.revoke is not None:
             tokens = torch.where(full.revoke, -1, tokens)
             num_revoked += full.revoke.sum(1)
-        left = (tokens < 0).any(1).nonzero()[:, 0]
+        is_left = (tokens < 0).any(1)
+        if full.hold is not None:
+            num_held += full.hold & ~is_left
+            is_left |= full.hold
+        left = is_left.nonzero()[:, 0]
         if not len(left):
             return
-        rows, tokens, num_revoked = rows[left], tokens[left], num_revoked[left]
+        rows, tokens = rows[left], tokens[left]
+        num_revoked, num_held = num_revoked[left], num_held[left]
         state = pick_state(after, left)
     raise AssertionError(
-        f"progress: row {rows[0]} still has masks after {MAX_STEPS} steps (seed {seed})"
+        f"progress: row {rows[0]} is not done after {MAX_STEPS} steps (seed {seed})"
     )
 
 

@@ -79,6 +79,12 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
         {"tau": 0.4, "floor": 0.1, "allow_empty_base": False, "guidance": 2, "decay": 0.5},
         {"min_streak": 1, "bonus": 2, "tokens_per_step": 3},
     ],
+    "token_edit": [
+        {},
+        {"threshold": 0.3, "edit_threshold": 0.0, "max_post_steps": 5},
+        {"threshold": 0.5, "max_post_steps": 0, "tokens_per_step": 3},
+        {"threshold": 0.95, "edit_threshold": None, "tokens_per_step": 2},
+    ],
     "wino": [
         {},
         {"tau1": 0.3, "tau2": 0.5},
@@ -285,7 +291,7 @@ def test_a_block_that_does_not_end_is_found(monkeypatch: pytest.MonkeyPatch) -> 
 
     check_policy(Never())
     monkeypatch.setattr(policy_views, "guarantee_progress", lambda view, decision: decision)
-    with pytest.raises(AssertionError, match="progress: row 0 still has masks after 54 steps"):
+    with pytest.raises(AssertionError, match="progress: row 0 is not done after 118 steps"):
         check_policy(Never())
 
 

@@ -147,23 +147,24 @@ def test_min_tokens_holds_off_eos_and_stop_tokens_but_not_longer(
 
 def test_the_view_shows_the_least_there_is_for_a_late_candidate() -> None:
     logits = torch.tensor([[0.0, 9.0, 1.0, 0.0], [5.0, 1.0, 0.0, 0.0], [0.0, 9.0, 0.0, 0.0]])
-    scores = score_rows(logits, torch.tensor([3, 3, 1]), 3, [])
-    masked = torch.tensor([True, True, False])
-    late = late_rows(scores.candidates, masked, [(1,)], [3])
-    assert late is not None
-    assert late.tolist() == [True, False, False]  # a token that stands there does not wait
-    shown = postpone(scores, late, 4)
+    scores = score_rows(logits, torch.tensor([3, 3, 2]), 3, [])
+    proposed = late_rows(scores.proposals, [(1,)], [3])
+    assert proposed is not None
+    assert proposed.tolist() == [True, False, True]
+    late = proposed & torch.tensor([True, True, False])  # what stands there does not wait
+    shown = postpone(scores, late, proposed, 4)
     assert [shown.confidence[0], shown.top1[0], shown.top2[0]] == [0, 0, 0]
     assert shown.entropy[0].item() == pytest.approx(math.log(4))
+    assert (shown.proposal_confidence == 0).tolist() == [True, False, True]
     for name in ("confidence", "top1", "top2", "entropy"):
         assert torch.equal(getattr(shown, name)[1:], getattr(scores, name)[1:])
     assert torch.equal(shown.candidates, scores.candidates)
-    assert late_rows(scores.candidates, masked, [()], [3]) is None
+    assert late_rows(scores.proposals, [()], [3]) is None
 
 
 def test_requests_that_do_not_ask_are_not_held_back() -> None:
     candidates = torch.tensor([1, 1, 1, 1])
-    late = late_rows(candidates, torch.ones(4, dtype=torch.bool), [(), (1,)], [3, 1])
+    late = late_rows(candidates, [(), (1,)], [3, 1])
     assert late is not None
     assert late.tolist() == [False, False, False, True]
 

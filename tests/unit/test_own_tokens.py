@@ -79,12 +79,12 @@ def test_what_early_exit_or_the_guarantee_adds_has_the_policys_tokens(
 @pytest.mark.parametrize(
     ("policy", "reason"),
     [
-        (Puts((MASK, 5, 3)), "not the mask token, at every mask; got 9"),
+        (Puts((MASK, 5, 3)), "not the mask token, at every mask and edit; got 9"),
         # Unmasked by nobody this time; early exit or the guarantee might.
-        (Puts((2, 5, MASK)), "not the mask token, at every mask; got 9"),
+        (Puts((2, 5, MASK)), "not the mask token, at every mask and edit; got 9"),
         (
             Puts((-1, 5, 3)),
-            "an id of the vocabulary, and not the mask token, at every mask; got -1",
+            "an id of the vocabulary, and not the mask token, at every mask and edit; got -1",
         ),
         (Puts((VOCABULARY, 5, 3)), "an id of the vocabulary, .* got 10"),
         (Puts((2, 5, 3), dtype=torch.int32), r"tokens must be an int64 tensor \(1, 3\)"),

@@ -148,6 +148,8 @@ def scores(confidence: list[float]) -> Scores:
         top1=values,
         top2=values,
         entropy=values,
+        proposals=torch.arange(len(confidence)),
+        proposal_confidence=values,
     )
 
 

@@ -29,6 +29,8 @@ class ExitRule(Protocol):
 def exit_early(rule: ExitRule | None, view: BlockView, decision: Decision) -> Decision:
     """Fill the rows for which ``rule`` says so; what the policy would revoke there stays.
 
+    Such a block is final: its policy does not hold it.
+
     The tokens are the policy's where it gave its own, else the view's candidates.
 
     Raises:
@@ -41,7 +43,8 @@ def exit_early(rule: ExitRule | None, view: BlockView, decision: Decision) -> De
         raise ValueError(f"{type(rule).__name__} must give a bool tensor {tuple(view.step.shape)}")
     unmask = torch.where(fill[:, None], view.masked, decision.unmask)
     revoke = None if decision.revoke is None else decision.revoke & ~fill[:, None]
-    return replace(decision, unmask=unmask, revoke=revoke)
+    hold = None if decision.hold is None else decision.hold & ~fill
+    return replace(decision, unmask=unmask, revoke=revoke, hold=hold)
 
 
 EXIT_RULES: Registry[ExitRule] = Registry(

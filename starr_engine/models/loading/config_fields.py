@@ -72,6 +72,14 @@ class ConfigFields:
         self._wrong(name, value, f"at most {at_most}" if is_large else "a whole number above 0")
         return 1
 
+    def count(self, name: str, default: int | None = None) -> int:
+        """A whole number, 0 or above; required unless ``default`` is given."""
+        value = self._value(name, default)
+        if _is_int(value) and value >= 0:
+            return int(value)
+        self._wrong(name, value, "a whole number, 0 or above")
+        return 0
+
     def positive_number(self, name: str, default: float | None = None) -> float:
         """A number above 0; required unless ``default`` is given."""
         value = self._value(name, default)

@@ -47,8 +47,8 @@ class Curve {
 
   describe(numbers, cells) {
     const moments = cells.flatMap((cell, i) =>
-      cell.outcome === UNMASKED || cell.outcome === REVOKED
-        ? [`${cell.outcome === REVOKED ? "revoked" : "unmasked"} at forward ${numbers[i]} by ${DECIDERS[cell.decider]}: \u201C${tokenLabel(this.trace, cell.candidate)}\u201D`]
+      isMoment(cell.outcome)
+        ? [`${OUTCOMES[cell.outcome]} at forward ${numbers[i]} by ${DECIDERS[cell.decider]}: \u201C${tokenLabel(this.trace, cell.candidate)}\u201D`]
         : []);
     return moments.length ? moments.join(" \u00B7 ") : "Still a mask at the end.";
   }
@@ -80,7 +80,7 @@ class Curve {
   point(svg, cell, x, y, crowded) {
     if (Number.isNaN(cell.confidence)) return;
     const at = y(cell.confidence);
-    const moment = cell.outcome === UNMASKED || cell.outcome === REVOKED;
+    const moment = isMoment(cell.outcome);
     if (crowded && !moment) return;
     svg.append(moment
       ? draw("path", { d: momentPath(cell, x, at, 6), fill: cell.outcome === REVOKED ? "none" : "var(--accent)", stroke: "var(--ink)", "stroke-width": 1.6 })

@@ -35,11 +35,13 @@ function makeRamp() {
   };
 }
 
-// Shapes for the moments of a position: a disc for the policy, a triangle for the engine, a cross for a revocation.
+// Shapes for the moments of a position: a disc for the policy, a triangle for the engine, a cross for a revocation,
+// a diamond for an edit.
 function momentPath(cell, x, y, r) {
   if (cell.outcome === REVOKED) {
     return `M${x - r} ${y - r}L${x + r} ${y + r}M${x - r} ${y + r}L${x + r} ${y - r}`;
   }
+  if (cell.outcome === EDITED) return `M${x} ${y - r * 1.2}L${x + r * 1.2} ${y}L${x} ${y + r * 1.2}L${x - r * 1.2} ${y}Z`;
   if (cell.decider !== POLICY) return `M${x} ${y - r * 1.15}L${x + r * 1.1} ${y + r * 0.85}H${x - r * 1.1}Z`;
   return `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
 }

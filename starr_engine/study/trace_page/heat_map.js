@@ -89,7 +89,7 @@ class HeatMap {
     const { trace, cell, height } = this;
     const r = Math.min(3.6, Math.min(cell, height) / 2 - 0.8);
     step.outcomes.forEach((outcome, i) => {
-      if (outcome !== UNMASKED && outcome !== REVOKED) return;
+      if (!isMoment(outcome)) return;
       const found = { outcome, decider: step.deciders[i] };
       const x = (step.block_start - trace.first + i + 0.5) * cell;
       const path = new Path2D(momentPath(found, x, TOP + (at + 0.5) * height, r));
@@ -174,6 +174,7 @@ function fillMapLegend(box) {
     mark({ outcome: UNMASKED, decider: POLICY }, "unmasked by the policy"),
     mark({ outcome: UNMASKED, decider: 2 }, "by the engine"),
     mark({ outcome: REVOKED, decider: POLICY }, "revoked"),
+    mark({ outcome: EDITED, decider: POLICY }, "edited"),
     make("span", {}, settled, "token, not scored"),
   );
 }

@@ -1,7 +1,10 @@
 // Traces as the page needs them: typed columns, the canvas after every forward, texts of tokens.
 
-const KEPT = 0, MASKED = 1, UNMASKED = 2, REVOKED = 3;
-const OUTCOMES = ["kept", "stays masked", "unmasked", "revoked"];
+const KEPT = 0, MASKED = 1, UNMASKED = 2, REVOKED = 3, EDITED = 4;
+const OUTCOMES = ["kept", "stays masked", "unmasked", "revoked", "edited"];
+
+// Whether a position changed.
+const isMoment = (outcome) => outcome >= UNMASKED;
 const POLICY = 1;
 const DECIDERS = ["", "policy", "progress guarantee", "early exit", "engine"];
 
@@ -21,13 +24,14 @@ function readTrace(raw, index) {
     ),
     unmasked: step.outcomes.filter((outcome) => outcome === UNMASKED).length,
     revoked: step.outcomes.filter((outcome) => outcome === REVOKED).length,
+    edited: step.outcomes.filter((outcome) => outcome === EDITED).length,
     forced: step.outcomes.filter((outcome, i) => outcome === UNMASKED && step.deciders[i] !== POLICY).length,
   }));
   const states = [Int32Array.from(raw.initial_ids)];
   for (const step of steps) {
     const ids = Int32Array.from(states.at(-1));
     step.outcomes.forEach((outcome, i) => {
-      if (outcome === UNMASKED) ids[step.block_start + i] = step.candidates[i];
+      if (outcome === UNMASKED || outcome === EDITED) ids[step.block_start + i] = step.candidates[i];
       if (outcome === REVOKED) ids[step.block_start + i] = raw.mask_token_id;
     });
     states.push(ids);
@@ -48,6 +52,7 @@ function readTrace(raw, index) {
     seconds: total("time_s"),
     forced: total("forced"),
     revoked: total("revoked"),
+    edited: total("edited"),
     refreshes: steps.filter((step) => isRefresh(step)).length,
     first: raw.num_prompt_tokens,
     size: raw.initial_ids.length - raw.num_prompt_tokens,

@@ -11,6 +11,7 @@ function resultCard(trace, base) {
     `${plural(trace.refreshes, "refresh").replace("refreshs", "refreshes")}`,
     `${plural(trace.forced, "token")} unmasked by the engine`,
     plural(trace.revoked, "revocation"),
+    ...(trace.edited ? [plural(trace.edited, "edit")] : []),
     `ended with ${trace.finish_reason}`,
   ];
   const children = [paneHead(trace), figures, make("p", { class: "status" }, facts.join(" \u00B7 ")),

@@ -65,8 +65,8 @@ class TextPane {
       const inBlock = focus && position >= focus.block_start && position < focus.block_start + focus.length;
       classes.push(inBlock && at === 0 ? "masked" : "pending");
       shownId = null;
-    } else if (cell?.outcome === UNMASKED) {
-      classes.push("fresh");
+    } else if (cell?.outcome === UNMASKED || cell?.outcome === EDITED) {
+      classes.push(cell.outcome === EDITED ? "edited" : "fresh");
       if (cell.decider !== POLICY) classes.push("forced");
     }
     if (position >= trace.first + trace.num_visible_ids && at === trace.nfe) classes.push("beyond");
@@ -130,6 +130,7 @@ class TextPane {
       `${step.unmasked} unmasked${step.forced ? ` (${step.forced} by the engine)` : ""}`,
     ];
     if (step.revoked) parts.push(`${step.revoked} revoked`);
+    if (step.edited) parts.push(`${step.edited} edited`);
     return [...parts, duration(step.time_s)].join(" \u00B7 ");
   }
 
