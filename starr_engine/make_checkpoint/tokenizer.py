@@ -42,15 +42,15 @@ def write_tokenizer(folder: Path, tokens: SpecialTokens) -> None:
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
     _write(folder / "tokenizer.json", content)
-    _write(folder / "tokenizer_config.json", tokenizer_settings(tokens))
+    _write(folder / "tokenizer_config.json", tokenizer_config(tokens))
 
 
-def tokenizer_settings(tokens: SpecialTokens) -> dict[str, Any]:
+def tokenizer_config(tokens: SpecialTokens) -> dict[str, Any]:
     """Content of ``tokenizer_config.json``."""
-    special = {number: text for text, number in tokens.ids.items()}
+    special = sorted((number, text) for text, number in tokens.ids.items())
     settings = {
         "added_tokens_decoder": {
-            str(number): {"content": text, **_FLAGS} for number, text in sorted(special.items())
+            str(number): {"content": text, **_FLAGS} for number, text in special
         },
         "bos_token": tokens.bos,
         "clean_up_tokenization_spaces": False,

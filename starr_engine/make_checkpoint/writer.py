@@ -68,7 +68,6 @@ def make_checkpoint(
     _write_json(folder / "config.json", published.config)
     if published.generation:
         _write_json(folder / "generation_config.json", published.generation)
-    # Before the model, because it may be all that names the mask token.
     write_tokenizer(folder, published.tokens)
     model = build_model(folder)
     plans = tensor_plans(model, dtype)
