@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +58,19 @@ class ModelSpec:
     block_length_is_assumed: bool = False
     """Whether no file of the checkpoint says it, so that the family's usual one was taken."""
 
+    seeds_block: bool = False
+    """Whether the logits of a block's first position are those of the row in front of it, as in an
+    autoregressive model, while the others' are their own."""
+
+    may_be_block_causal: bool = False
+    """Whether a checkpoint of this architecture may have been trained with a block-causal mask
+    although no file says so: ``mask_block_length`` then makes the model so."""
+
+    generation_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling parameters that the checkpoint's files ask for, by field."""
+
     def __post_init__(self) -> None:
+        assert not (self.logits_shift and self.seeds_block)
         assert (self.block_length is not None) == (self.attention_kind != "bidirectional")
         assert self.block_length is None or not self.block_length % (self.sub_block_length or 1)
 
@@ -158,13 +170,15 @@ class DiffusionModel(nn.Module, ABC):
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
+MODELS.add("LLaDAMoEModelLM", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
+MODELS.add("LLaDAMoEModel", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
+MODELS.add("SDARMoeForCausalLM", "starr_engine.models.families.sdar_moe:SDARMoEModel")
 MODELS.add("LLaDA2MoeModelLM", "starr_engine.models.families.llada2:LLaDA2Model")
 MODELS.add("Fast_dLLM_QwenForCausalLM", "starr_engine.models.families.fast_dllm_v2:FastDLLMv2Model")
 MODELS.add(
     "NemotronLabsDiffusionModel",
     "starr_engine.models.families.nemotron_diffusion:NemotronDiffusionModel",
 )
-MODELS.add("SDARMoeForCausalLM", "starr_engine.models.families.sdar_moe:SDARMoEModel")
-MODELS.add("LLaDAMoEModelLM", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
-MODELS.add("LLaDAMoEModel", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
+for _name in ("A2DLlamaLMHeadModel", "A2DQwen2LMHeadModel", "A2DQwen3LMHeadModel"):
+    MODELS.add(_name, "starr_engine.models.families.a2d:A2DModel")

@@ -28,8 +28,6 @@ _BLOCK_LENGTH_NAMES: Final = ("block_length", "block_size")
 _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
     ("hidden_act", "silu", "silu"),
     ("use_sliding_window", False, False),
-    ("rope_scaling", None, None),
-    ("rope_parameters", None, None),
     ("quantization_config", None, None),
 )
 """Fields that change the arithmetic: (name, supported value, published default if absent)."""

@@ -17,6 +17,7 @@ from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
 from starr_engine.models.loading.checkpoint import Checkpoint
 from starr_engine.models.loading.config_files import GENERATION_CONFIG, ConfigFiles
+from starr_engine.models.loading.generation_defaults import generation_defaults
 
 __all__ = ["build_model", "fill_model", "load_model"]
 
@@ -142,12 +143,19 @@ def _with_block_length(spec: ModelSpec, folder: Path, block_length: int | None) 
                 stacklevel=2,
             )
         return spec
+    if spec.may_be_block_causal:
+        return replace(spec, attention_kind="block_causal", block_length=block_length)
     if spec.attention_kind != "block_causal":
         raise ConfigError(
             f"mask_block_length={block_length} is for block-causal models; the attention of "
             f"{spec.architecture} is {spec.attention_kind}"
         )
-    return replace(spec, block_length=block_length, block_length_is_assumed=False)
+    sub_block = spec.sub_block_length
+    if sub_block is not None and block_length % sub_block:
+        sub_block = None
+    return replace(
+        spec, block_length=block_length, sub_block_length=sub_block, block_length_is_assumed=False
+    )
 
 
 def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -> ModelSpec:
@@ -159,7 +167,11 @@ def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -
                 f"{folder / GENERATION_CONFIG}: eos_token_id must hold token ids in "
                 f"[0, {spec.vocab_size}), got {token!r}"
             )
-    return replace(spec, eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))))
+    return replace(
+        spec,
+        eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))),
+        generation_defaults=generation_defaults(files.generation),
+    )
 
 
 def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) -> None:
