@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starr_engine.errors import ConfigError, RequestError
+from starr_engine.tokenizer_files import TOKENIZER_JSON, build_tokenizer, has_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -31,7 +32,7 @@ class Tokenizer:
 
     @classmethod
     def from_folder(cls, folder: Path, mask_token_id: int) -> Tokenizer:
-        """Load ``tokenizer.json`` and its settings; code in the folder is never run.
+        """Load ``tokenizer.json``, or what stands in its place; code in the folder is never run.
 
         Args:
             folder: A checkpoint in the published format.
@@ -40,11 +41,13 @@ class Tokenizer:
         Raises:
             ConfigError: If the folder holds no usable tokenizer.
         """
-        if not (folder / "tokenizer.json").is_file():
+        if not has_tokenizer(folder):
             raise ConfigError(
                 f"{folder} has no tokenizer.json; a model folder needs the tokenizer's own "
                 f"tokenizer.json and tokenizer_config.json"
             )
+        if not (folder / TOKENIZER_JSON).is_file():
+            return cls(build_tokenizer(folder), mask_token_id)
         from transformers import PreTrainedTokenizerFast  # slow to import: only when a model loads
 
         try:

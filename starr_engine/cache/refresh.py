@@ -40,12 +40,12 @@ def active_rows(view: CacheView) -> tuple[int, int]:
     """What a step inside the block must compute: first row, and the one behind the last.
 
     The active block, and all of its mask block where there is one. Where the logits of a position
-    are those of the row in front of it, that row too.
+    are those of the row in front of it, that row too, as long as the first position is scored.
     """
     start, stop = view.block_start, view.block_stop
     if view.mask_block is not None:
         start, stop = start - start % view.mask_block, view.num_rows
-    return max(0, start - view.logits_shift), stop
+    return min([start, *(first for first, _ in view.scored[:1])]), stop
 
 
 def positive(name: str, value: object, least: int = 1) -> None:
@@ -198,8 +198,14 @@ class RefreshingCache(SuffixWindow, ABC):
             if self.refresh != "block":
                 stale = union(view.dirty, difference(live, view.cached))
                 query = union(query, intersection(stale, live))
-        isolated = 0
-        if self.isolate_prompt:
-            isolated = view.prompt_len
-            query = difference(query, intersection(((0, isolated),), view.cached))
-        return StepPlan(kind=kind, query=query, write=query, read=live, isolated=isolated)
+        isolated = view.prompt_len if self.isolate_prompt else 0
+        settled = intersection(((0, isolated),), view.cached)
+        # A settled row whose logits are those of the first position is computed for these alone.
+        query = union(difference(query, settled), intersection(settled, view.scored))
+        return StepPlan(
+            kind=kind,
+            query=query,
+            write=difference(query, settled),
+            read=live,
+            isolated=isolated,
+        )

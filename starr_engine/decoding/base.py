@@ -196,6 +196,7 @@ for _name, _target in {
     "random": "random:RandomPolicy",
     "entropy": "entropy:EntropyPolicy",
     "margin": "margin:MarginPolicy",
+    "ancestral": "ancestral:AncestralPolicy",
     "maskgit_plus": "maskgit_plus:MaskgitPlusPolicy",
     "threshold": "threshold:ThresholdPolicy",
     "progress_threshold": "progress_threshold:ProgressThresholdPolicy",

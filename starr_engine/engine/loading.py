@@ -19,6 +19,7 @@ from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model
 from starr_engine.models.loading.locate import fetch_weights, resolve_model
 from starr_engine.tokenization import Tokenizer
+from starr_engine.tokenizer_files import has_tokenizer
 
 _ALWAYS_FITS: Final = 2**28
 """Bytes of weights for which nobody asks what is free."""
@@ -71,7 +72,7 @@ def load(config: EngineConfig) -> LoadedEngine:
     )
     backend = make_backend(config.attention_backend, shape)
     kv_pool = _make_kv_pool(resolved, spec, dtype, device)
-    has_tokenizer = (folder / "tokenizer.json").is_file()
+    tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
     return LoadedEngine(
         config=replace(
             resolved,
@@ -81,7 +82,7 @@ def load(config: EngineConfig) -> LoadedEngine:
         ),
         device=device,
         model=model,
-        tokenizer=Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer else None,
+        tokenizer=tokenizer,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
         backend=backend,

@@ -49,6 +49,7 @@ class PublishedModel:
 
 
 ARCHITECTURES: Final = {
+    "dream": "dream",
     "llada": "llada",
     "sdar": "sdar",
 }

@@ -156,6 +156,7 @@ class DiffusionModel(nn.Module, ABC):
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
+MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
 MODELS.add("LLaDA2MoeModelLM", "starr_engine.models.families.llada2:LLaDA2Model")

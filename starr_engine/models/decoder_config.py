@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from starr_engine.models.base import ModelSpec
 from starr_engine.models.loading.config_fields import (
@@ -17,6 +17,9 @@ from starr_engine.models.loading.config_files import (
     TOKENIZER_CONFIG,
     ConfigFiles,
 )
+
+TURN_END: Final = "<|im_end|>"
+"""What ends every turn in the chat format that Qwen's descendants use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,16 +156,34 @@ def read_mask_token_id(fields: ConfigFields, tokenizer: Mapping[str, Any], publi
     """
     if fields.has("mask_token_id"):
         return fields.token_id("mask_token_id")
-    mask_token = _text(tokenizer.get("mask_token"))
-    added = tokenizer.get("added_tokens_decoder")
-    for token_id, token in added.items() if isinstance(added, Mapping) else ():
-        if mask_token is not None and _text(token) == mask_token and token_id.isdecimal():
-            return int(token_id)
+    found = _added_ids(tokenizer, _text(tokenizer.get("mask_token")))
+    if found:
+        return found[0]
     fields.problem(
         f"mask_token_id is missing, and {TOKENIZER_CONFIG} names no mask_token that is among its "
         f"added_tokens_decoder; write the id of the mask token ({published}) into config.json"
     )
     return 0
+
+
+def turn_end_ids(tokenizer: Mapping[str, Any], vocab_size: int) -> tuple[int, ...]:
+    """The id of the token that ends a turn of a conversation; empty if there is none.
+
+    Some checkpoints name it nowhere else: their ``eos_token_id`` is the end of a whole text.
+
+    Args:
+        tokenizer: Content of ``tokenizer_config.json``.
+        vocab_size: Rows of the embedding; an id without a row is never generated.
+    """
+    return tuple(token for token in _added_ids(tokenizer, TURN_END) if token < vocab_size)
+
+
+def _added_ids(tokenizer: Mapping[str, Any], text: str | None) -> list[int]:
+    """Ids under which ``tokenizer_config.json`` lists a token of this text."""
+    added = tokenizer.get("added_tokens_decoder")
+    if text is None or not isinstance(added, Mapping):
+        return []
+    return [int(key) for key, token in added.items() if _text(token) == text and key.isdecimal()]
 
 
 def _text(token: object) -> str | None:

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from starr_engine import LLM, RequestError, SamplingParams
@@ -19,6 +20,7 @@ from tests.helpers.engines import (
     sharp_checkpoint,
 )
 from tests.helpers.reference_caches import DEFAULTS
+from tests.helpers.reference_engine import reference_generate
 
 SHIFT = {"logits_shift": True}
 CACHES: list[tuple[str, dict[str, Any]]] = [
@@ -119,6 +121,27 @@ def test_mixed_batches_in_random_order_give_what_each_request_gives_alone(folder
         assert one.drift.mean_kl == pytest.approx(many.drift.mean_kl, abs=1e-6)
         assert [entry.token_id for entry in one.logprobs or ()] == list(one.token_ids)
     assert_all_pages_free(llm.engine)
+
+
+@pytest.mark.parametrize("cache", ["dual", "delayed"])
+def test_the_last_row_of_an_isolated_prompt_is_read_whoever_wrote_it(
+    folder: Path, reference: Reference, cache: str
+) -> None:
+    llm = make_llm(folder, SHIFT, page_size=8)
+    params = PARAMS.with_overrides(
+        {"cache": cache, "cache_args": {"isolate_prompt": True, "refresh_every": 1}}
+    )
+    for prompt in (PROMPTS[0][:1] * 16, PROMPTS[1][:1] * 19):  # it may lie in a page that is shared
+        visible = np.ones((len(prompt) + 26,) * 2, np.bool_)
+        visible[: len(prompt), len(prompt) :] = False
+        expected = reference_generate(
+            lambda canvas, seen=visible: reference.model.logits(canvas, visible=seen),
+            prompt, params, 3, [1], shift=1,
+        )  # fmt: skip
+        for num_cached in (0, 16):
+            [output] = llm.generate(as_prompts([prompt]), params)
+            assert output.num_cached_tokens == num_cached
+            assert_same(output, expected)
 
 
 def test_samples_of_one_prompt_share_their_first_step_and_nothing_changes(folder: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-_BLOCK_NAMES = {
+LLAMA_NAMES = {
     "attn_norm": "input_layernorm",
     "ff_norm": "post_attention_layernorm",
     "q_proj": "self_attn.q_proj",
@@ -20,6 +20,8 @@ _BLOCK_NAMES = {
     "up_proj": "mlp.up_proj",
     "ff_out": "mlp.down_proj",
 }
+"""Parameters of a layer: LLaDA's name -> that of Llama and its descendants."""
+
 _TOP_NAMES = {"wte": "model.embed_tokens", "ln_f": "model.norm", "ff_out": "lm_head"}
 
 
@@ -72,5 +74,5 @@ class LlamaTwin:
 def _llama_name(name: str) -> str:
     parts = name.removeprefix("model.transformer.").split(".")
     if parts[0] == "blocks":
-        return f"model.layers.{parts[1]}.{_BLOCK_NAMES[parts[2]]}.{parts[3]}"
+        return f"model.layers.{parts[1]}.{LLAMA_NAMES[parts[2]]}.{parts[3]}"
     return f"{_TOP_NAMES[parts[0]]}.{parts[1]}"

@@ -148,7 +148,7 @@ def is_full(name: str, m: Moment, args: Mapping[str, Any]) -> bool:
 
 def inner_rows(name: str, m: Moment, args: Mapping[str, Any]) -> Rows:
     """Rows that a step computes between two full ones, as published."""
-    start = m.start - m.shift
+    start = m.start - (m.shift if m.canvas[m.start] == m.mask else 0)
     if name == "prefix":
         return {i for i in m.live if i >= start}
     if name == "dual":

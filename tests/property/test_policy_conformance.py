@@ -24,13 +24,20 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "random": [{}, {"tokens_per_step": 2}],
     "entropy": [{}, {"tokens_per_step": 3}],
     "margin": [{}, {"num_steps_per_block": 4}],
+    "ancestral": [{}, {"num_steps_per_block": 4}, {"num_steps_per_block": 1, "eps": 1.0}],
     "maskgit_plus": [
         {},
         {"num_steps_per_block": 4, "score": "entropy"},
         {"num_steps_per_block": 1},
         {"num_steps_per_block": 4, "score": "margin", "alg_temp": 0.4},
     ],
-    "threshold": [{}, {"threshold": 0.0}, {"threshold": 0.5}, {"threshold": 2.0}],
+    "threshold": [
+        {},
+        {"threshold": 0.0},
+        {"threshold": 0.5},
+        {"threshold": 2.0},
+        {"first_alone": True},
+    ],
     "progress_threshold": [{}, {"threshold": 0.7, "slope": 1.0}],
     "age_threshold": [{}, {"threshold": 0.8, "end": 0.0, "num_steps": 3}],
     "factor": [{}, {"factor": 0.0}, {"factor": 3.0}],
@@ -88,7 +95,7 @@ CASES = [(name, args) for name, variants in ARGUMENTS.items() for args in varian
 
 
 def draws_positions(name: str, args: dict[str, Any]) -> bool:
-    return name == "random" or bool(args.get("alg_temp"))
+    return name in ("random", "ancestral") or bool(args.get("alg_temp"))
 
 
 def test_every_registered_policy_is_held_to_the_rules() -> None:

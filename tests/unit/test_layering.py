@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 # starr_engine). Where SIDEWAYS says so, units of one level see each other too.
 LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
+    | {"tokenizer_files"}
     | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"}
     | {"memory_size", "prompts"},
     {"ops", "ops_reference", "_core"},

@@ -67,6 +67,7 @@ def test_every_published_size_is_understood_without_its_weights(
 
 def test_the_sizes_have_the_parameters_that_their_names_say(tmp_path: Path) -> None:
     sizes = {
+        ("dream", "7b"): 7.62,
         ("llada", "8b"): 8.02,
         ("sdar", "1.7b"): 2.03,
         ("sdar", "4b"): 4.41,

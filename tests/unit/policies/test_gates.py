@@ -33,6 +33,15 @@ def test_threshold_shows_its_line() -> None:
     assert line(ThresholdPolicy(threshold=0.5), view([0.1, 0.2])) == [0.5]
 
 
+def test_a_first_mask_goes_alone_at_the_first_step_and_by_the_line_afterwards() -> None:
+    policy = ThresholdPolicy(threshold=0.5, first_alone=True)
+    masked = [F, T, T, T]
+    assert unmasked(policy, view([1.0, 0.1, 0.9, 0.8], masked=masked)) == [1]
+    assert unmasked(policy, view([1.0, 0.1, 0.9, 0.8], masked=masked, step=1)) == [2, 3]
+    with pytest.raises(RequestError, match="first_alone must be True or False, got 1"):
+        ThresholdPolicy(first_alone=1)  # type: ignore[arg-type]
+
+
 def test_progress_threshold_falls_with_the_share_of_tokens() -> None:
     # 3 of 4 unmasked: .9 * (1 - .4 * .75) = .63.
     policy = ProgressThresholdPolicy(threshold=0.9, slope=0.4)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from starr_engine.decoding.policies.maskgit_plus import MaskgitPlusPolicy
 from starr_engine.errors import RequestError
 from tests.helpers.policy_views import unmasked, view
 
 
-def count(policy: MaskgitPlusPolicy, num_masks: int, step: int) -> int:
+def count(policy: MaskgitPlusPolicy, num_masks: int, time: int) -> int:
     masked = [place < num_masks for place in range(8)]
-    return len(unmasked(policy, view([0.5] * 8, masked=masked, step=step)))
+    state = {"time": torch.tensor([time])}
+    return len(unmasked(policy, view([0.5] * 8, masked=masked), state))
 
 
 def test_the_share_follows_linear_time_steps() -> None:
@@ -27,14 +29,20 @@ def test_the_share_follows_linear_time_steps() -> None:
     assert count(policy, 6, 3) == count(policy, 6, 9) == 6
 
 
-def test_no_number_of_steps_means_one_per_position_and_the_first_step_waits() -> None:
-    # T = 8, eps = .001: 8 * .999/8 = .999, so none at first. At step 1 t goes from .875125 to
-    # .75025, a share of .14269: 8 masks give 1.14 and 7 give .9989, which is none again.
+def test_a_step_that_would_take_none_is_not_taken() -> None:
+    # T = 8, eps = .001: 8 * .999/8 = .999, so none at step 0. At step 1 t goes from .875125 to
+    # .75025, a share of .14269: 8 masks give 1.14.
     policy = MaskgitPlusPolicy()
-    assert count(policy, 8, 0) == 0
-    assert count(policy, 8, 1) == 1
-    assert count(policy, 7, 1) == 0
-    assert count(policy, 2, 7) == 2
+    times = []
+    state = policy.init_state(1, 8, torch.device("cpu"))
+    for num_masks in (8, 7, 6):
+        masked = [place < num_masks for place in range(8)]
+        decision, state = policy.decide(view([0.5] * 8, masked=masked), state)
+        assert decision.unmask.sum() == 1
+        times.append(int(state["time"]))
+    # Step 1, then 2 (7 masks: 1.16), then 3 (6 masks: 1.20): only the first step is skipped.
+    assert times == [2, 3, 4]
+    assert count(policy, 2, 7) == count(policy, 2, 9) == 2
 
 
 def test_the_score_decides_which() -> None:
