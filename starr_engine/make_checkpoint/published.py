@@ -51,6 +51,7 @@ class PublishedModel:
 ARCHITECTURES: Final = {
     "dream": "dream",
     "llada": "llada",
+    "llada2": "llada2",
     "sdar": "sdar",
 }
 """Name on the command line -> module of ``architectures``, which has ``SIZES``."""
