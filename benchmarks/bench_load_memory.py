@@ -3,8 +3,8 @@
     python -m benchmarks.bench_load_memory [--arch sdar --size 1.7b] [--dtype bfloat16 float32]
 
 Writes a random checkpoint in bfloat16, in shards of 1 GB, into a temporary folder, and loads it in
-a fresh process for each dtype. The peak is the kernel's own count (VmHWM), which takes in every page
-of a mapped file that is in memory; what the interpreter and its packages take is measured
+a fresh process for each dtype. The peak is the kernel's own count (VmHWM), with every page of a
+mapped file that is in memory; what the interpreter and its packages take is measured
 before the model is built, and subtracted.
 """
 

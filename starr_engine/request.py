@@ -107,6 +107,11 @@ class Canvas:
             return self.length
         return min(-(-self.block_stop // self.mask_block) * self.mask_block, self.region_stop)
 
+    @property
+    def at_edge(self) -> bool:
+        """Whether the active block begins where a mask block does, or there are none."""
+        return self.mask_block is None or self.block_start % self.mask_block == 0
+
     def sources(self, positions: Positions) -> Positions:
         """[n] int32 rows whose logits are those of ``positions`` [n], in the same order."""
         return positions - np.int32(self.logits_shift)

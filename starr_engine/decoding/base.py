@@ -86,6 +86,10 @@ class BlockView:
     """As ``logits``, with what sampling added: its arg-max is the candidate. float64 if any row
     has a temperature, else the same tensor as ``logits``."""
 
+    at_edge: Tensor | None = None
+    """bool [n]: whether all that stands in front of the block is final, as it is but for the later
+    sub-blocks of a block-causal mask's block. The engine always gives it; None stands for true."""
+
     shadow_confidence: Tensor | None = None
     """float32: probability of the present token of each unmasked position at its shadow row, which
     does not see that token; 1 at masks. Given to policies with ``needs_shadow``."""

@@ -73,6 +73,9 @@ class DecodingRow:
     num_held: int = 0
     """Steps after which this block was held although it had no mask left."""
 
+    at_edge: bool = True
+    """Whether all that stands in front of the block is final."""
+
     trace: bool = False
     """Whether the decision is to say how it came about."""
 

@@ -77,6 +77,7 @@ def make_view(
         step=torch.tensor([row.step for row in group], device=device),
         num_left=torch.tensor([row.num_left for row in group], device=device),
         progress=torch.tensor([row.progress for row in group], device=device),
+        at_edge=torch.tensor([row.at_edge for row in group], device=device),
         seed=torch.tensor([row.seed for row in group], device=device),
         logit=spread(scores.logit, 0.0),
         proposals=proposals.view(len(group), length),

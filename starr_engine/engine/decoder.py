@@ -92,6 +92,7 @@ class Decoder:
             mask_token_id=self._mask_token_id,
             step=request.steps_in_block,
             num_left=canvas.block_start,
+            at_edge=canvas.at_edge,
             num_revoked=request.num_revoked_in_block,
             progress=request.num_unmasked / canvas.num_masks,
             seed=request.params.seed,

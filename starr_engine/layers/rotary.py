@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from starr_engine.layers.rotary_scaling import Yarn, plain_speeds
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rotation:
@@ -21,9 +23,24 @@ class Rotation:
     sin: Tensor
     """[T, 1, R/2]"""
 
+    query_scale: Tensor | None = None
+    """[T, 1, 1] what queries are multiplied by once they are turned; None for nothing."""
+
     def take(self, rows: Tensor) -> Rotation:
         """The rotation of some of the rows, in the order of their indices ``rows`` [R] int64."""
-        return Rotation(cos=self.cos.index_select(0, rows), sin=self.sin.index_select(0, rows))
+        scale = self.query_scale
+        return Rotation(
+            cos=self.cos.index_select(0, rows),
+            sin=self.sin.index_select(0, rows),
+            query_scale=None if scale is None else scale.index_select(0, rows),
+        )
+
+    def turn(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries [T, N, D] and keys [T, K, D] as attention takes them."""
+        turned = self.apply(query)
+        if self.query_scale is not None:
+            turned = turned * self.query_scale
+        return turned, self.apply(key)
 
     def apply(self, heads: Tensor) -> Tensor:
         """Turn component i with component i + R/2 of every head; computed in the table's dtype.
@@ -56,6 +73,7 @@ class RotaryEmbedding(nn.Module):
         max_positions: Positions in the table.
         theta: Base of the geometric series of angular speeds.
         full_precision: Whether heads are rotated in float32; else in their own dtype.
+        yarn: How the context was extended; None if it was not.
 
     Source:
         RoFormer, arXiv 2104.09864, section 3.2, with components paired half of R apart.
@@ -65,16 +83,24 @@ class RotaryEmbedding(nn.Module):
     sin: Tensor
 
     def __init__(
-        self, num_turned: int, max_positions: int, theta: float, *, full_precision: bool = True
+        self,
+        num_turned: int,
+        max_positions: int,
+        theta: float,
+        *,
+        full_precision: bool = True,
+        yarn: Yarn | None = None,
     ) -> None:
         super().__init__()
         self.full_precision = full_precision
         with torch.device("cpu"):
-            exponent = torch.arange(0, num_turned, 2, dtype=torch.float32) / num_turned
-            speed = 1.0 / theta**exponent
+            speed = plain_speeds(num_turned, theta)
+            if yarn is not None:
+                speed = yarn.speeds(num_turned, theta)
             angle = torch.outer(torch.arange(max_positions, dtype=torch.float32), speed)
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+            amplitude = 1.0 if yarn is None else yarn.amplitude
+        self.register_buffer("cos", angle.cos() * amplitude, persistent=False)
+        self.register_buffer("sin", angle.sin() * amplitude, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotation of rows at ``positions`` [T] int64, for heads of ``dtype``."""

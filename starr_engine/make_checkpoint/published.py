@@ -50,6 +50,8 @@ class PublishedModel:
 
 ARCHITECTURES: Final = {
     "dream": "dream",
+    "fast-dllm-v2": "fast_dllm_v2",
+    "nemotron-diffusion": "nemotron_diffusion",
     "llada": "llada",
     "llada2": "llada2",
     "sdar": "sdar",

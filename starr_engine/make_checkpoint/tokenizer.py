@@ -9,7 +9,7 @@ from typing import Any
 from starr_engine.make_checkpoint.published import SpecialTokens
 
 
-def write_tokenizer(folder: Path, tokens: SpecialTokens, max_length: int) -> None:
+def write_tokenizer(folder: Path, tokens: SpecialTokens) -> None:
     """Write ``tokenizer.json`` and ``tokenizer_config.json``.
 
     Texts become bytes, one token each; ids that are neither a byte nor special stand for filler,
@@ -18,7 +18,6 @@ def write_tokenizer(folder: Path, tokens: SpecialTokens, max_length: int) -> Non
     Args:
         folder: Of the checkpoint.
         tokens: Special tokens and number of ids, at least 256 beside them.
-        max_length: Longest sequence of the model, in tokens.
     """
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -43,23 +42,25 @@ def write_tokenizer(folder: Path, tokens: SpecialTokens, max_length: int) -> Non
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
     }
     _write(folder / "tokenizer.json", content)
+    _write(folder / "tokenizer_config.json", tokenizer_config(tokens))
+
+
+def tokenizer_config(tokens: SpecialTokens) -> dict[str, Any]:
+    """Content of ``tokenizer_config.json``."""
+    special = sorted((number, text) for text, number in tokens.ids.items())
     settings = {
         "added_tokens_decoder": {
-            str(number): {"content": text, **_FLAGS} for number, text in sorted(special.items())
+            str(number): {"content": text, **_FLAGS} for number, text in special
         },
         "bos_token": tokens.bos,
         "clean_up_tokenization_spaces": False,
         "eos_token": tokens.eos,
         "mask_token": tokens.mask,
-        "model_max_length": max_length,
         "pad_token": tokens.pad,
         "tokenizer_class": "PreTrainedTokenizerFast",
         "chat_template": tokens.chat_template,
     }
-    _write(
-        folder / "tokenizer_config.json",
-        {name: value for name, value in settings.items() if value is not None},
-    )
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 _FLAGS = {

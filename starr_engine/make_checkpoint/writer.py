@@ -68,8 +68,8 @@ def make_checkpoint(
     _write_json(folder / "config.json", published.config)
     if published.generation:
         _write_json(folder / "generation_config.json", published.generation)
+    write_tokenizer(folder, published.tokens)
     model = build_model(folder)
-    write_tokenizer(folder, published.tokens, model.spec.max_model_len)
     plans = tensor_plans(model, dtype)
     total = sum(plan.num_bytes for plan in plans)
     if weights:

@@ -160,3 +160,8 @@ MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
 MODELS.add("LLaDA2MoeModelLM", "starr_engine.models.families.llada2:LLaDA2Model")
+MODELS.add("Fast_dLLM_QwenForCausalLM", "starr_engine.models.families.fast_dllm_v2:FastDLLMv2Model")
+MODELS.add(
+    "NemotronLabsDiffusionModel",
+    "starr_engine.models.families.nemotron_diffusion:NemotronDiffusionModel",
+)

@@ -66,7 +66,7 @@ class DecoderLayer(TransformerLayer):
         key = split_heads(part.k_proj(normed), self.head_dim)
         if part.q_norm is not None and part.k_norm is not None:
             query, key = part.q_norm(query), part.k_norm(key)
-        return rotation.apply(query), rotation.apply(key)
+        return rotation.turn(query, key)
 
     def value(self, normed: Tensor) -> Tensor:
         """See the base class."""

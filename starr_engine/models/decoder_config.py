@@ -156,7 +156,7 @@ def read_mask_token_id(fields: ConfigFields, tokenizer: Mapping[str, Any], publi
     """
     if fields.has("mask_token_id"):
         return fields.token_id("mask_token_id")
-    found = _added_ids(tokenizer, _text(tokenizer.get("mask_token")))
+    found = added_token_ids(tokenizer, _text(tokenizer.get("mask_token")))
     if found:
         return found[0]
     fields.problem(
@@ -175,11 +175,11 @@ def turn_end_ids(tokenizer: Mapping[str, Any], vocab_size: int) -> tuple[int, ..
         tokenizer: Content of ``tokenizer_config.json``.
         vocab_size: Rows of the embedding; an id without a row is never generated.
     """
-    return tuple(token for token in _added_ids(tokenizer, TURN_END) if token < vocab_size)
+    return tuple(token for token in added_token_ids(tokenizer, TURN_END) if token < vocab_size)
 
 
-def _added_ids(tokenizer: Mapping[str, Any], text: str | None) -> list[int]:
-    """Ids under which ``tokenizer_config.json`` lists a token of this text."""
+def added_token_ids(tokenizer: Mapping[str, Any], text: str | None) -> list[int]:
+    """Ids under which ``tokenizer_config.json`` lists a token of this text, mostly one."""
     added = tokenizer.get("added_tokens_decoder")
     if text is None or not isinstance(added, Mapping):
         return []

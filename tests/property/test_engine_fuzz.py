@@ -100,6 +100,8 @@ class Driver:
 
     def add(self) -> None:
         prompt, params = random_request(self.rng)
+        if self.engine.spec.logits_shift and params.remasking == "wino":
+            return  # refused there
         request_id = self.engine.add_request(prompt, params)
         self.asked[request_id], self.blocks[request_id] = (prompt, params), []
         self.live.add(request_id)
@@ -141,7 +143,18 @@ class Driver:
 def test_random_use_leaks_no_page_and_every_output_is_that_of_the_request_alone(
     folder: Path, roomy: LLM, pool: dict[str, int], seed: int
 ) -> None:
-    driver = Driver(make_llm(folder, **pool), np.random.default_rng([seed, pool["page_size"]]))
+    use_at_random(make_llm(folder, **pool), roomy, np.random.default_rng([seed, pool["page_size"]]))
+
+
+def test_so_does_random_use_where_logits_are_shifted(folder: Path) -> None:
+    shift = {"logits_shift": True}
+    use_at_random(
+        make_llm(folder, shift, **POOLS[1]), make_llm(folder, shift), np.random.default_rng(5)
+    )
+
+
+def use_at_random(llm: LLM, roomy: LLM, rng: np.random.Generator) -> None:
+    driver = Driver(llm, rng)
     acts = [driver.add, driver.step, driver.abort]
     for _ in range(70):
         act = acts[driver.rng.choice(3, p=[0.3, 0.62, 0.08])]

@@ -46,6 +46,35 @@ def test_a_block_begins_with_a_refresh_and_goes_on_with_the_inner_rows(
     assert plan(name, View(steps_in_block=2, steps_since_refresh=2)) == block(inner)
 
 
+@pytest.mark.parametrize(
+    ("name", "inner"),
+    [
+        ("prefix", ((23, 40),)),
+        ("dual", ((23, 32),)),
+        ("vicinity", ((7, 40),)),
+        ("delayed", ((23, 40),)),
+        ("dllm", ((15, 40),)),
+    ],
+)
+def test_with_shifted_logits_the_row_in_front_goes_along_while_the_first_position_is_scored(
+    name: str, inner: RowRanges
+) -> None:
+    view = {"logits_shift": 1, "steps_in_block": 2, "steps_since_refresh": 2, "num_steps": 9}
+    assert plan(name, View(**view, masked=((24, 40),), scored=((23, 31),))) == block(inner)
+    if name == "dual":
+        assert plan(name, View(**view, scored=((25, 31),))) == block(BLOCK)
+
+
+def test_what_an_isolated_prompt_is_asked_for_is_read_and_not_written() -> None:
+    first_block = View(
+        logits_shift=1, block_start=16, block_stop=24, steps_since_refresh=2, steps_in_block=2,
+        masked=((16, 40),), scored=((15, 23),),
+    )  # fmt: skip
+    made = CACHE_POLICIES.create("dual", {"isolate_prompt": True}).plan(first_block)
+    assert (made.query, made.write, made.read) == (((15, 24),), ((16, 24),), ALL)
+    assert made.isolated == 16
+
+
 @pytest.mark.parametrize("name", ["prefix", "dual", "vicinity", "delayed"])
 def test_the_next_refresh_is_counted_from_the_last(name: str) -> None:
     view = {"steps_in_block": 9, "num_steps": 9}

@@ -143,11 +143,13 @@ def test_a_schedule_divides_the_length_of_the_block_at_hand(
 def test_dreams_schedule_takes_a_share_of_the_masks_and_all_of_them_at_its_last_step(
     llm: LLM,
 ) -> None:
-    # T = 3, eps = 0: t = 1, 2/3, 1/3, 0. Of 5 masks among 6 positions floor(5/3) = 1, then
-    # floor(4/2) = 2, then all. Of 2 masks floor(2/3) = 0, which is one by the guarantee; then
-    # floor(1/2) = 0, again one.
-    args = {"num_steps_per_block": 3, "eps": 0.0}
-    for template, nfe in [([3, [5], 2], 3), ([1, [5, 6, 7, 8], 1], 2)]:
+    # T = 3, eps = .1: t = 1, .7, .4, .1. Of 5 masks among 6 positions floor(5 * .3) = 1, then
+    # floor(4 * 3/7) = 1, then all. Of 2 masks floor(.6) = 0 and floor(.86) = 0, so that only the
+    # last step is taken; of 3 masks none, floor(1.29) = 1, and the rest.
+    args = {"num_steps_per_block": 3, "eps": 0.1}
+    for template, nfe in [
+        ([3, [5], 2], 3), ([1, [5, 6, 7, 8], 1], 1), ([2, [5, 6, 7], 1], 2),
+    ]:  # fmt: skip
         params = SamplingParams(
             block_length=BLOCK, remasking="maskgit_plus", remasking_args=args, cache="none"
         )

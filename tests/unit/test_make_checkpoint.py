@@ -19,6 +19,7 @@ from starr_engine.make_checkpoint.published import (
     published_model,
     published_sizes,
 )
+from starr_engine.make_checkpoint.tokenizer import tokenizer_config
 from starr_engine.make_checkpoint.writer import make_checkpoint
 from starr_engine.models.loading.loader import build_model
 
@@ -57,7 +58,10 @@ def test_every_published_size_is_understood_without_its_weights(
         folder = tmp_path / size
         folder.mkdir()
         (folder / "config.json").write_text(json.dumps(published.config))
-        (folder / "generation_config.json").write_text(json.dumps(published.generation))
+        if published.generation:
+            (folder / "generation_config.json").write_text(json.dumps(published.generation))
+        settings = tokenizer_config(published.tokens)
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
         spec = build_model(folder).spec
         ids = published.tokens.ids
         if published.tokens.mask is not None:

@@ -19,7 +19,8 @@ class ThresholdPolicy(StatelessPolicy):
 
     Source:
         Fast-dLLM, arXiv 2505.22618, "confidence-aware parallel decoding"; default 0.9. Its code
-        for Dream has ``first_alone`` on, and that for LLaDA off.
+        for Dream, and Fast-dLLM v2, arXiv 2509.26328, have ``first_alone`` on; that for LLaDA has
+        not.
 
     Raises:
         RequestError: If an argument is out of range.
@@ -29,8 +30,9 @@ class ThresholdPolicy(StatelessPolicy):
     """Least confidence; above 1 gives one token per step."""
 
     first_alone: bool = False
-    """Whether a block's first step unmasks its first mask and no other. Where the logits of a
-    position are those of the row in front of it, a block then needs no row in front of it again."""
+    """Whether a block's first step unmasks its first mask and no other, if all in front of the
+    block is final. Where the logits of a position are those of the row in front of it, a block then
+    needs no row in front of it again."""
 
     def __post_init__(self) -> None:
         check_unit_interval(self, "threshold", upper=2.0)
@@ -41,6 +43,9 @@ class ThresholdPolicy(StatelessPolicy):
         unmask = view.masked & (view.confidence >= self.threshold)
         if self.first_alone:
             first = view.masked & (view.masked.cumsum(1) == 1)
-            unmask = torch.where(view.step[:, None] == 0, first, unmask)
+            is_first = view.step == 0
+            if view.at_edge is not None:
+                is_first = is_first & view.at_edge
+            unmask = torch.where(is_first[:, None], first, unmask)
         line = torch.full_like(view.confidence[:, :1], self.threshold)
         return Decision(unmask=unmask, signals={"threshold": line}), state
