@@ -50,6 +50,7 @@ class Canvas:
         opens_block: See ``ModelSpec.opens_block``.
         logits_shift: How many rows in front of a position the row lies whose logits are its own:
             0 or 1.
+        seeds_block: Whether the first position of a block has such a shift of 1.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Canvas:
         mask_block: int | None = None,
         opens_block: bool = False,
         logits_shift: int = 0,
+        seeds_block: bool = False,
     ) -> None:
         self.token_ids: TokenIds = token_ids.copy()
         self.is_fixed: NDArray[np.bool_] = token_ids != mask_token_id
@@ -76,6 +78,7 @@ class Canvas:
         self.mask_block = mask_block
         self.opens_block = opens_block
         self.logits_shift = logits_shift
+        self.seeds_block = seeds_block
         has_edges = mask_block is not None and not opens_block
         self._first_edge = self.prompt_len - (self.prompt_len % block_length if has_edges else 0)
         self.num_blocks = -(-(self.region_stop - self._first_edge) // block_length)
@@ -114,7 +117,8 @@ class Canvas:
 
     def sources(self, positions: Positions) -> Positions:
         """[n] int32 rows whose logits are those of ``positions`` [n], in the same order."""
-        return positions - np.int32(self.logits_shift)
+        shift = (positions == self.block_start) if self.seeds_block else self.logits_shift
+        return (positions - shift).astype(np.int32)
 
     @property
     def active_block(self) -> TokenIds:
@@ -198,6 +202,7 @@ class Request:
         mask_block: See :class:`Canvas`, like the next two.
         opens_block: As above.
         logits_shift: As above.
+        seeds_block: As above.
     """
 
     def __init__(
@@ -211,6 +216,7 @@ class Request:
         mask_block: int | None = None,
         opens_block: bool = False,
         logits_shift: int = 0,
+        seeds_block: bool = False,
     ) -> None:
         self.request_id = request_id
         self.params = params
@@ -224,6 +230,7 @@ class Request:
             mask_block=mask_block,
             opens_block=opens_block,
             logits_shift=logits_shift,
+            seeds_block=seeds_block,
         )
         self._log_confidence = np.zeros(self.canvas.length)
         self.status = RequestStatus.WAITING

@@ -174,6 +174,7 @@ class Engine:
             mask_block=self.spec.mask_block,
             opens_block=self.spec.opens_block,
             logits_shift=int(self.spec.logits_shift),
+            seeds_block=self.spec.seeds_block,
         )
         running = RunningRequest(request, remasking, cache, self.device, rules, exit_rule)
         if params.trace:
@@ -332,7 +333,7 @@ class Engine:
         remasking: RemaskingPolicy,
     ) -> None:
         """What a model cannot do that predicts a token from the row in front of it."""
-        if not self.spec.logits_shift:
+        if not (self.spec.logits_shift or self.spec.seeds_block):
             return
         if remasking.needs_shadow:
             raise RequestError(

@@ -49,6 +49,7 @@ class PublishedModel:
 
 
 ARCHITECTURES: Final = {
+    "a2d": "a2d",
     "dream": "dream",
     "fast-dllm-v2": "fast_dllm_v2",
     "nemotron-diffusion": "nemotron_diffusion",

@@ -58,7 +58,16 @@ class ModelSpec:
     block_length_is_assumed: bool = False
     """Whether no file of the checkpoint says it, so that the family's usual one was taken."""
 
+    seeds_block: bool = False
+    """Whether the logits of a block's first position are those of the row in front of it, as in an
+    autoregressive model, while the others' are their own."""
+
+    may_be_block_causal: bool = False
+    """Whether a checkpoint of this architecture may have been trained with a block-causal mask
+    although no file says so: ``mask_block_length`` then makes the model so."""
+
     def __post_init__(self) -> None:
+        assert not (self.logits_shift and self.seeds_block)
         assert (self.block_length is not None) == (self.attention_kind != "bidirectional")
         assert self.block_length is None or not self.block_length % (self.sub_block_length or 1)
 
@@ -165,3 +174,5 @@ MODELS.add(
     "NemotronLabsDiffusionModel",
     "starr_engine.models.families.nemotron_diffusion:NemotronDiffusionModel",
 )
+for _name in ("A2DLlamaLMHeadModel", "A2DQwen2LMHeadModel", "A2DQwen3LMHeadModel"):
+    MODELS.add(_name, "starr_engine.models.families.a2d:A2DModel")

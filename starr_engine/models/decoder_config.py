@@ -69,12 +69,30 @@ def read_decoder(
         spec=spec,
         intermediate_size=fields.positive_int("intermediate_size") if needs_size else 0,
         rms_norm_eps=fields.positive_number("rms_norm_eps"),
-        rope_theta=fields.positive_number("rope_theta"),
+        rope_theta=read_rope_theta(fields),
         tied_head=fields.flag("tie_word_embeddings", default=False),
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         qk_norm=qk_norm,
     )
+
+
+def read_rope_theta(fields: ConfigFields) -> float:
+    """Base of the plain rotary positions, wherever the file has it; a problem for any other kind.
+
+    Files of transformers 5 have it in ``rope_parameters``, older ones at the top.
+    """
+    fields.require("rope_scaling", None, default=None)
+    written = fields.optional("rope_parameters", None)
+    if written is None:
+        return fields.positive_number("rope_theta")
+    if not isinstance(written, Mapping):
+        fields.problem(f"rope_parameters must be an object, got {written!r}")
+        return 1.0
+    rope = fields.of_other_file("rope_parameters", written)
+    rope.require("rope_type", "default", default="default")
+    rope.require("partial_rotary_factor", 1.0, default=1.0)
+    return rope.positive_number("rope_theta")
 
 
 def read_spec(
@@ -84,6 +102,7 @@ def read_spec(
     architecture: str,
     mask_token_id: int,
     head_dim_is_written: bool,
+    more_eos_token_ids: tuple[int, ...] = (),
     **family: Any,
 ) -> ModelSpec:
     """Sizes and ending tokens under their usual names; problems are noted in ``fields``.
@@ -95,6 +114,7 @@ def read_spec(
         mask_token_id: See :func:`read_mask_token_id`.
         head_dim_is_written: Whether ``head_dim`` must be there; else an absent one is
             ``hidden_size / num_attention_heads``.
+        more_eos_token_ids: End an output too.
         **family: The other fields of the spec: attention kind, block length, shift.
     """
     generation = fields.of_other_file(GENERATION_CONFIG, files.generation)
@@ -110,6 +130,7 @@ def read_spec(
     # Either file may hold the ending tokens; the loader adds those of the other one.
     in_config = fields.has("eos_token_id") or not generation.has("eos_token_id")
     eos_token_ids = (fields if in_config else generation).token_ids("eos_token_id")
+    eos_token_ids = tuple(dict.fromkeys((*eos_token_ids, *more_eos_token_ids)))
     fields.check_rows("mask_token_id", (mask_token_id,), vocab_size)
     fields.check_rows("eos_token_id", eos_token_ids, vocab_size)
     return ModelSpec(

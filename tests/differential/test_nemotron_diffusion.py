@@ -1,4 +1,4 @@
-"""Nemotron-Labs-Diffusion against transformers' Ministral3 and against block diffusion on it."""
+"""Nemotron-Labs-Diffusion against transformers' Ministral3 and its published generation."""
 
 from __future__ import annotations
 
@@ -85,32 +85,39 @@ def test_yarn_slows_slow_pairs_and_leaves_fast_ones() -> None:
     assert Yarn(factor=0.5, original_length=64).amplitude == 1.0
 
 
-def block_diffusion(
-    setup: Setup, prompt: Sequence[int], *, max_tokens: int, threshold: float | None, steps: int
+def published(
+    setup: Setup, prompt: Sequence[int], *, max_tokens: int, block_length: int, threshold: float
 ) -> tuple[list[int], int]:
-    """SGLang's ``FastDiffuser`` with a causal context, on one request.
+    """The sampler of ZHZisZZ/dllm for one request, without its limit of thinking.
 
-    Blocks are counted from the prompt's end. Each step takes what reaches the threshold and always
-    the best position, or, without one, an equal share of the masks that are left.
+    A block's first token is the arg-max of the causal row in front of it. Then each step takes what
+    reaches the threshold, and always the best position.
+
+    Returns:
+        Tokens, and how many forwards they took where the one that only keeps a finished block's
+        keys and values is shared with the next block's first token.
     """
     canvas, forwards = list(prompt), 0
     while len(canvas) < len(prompt) + max_tokens:
         start = len(canvas)
-        canvas += [MASK] * min(BLOCK, len(prompt) + max_tokens - start)
-        step = 0
+        canvas.append(int(allowed(setup.logits(start)(canvas)[-1]).argmax()))
+        canvas += [MASK] * (min(block_length, len(prompt) + max_tokens - start) - 1)
+        forwards += 1
         while MASK in canvas:
-            logits = setup.logits(start)(canvas).clone()
-            logits[:, MASK] = -torch.inf
-            odds, tokens = logits.softmax(-1).max(-1)
+            odds, tokens = allowed(setup.logits(start)(canvas)).softmax(-1).max(-1)
             masks = [i for i in range(start, len(canvas)) if canvas[i] == MASK]
-            best = sorted(masks, key=lambda i: -float(odds[i]))
-            count = sum(float(odds[i]) >= threshold for i in masks) if threshold else 0
-            if threshold is None:
-                count = -(-len(masks) // (steps - step))
-            for i in best[: max(1, count)]:
+            chosen = {i for i in masks if float(odds[i]) >= threshold}
+            chosen.add(max(masks, key=lambda i: float(odds[i])))
+            for i in chosen:
                 canvas[i] = int(tokens[i])
-            forwards, step = forwards + 1, step + 1
+            forwards += 1
     return canvas[len(prompt) :], forwards
+
+
+def allowed(logits: Tensor) -> Tensor:
+    logits = logits.clone()
+    logits[..., MASK] = -torch.inf
+    return logits
 
 
 @pytest.fixture(scope="module")
@@ -118,23 +125,21 @@ def llm(setup: Setup) -> LLM:
     return make_llm(setup.folder)
 
 
-@pytest.mark.parametrize("threshold", [0.4, None])
-def test_the_engine_equals_block_diffusion_with_a_causal_context(
-    setup: Setup, llm: LLM, threshold: float | None
+@pytest.mark.parametrize(("threshold", "block_length"), [(0.4, None), (0.4, 8), (0.9, 8)])
+def test_the_engine_equals_the_published_generation(
+    setup: Setup, llm: LLM, threshold: float, block_length: int | None
 ) -> None:
     rng = np.random.default_rng(3)
     prompts = [rng.integers(101, 500, length).tolist() for length in (1, 20, 64)]
-    policy = ("threshold", {"threshold": threshold})
-    if threshold is None:
-        policy = ("low_confidence", {"num_steps_per_block": 7})
     params = SamplingParams(
-        max_tokens=64, remasking=policy[0], remasking_args=policy[1], ignore_eos=True
-    )
+        max_tokens=40, block_length=block_length, remasking="threshold", ignore_eos=True,
+        remasking_args={"threshold": threshold, "first_alone": True},
+    )  # fmt: skip
     for prompt, output in zip(prompts, llm.generate(as_prompts(prompts), params), strict=True):
         assert output.error is None
         assert output.cache_label == "exact"
-        assert (list(output.token_ids), output.nfe) == block_diffusion(
-            setup, prompt, max_tokens=64, threshold=threshold, steps=7
+        assert (list(output.token_ids), output.nfe) == published(
+            setup, prompt, max_tokens=40, block_length=block_length or BLOCK, threshold=threshold
         )
 
 

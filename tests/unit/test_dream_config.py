@@ -93,7 +93,6 @@ def test_dream_7b_has_the_published_bytes_and_takes_no_memory_before_loading() -
         ("use_sliding_window", True, "False"),
         ("use_mrope", True, "False"),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "None"),
-        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, "None"),
         ("quantization_config", {"quant_method": "awq"}, "None"),
     ],
 )

@@ -91,7 +91,6 @@ def test_sdar_1_7b_has_its_parameters_and_takes_no_memory_before_loading() -> No
         ("hidden_act", "gelu", "'silu'"),
         ("use_sliding_window", True, "False"),
         ("rope_scaling", {"rope_type": "yarn", "factor": 4.0}, "None"),
-        ("rope_parameters", {"rope_type": "default", "rope_theta": 1e6}, "None"),
         ("quantization_config", {"quant_method": "awq"}, "None"),
     ],
 )
@@ -253,3 +252,15 @@ def test_all_problems_come_in_one_message() -> None:
         "num_hidden_layers must be a whole number above 0, got 0; "
         "rope_theta must be a number above 0, got 0"
     )
+
+
+def test_the_rotary_base_may_stand_where_transformers_5_writes_it() -> None:
+    moved = without("rope_theta") | {"rope_parameters": {"rope_type": "default", "rope_theta": 7e5}}
+    assert read(moved).rope_theta == 7e5
+    for changes, problem in (
+        ({"rope_type": "yarn", "factor": 4.0}, "rope_parameters: rope_type must be 'default', got"),
+        ({"rope_theta": None}, "rope_parameters: rope_theta is missing"),
+    ):
+        written = {"rope_type": "default", "rope_theta": 7e5} | changes
+        assert problem in refusal(sdar_config(rope_parameters=written))
+    assert "rope_parameters must be an object" in refusal(sdar_config(rope_parameters=4))

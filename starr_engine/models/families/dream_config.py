@@ -6,7 +6,6 @@ modelling file gives query, key and value one and the output projection none.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from starr_engine.models.decoder_config import (
@@ -26,8 +25,6 @@ _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
     ("hidden_act", "silu", "silu"),
     ("use_sliding_window", False, False),
     ("use_mrope", False, False),
-    ("rope_scaling", None, None),
-    ("rope_parameters", None, None),
     ("quantization_config", None, None),
 )
 """Fields that change the arithmetic: (name, supported value, published default if absent)."""
@@ -47,6 +44,9 @@ def read_dream(files: ConfigFiles) -> DecoderConfig:
     fields = ConfigFields(files.config, ARCHITECTURE)
     for name, supported, default in _ONE_VALUE:
         fields.require(name, supported, default=default)
+    vocab_size = fields.positive_int("vocab_size")
+    padding = (fields.token_id("pad_token_id"),) if fields.has("pad_token_id") else ()
+    fields.check_rows("pad_token_id", padding, vocab_size)
     spec = read_spec(
         fields,
         files,
@@ -55,13 +55,10 @@ def read_dream(files: ConfigFiles) -> DecoderConfig:
             fields, files.tokenizer, "151666 where the authors published the checkpoint"
         ),
         head_dim_is_written=False,
+        more_eos_token_ids=(*padding, *turn_end_ids(files.tokenizer, vocab_size)),
         attention_kind="bidirectional",
         logits_shift=True,
     )
-    padding = (fields.token_id("pad_token_id"),) if fields.has("pad_token_id") else ()
-    fields.check_rows("pad_token_id", padding, spec.vocab_size)
-    ends = (*spec.eos_token_ids, *padding, *turn_end_ids(files.tokenizer, spec.vocab_size))
-    spec = replace(spec, eos_token_ids=tuple(dict.fromkeys(ends)))
     config = read_decoder(fields, spec, qkv_bias=True, output_bias=False, qk_norm=False)
     fields.check()
     return config

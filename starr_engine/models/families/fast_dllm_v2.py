@@ -35,8 +35,6 @@ MASK_TOKEN: Final = "|<MASK>|"
 _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
     ("hidden_act", "silu", "silu"),
     ("use_sliding_window", False, False),
-    ("rope_scaling", None, None),
-    ("rope_parameters", None, None),
     ("quantization_config", None, None),
 )
 """Fields that change the arithmetic: (name, supported value, published default if absent)."""

@@ -33,8 +33,6 @@ _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
     ("hidden_act", "silu", "silu"),
     ("use_rmsnorm", True, True),
     ("norm_head", False, False),
-    ("rope_scaling", None, None),
-    ("rope_parameters", None, None),
     ("use_sliding_window", False, False),
     ("using_split_qkv_in_self_attention", False, False),
     ("score_function", "sigmoid", "sigmoid"),

@@ -1,9 +1,12 @@
 """Nemotron-Labs-Diffusion: Ministral, whose finished rows are causal and whose block is not.
 
+The first token of a block is named by the row in front of it, as in the autoregressive mode; the
+others name their own.
+
 Source:
     nvidia/Nemotron-Labs-Diffusion-3B and 8B: ``config.json`` as quoted by vLLM's and other engines'
-    tests, tensor names and the scale of queries as in SGLang's model, attention as in its
-    ``FastDiffuser`` (``causal_context``). The authors' own modelling file was not to be had.
+    tests, tensor names and the scale of queries as in SGLang's model, generation as in the sampler
+    of ZHZisZZ/dllm, which keeps the order of the authors' own. That itself was not to be had.
 """
 
 from __future__ import annotations
@@ -123,6 +126,7 @@ def read_nemotron_diffusion(
         head_dim_is_written=True,
         attention_kind="causal_context",
         block_length=fields.positive_int("block_size"),
+        seeds_block=True,
     )
     written = fields.optional("rope_parameters", None)
     if not isinstance(written, Mapping):

@@ -29,8 +29,6 @@ _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
     ("model_type", "sdar", None),
     ("hidden_act", "silu", "silu"),
     ("use_sliding_window", False, False),
-    ("rope_scaling", None, None),
-    ("rope_parameters", None, None),
     ("quantization_config", None, None),
 )
 """Fields that change the arithmetic: (name, supported value, published default if absent)."""

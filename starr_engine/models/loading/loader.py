@@ -143,12 +143,19 @@ def _with_block_length(spec: ModelSpec, folder: Path, block_length: int | None) 
                 stacklevel=2,
             )
         return spec
+    if spec.may_be_block_causal:
+        return replace(spec, attention_kind="block_causal", block_length=block_length)
     if spec.attention_kind != "block_causal":
         raise ConfigError(
             f"mask_block_length={block_length} is for block-causal models; the attention of "
             f"{spec.architecture} is {spec.attention_kind}"
         )
-    return replace(spec, block_length=block_length, block_length_is_assumed=False)
+    sub_block = spec.sub_block_length
+    if sub_block is not None and block_length % sub_block:
+        sub_block = None
+    return replace(
+        spec, block_length=block_length, sub_block_length=sub_block, block_length_is_assumed=False
+    )
 
 
 def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -> ModelSpec:
