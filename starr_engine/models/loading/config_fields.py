@@ -14,6 +14,9 @@ LARGEST_NUMBER: Final = 1e30
 """Of any other number; float32 holds it."""
 
 MOST_LAYERS: Final = 10_000
+MOST_EXPERTS: Final = 10_000
+"""Of a layer."""
+
 MOST_POSITIONS: Final = 2**22
 """Rows of a table of rotary angles, which is made when the model is."""
 
@@ -75,7 +78,7 @@ class ConfigFields:
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number, 0 or above; required unless ``default`` is given."""
         value = self._value(name, default)
-        if _is_int(value) and value >= 0:
+        if _is_int(value) and 0 <= value <= LARGEST:
             return int(value)
         self._wrong(name, value, "a whole number, 0 or above")
         return 0
