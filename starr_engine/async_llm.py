@@ -70,6 +70,10 @@ class AsyncLLM:
             )
         return self._tokenizer
 
+    def default_sampling_params(self) -> SamplingParams:
+        """What ``params=None`` stands for; as ``LLM.default_sampling_params``."""
+        return SamplingParams().with_overrides(self.spec.generation_defaults)
+
     async def generate(
         self,
         prompt: Prompt,
@@ -179,7 +183,7 @@ class AsyncLLM:
         self, candidates: Candidates, params: SamplingParams | None, request_id: str | None
     ) -> RequestOutput:
         name = self._name(request_id)
-        tried = await self._outputs(candidates, params or SamplingParams(), name)
+        tried = await self._outputs(candidates, params or self.default_sampling_params(), name)
         checks = seam_checks(candidates, tried)
         judged = await self._outputs(checks, SEAM_PARAMS, f"{name}.seam") if checks else []
         return join_requests(candidates, tried, judged)
@@ -207,7 +211,9 @@ class AsyncLLM:
                 "streamed; use generate, or give one length"
             )
         name = self._name(request_id)
-        events = self._events(candidates, params or SamplingParams(), name, provisional=provisional)
+        events = self._events(
+            candidates, params or self.default_sampling_params(), name, provisional=provisional
+        )
         async with aclosing(events):
             async for event in events:
                 yield event

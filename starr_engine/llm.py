@@ -50,6 +50,10 @@ class LLM:
             )
         return self.engine.tokenizer
 
+    def default_sampling_params(self) -> SamplingParams:
+        """What ``params=None`` stands for: the defaults and what the checkpoint's files ask for."""
+        return SamplingParams().with_overrides(self.engine.spec.generation_defaults)
+
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -61,7 +65,7 @@ class LLM:
 
         Args:
             prompts: One or many.
-            params: For all prompts, or one each; None takes the defaults.
+            params: For all prompts, or one each; None takes ``default_sampling_params()``.
             use_tqdm: Show a progress bar.
 
         Returns:
@@ -113,7 +117,7 @@ class LLM:
         encoded = _encode(
             lambda prompt: encode_prompt(prompt, lambda: self.tokenizer), _as_list(prompts)
         )
-        each = _one_each(params, len(encoded))
+        each = self._one_each(params, len(encoded))
         for index, candidates in enumerate(encoded):
             if len(candidates) > 1:
                 raise RequestError(
@@ -135,7 +139,7 @@ class LLM:
         *,
         use_tqdm: bool,
     ) -> list[RequestOutput]:
-        each = _one_each(params, len(prompts))
+        each = self._one_each(params, len(prompts))
         tried = self._outputs(prompts, each, use_tqdm=use_tqdm)
         checks = [seam_checks(*pair) for pair in zip(prompts, tried, strict=True)]
         judged = self._outputs(checks, [SEAM_PARAMS] * len(checks), use_tqdm=False)
@@ -184,21 +188,20 @@ class LLM:
                 raise RequestError(f"prompt {index}: {error}") from error
         return added
 
-
-def _one_each(
-    params: SamplingParams | Sequence[SamplingParams] | None, count: int
-) -> list[SamplingParams]:
-    """The parameters of ``count`` prompts."""
-    if params is None or isinstance(params, SamplingParams):
-        return [params or SamplingParams()] * count
-    each = list(params) if isinstance(params, Sequence) else [params]
-    if not all(isinstance(wanted, SamplingParams) for wanted in each):
-        raise RequestError(
-            f"params must be SamplingParams, one for all or one for each, got {params!r}"
-        )
-    if len(each) != count:
-        raise RequestError(f"{count} prompts but {len(each)} params; give one for each")
-    return each
+    def _one_each(
+        self, params: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> list[SamplingParams]:
+        """The parameters of ``count`` prompts."""
+        if params is None or isinstance(params, SamplingParams):
+            return [params or self.default_sampling_params()] * count
+        each = list(params) if isinstance(params, Sequence) else [params]
+        if not all(isinstance(wanted, SamplingParams) for wanted in each):
+            raise RequestError(
+                f"params must be SamplingParams, one for all or one for each, got {params!r}"
+            )
+        if len(each) != count:
+            raise RequestError(f"{count} prompts but {len(each)} params; give one for each")
+        return each
 
 
 def _encode(to_ids: Callable[[Any], Candidates], prompts: Sequence[Any]) -> list[Candidates]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,9 @@ class ModelSpec:
     may_be_block_causal: bool = False
     """Whether a checkpoint of this architecture may have been trained with a block-causal mask
     although no file says so: ``mask_block_length`` then makes the model so."""
+
+    generation_defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Sampling parameters that the checkpoint's files ask for, by field."""
 
     def __post_init__(self) -> None:
         assert not (self.logits_shift and self.seeds_block)

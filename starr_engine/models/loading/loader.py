@@ -17,6 +17,7 @@ from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
 from starr_engine.models.loading.checkpoint import Checkpoint
 from starr_engine.models.loading.config_files import GENERATION_CONFIG, ConfigFiles
+from starr_engine.models.loading.generation_defaults import generation_defaults
 
 __all__ = ["build_model", "fill_model", "load_model"]
 
@@ -167,7 +168,11 @@ def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -
                 f"{folder / GENERATION_CONFIG}: eos_token_id must hold token ids in "
                 f"[0, {spec.vocab_size}), got {token!r}"
             )
-    return replace(spec, eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))))
+    return replace(
+        spec,
+        eos_token_ids=tuple(dict.fromkeys((*spec.eos_token_ids, *more))),
+        generation_defaults=generation_defaults(files.generation),
+    )
 
 
 def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) -> None:
