@@ -32,9 +32,10 @@ def test_every_registered_architecture_can_be_made(tmp_path: Path) -> None:
     assert made == {MODELS.get(name) for name in MODELS.names()}
 
 
-def forgets_a_head(model: DecoderModel) -> None:
-    places = type(model).tensor_places(model)
-    model.tensor_places = lambda: {k: v for k, v in places.items() if k != "lm_head.weight"}  # type: ignore[method-assign]
+def fills_one_norm_twice(model: DecoderModel) -> None:
+    places = dict(type(model).tensor_places(model))
+    places["model.norm.weight"] = places["model.layers.0.input_layernorm.weight"]
+    model.tensor_places = lambda: places  # type: ignore[method-assign]
 
 
 def looks_at_its_neighbour(model: DecoderModel) -> None:
@@ -60,7 +61,7 @@ def counts_rows_instead_of_positions(model: DecoderModel) -> None:
 @pytest.mark.parametrize(
     ("mistake", "rule"),
     [
-        (forgets_a_head, "accounting"),
+        (fills_one_norm_twice, "accounting"),
         (looks_at_its_neighbour, "rows: logits depend"),
         (counts_rows_instead_of_positions, "rows: logits depend"),
     ],
