@@ -7,13 +7,22 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import starr_engine
 from starr_engine.cli import memory_report
 from starr_engine.errors import KernelError
 
+if TYPE_CHECKING:
+    from starr_engine.models.base import DiffusionModel, ModelSpec
+
 Report = Mapping[str, object]
+
+SIGHT: Final = {
+    "bidirectional": "every row",
+    "block_causal": "the rows up to the end of its block",
+    "causal_context": "in the active block every row, in front of it what precedes it",
+}
 
 _BYTES_PER_VALUE: Final = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -104,24 +113,80 @@ def model_report(args: argparse.Namespace) -> Report:
     built = build_model(folder, mask_block_length=args.mask_block_length)
     spec = built.spec
     num_parameters = sum(weight.numel() for weight in built.parameters())
+    num_active = num_parameters - built.num_idle_parameters
     values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
     model = {
         "name": args.model,
         "folder": str(folder),
         "architecture": spec.architecture,
         "parameters": num_parameters,
+        **({} if num_active == num_parameters else {"parameters that a row uses": num_active}),
         "layers": spec.num_layers,
         "hidden size": spec.hidden_size,
         "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
         "vocabulary": spec.vocab_size,
         "attention": spec.attention_kind,
-        **({} if spec.block_length is None else {"rows of an attention block": spec.block_length}),
+        "a row sees": SIGHT[spec.attention_kind],
+        **_block_lines(spec),
+        "logits": _logits_line(spec),
         "longest request": f"{spec.max_model_len} tokens, prompt included",
         "mask token id": spec.mask_token_id,
         "EOS token ids": list(spec.eos_token_ids),
         "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
     }
-    return {"model": model, **memory_report.memory_report(spec, num_parameters, args)}
+    return {
+        "model": model,
+        "recommended settings": recommended(args.model, built),
+        **memory_report.memory_report(spec, num_parameters, args),
+    }
+
+
+def _block_lines(spec: ModelSpec) -> Report:
+    if spec.block_length is None:
+        return {}
+    assumed = " (assumed: no file says it)" if spec.block_length_is_assumed else ""
+    name = "rows of an attention block" if spec.mask_block != 1 else "block length"
+    lines: dict[str, object] = {
+        name: f"{spec.block_length}{assumed}" if assumed else spec.block_length
+    }
+    if spec.sub_block_length is not None:
+        lines["decoded in sub-blocks of"] = spec.sub_block_length
+    return lines
+
+
+def _logits_line(spec: ModelSpec) -> str:
+    if spec.logits_shift:
+        return "of a position come from the row in front of it"
+    if spec.seeds_block:
+        return "of a block's first position come from the row in front of it, the others' are own"
+    return "of a position are its own"
+
+
+def recommended(name: str, model: DiffusionModel) -> Report:
+    """What to start from, and why."""
+    from starr_engine.models.loading.locate import shipped_models
+
+    spec = model.spec
+    cache = "cache auto, which is block_causal: exact, and shares prefixes between requests"
+    if spec.mask_block is None:
+        cache = (
+            "cache auto, which is dual: approximate; it kept the accuracy of no cache on the "
+            "shipped models (docs/caches.md); cache none is exact"
+        )
+    remasking = (
+        "remasking starr, the default; its settings were not measured on this model: "
+        "`starr-engine calibrate` finds them on your prompts"
+    )
+    if name in shipped_models():
+        remasking = "remasking starr, the default; calibrated on this model (docs/calibration.md)"
+    lines: dict[str, object] = {"to begin with": f"{remasking}; {cache}"}
+    published = model.published_decoding
+    if published is not None:
+        written = ", ".join(f"{field}={value!r}" for field, value in published.params.items())
+        lines["as its authors decode"] = f"{written} ({published.source})"
+    if spec.generation_defaults:
+        lines["asked for by generation_config.json"] = dict(spec.generation_defaults)
+    return lines
 
 
 def as_text(report: Report) -> str:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from starr_engine.layers.attention import LayerAttention
+from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.layers.places import TensorPlace, module_places
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
@@ -88,6 +89,17 @@ class ModelSpec:
         return self.attention_kind == "causal_context"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedDecoding:
+    """How the authors of a family decode, in this engine's terms."""
+
+    params: Mapping[str, Any]
+    """Fields of ``SamplingParams``."""
+
+    source: str
+    """Where they say so."""
+
+
 class DiffusionModel(nn.Module, ABC):
     """Base of all model families; runs on flat rows, so ragged batches cost no padding.
 
@@ -98,6 +110,9 @@ class DiffusionModel(nn.Module, ABC):
 
     architectures: ClassVar[tuple[str, ...]]
     """Values of ``architectures`` in ``config.json`` that this class loads."""
+
+    published_decoding: ClassVar[PublishedDecoding | None] = None
+    """Shown by ``starr-engine info``; never taken without being asked for."""
 
     spec: ModelSpec
 
@@ -113,6 +128,12 @@ class DiffusionModel(nn.Module, ABC):
     def tensor_places(self) -> Mapping[str, TensorPlace]:
         """Every tensor that a checkpoint of this model holds -> the place that it fills."""
         return module_places(self)
+
+    @property
+    def num_idle_parameters(self) -> int:
+        """Parameters of experts that a row does not pass through."""
+        mixtures = (part for part in self.modules() if isinstance(part, MoEFeedForward))
+        return sum(mixture.num_idle_parameters for mixture in mixtures)
 
     @property
     def repeated_parameters(self) -> Mapping[str, str]:

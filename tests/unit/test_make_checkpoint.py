@@ -21,6 +21,7 @@ from starr_engine.make_checkpoint.published import (
 )
 from starr_engine.make_checkpoint.tokenizer import tokenizer_config
 from starr_engine.make_checkpoint.writer import make_checkpoint
+from starr_engine.models.base import MODELS
 from starr_engine.models.loading.loader import build_model
 
 
@@ -139,3 +140,34 @@ def test_the_command_writes_a_model_that_the_others_take(
     assert sorted(path.name for path in Path(bare).iterdir()) == [
         "config.json", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_info_describes_every_architecture_and_what_its_authors_do_runs(
+    tmp_path: Path, architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make(tmp_path / "it", architecture)
+    assert main(["info", "--model", str(folder), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["model"]["architecture"] in MODELS.names()
+    assert "starr" in report["recommended settings"]["to begin with"]
+    labels = report["cache policies for this model"]
+    exact = "none" if report["model"]["attention"].startswith("bidirectional") else "block_causal"
+    assert labels[exact] == "exact"
+    published = build_model(folder).published_decoding
+    assert published is not None
+    params = SamplingParams(max_tokens=8, ignore_eos=True).with_overrides(published.params)
+    [output] = LLM(str(folder), dtype="float32", num_threads=1).generate("Hi there", params)
+    assert output.error is None
+
+
+def test_a_mixtures_active_parameters_are_those_that_its_name_says(tmp_path: Path) -> None:
+    for architecture, size, billions in (
+        ("llada-moe", "7b-a1b", 1.4),
+        ("sdar-moe", "30b-a3b", 3.3),
+    ):
+        folder = tmp_path / architecture
+        make_checkpoint(folder, published_model(architecture, size), weights=False)
+        model = build_model(folder)
+        count = sum(weight.numel() for weight in model.parameters()) - model.num_idle_parameters
+        assert count / 1e9 == pytest.approx(billions, abs=0.1)

@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.decoder_config import (
     DecoderConfig,
@@ -43,6 +44,11 @@ class A2DModel(DecoderModel):
     """MDLM and BD3LM checkpoints of the dLLM project."""
 
     architectures: ClassVar[tuple[str, ...]] = (QWEN2, QWEN3, LLAMA)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={"remasking": "low_confidence", "block_length": 32},
+        source="samplers of ZHZisZZ/dllm: as many steps as tokens",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> A2DModel:

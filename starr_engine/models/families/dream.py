@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.families.dream_config import ARCHITECTURE, read_dream
 from starr_engine.models.loading.config_files import ConfigFiles
@@ -23,6 +24,16 @@ class DreamModel(DecoderModel):
     """Dream-v0 and what was made of it in its format: Dream-Coder, DiffuCoder."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={
+            "remasking": "maskgit_plus",
+            "remasking_args": {"score": "entropy"},
+            "temperature": 0.2,
+            "top_p": 0.95,
+        },
+        source="README of Dream, with one block as long as the output",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> DreamModel:

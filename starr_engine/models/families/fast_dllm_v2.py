@@ -13,6 +13,7 @@ from typing import ClassVar, Final
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.decoder_config import (
     DecoderConfig,
@@ -44,6 +45,14 @@ class FastDLLMv2Model(DecoderModel):
     """Fast_dLLM_v2_1.5B and 7B, and models of their format."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={
+            "remasking": "threshold",
+            "remasking_args": {"threshold": 0.95, "first_alone": True},
+        },
+        source="batch_sample of Fast-dLLM v2",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> FastDLLMv2Model:

@@ -22,7 +22,7 @@ from starr_engine.layers.mlp import swiglu
 from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
-from starr_engine.models.base import DiffusionModel
+from starr_engine.models.base import DiffusionModel, PublishedDecoding
 from starr_engine.models.families.llada_config import ARCHITECTURE, LLaDAConfig
 from starr_engine.models.loading.config_files import ConfigFiles
 
@@ -106,6 +106,11 @@ class LLaDAModel(DiffusionModel):
     """LLaDA-8B, LLaDA-1.5 and models of their format."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={"remasking": "low_confidence", "block_length": 32},
+        source="generate.py of LLaDA: as many steps as tokens",
+    )
 
     def __init__(self, config: LLaDAConfig) -> None:
         super().__init__()

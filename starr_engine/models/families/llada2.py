@@ -26,7 +26,7 @@ from starr_engine.layers.norm import RMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.routing import GroupLimitedRouter
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
-from starr_engine.models.base import DiffusionModel
+from starr_engine.models.base import DiffusionModel, PublishedDecoding
 from starr_engine.models.families.llada2_config import ARCHITECTURE, LLaDA2Config, read_llada2
 from starr_engine.models.loading.config_files import ConfigFiles
 
@@ -142,6 +142,14 @@ class LLaDA2Model(DiffusionModel):
     """LLaDA2.0 and 2.1, mini and flash, and models of their format; not LLaDA2.2."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={
+            "remasking": "token_edit",
+            "remasking_args": {"threshold": 0.95, "edit_threshold": None},
+        },
+        source="generate of LLaDA2.0; 2.1 edits, see docs/policies.md",
+    )
 
     lm_head: Linear | None
     """Output head; None if the embedding serves as one."""

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.families.llada_moe_config import ARCHITECTURES, read_llada_moe
 from starr_engine.models.loading.config_files import ConfigFiles
@@ -20,6 +21,11 @@ class LLaDAMoEModel(DecoderModel):
     """LLaDA-MoE-7B-A1B and models of its format."""
 
     architectures: ClassVar[tuple[str, ...]] = ARCHITECTURES
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={"remasking": "low_confidence", "block_length": 32},
+        source="generate of LLaDA: as many steps as tokens",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> LLaDAMoEModel:

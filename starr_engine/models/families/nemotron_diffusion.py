@@ -21,6 +21,7 @@ from torch import Tensor
 from starr_engine.layers.places import TensorPlace
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.rotary_scaling import Yarn
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import HEAD_WEIGHT, DecoderModel
 from starr_engine.models.decoder_config import DecoderConfig, read_mask_token_id, read_spec
 from starr_engine.models.loading.config_fields import MOST_POSITIONS, ConfigFields
@@ -62,6 +63,14 @@ class NemotronDiffusionModel(DecoderModel):
     """The text models of 3B, 8B and 14B; in their diffusion mode, without the drafter's LoRA."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={
+            "remasking": "threshold",
+            "remasking_args": {"threshold": 0.9, "first_alone": True},
+        },
+        source="the order of the authors' generate, as in ZHZisZZ/dllm",
+    )
 
     def __init__(
         self, config: DecoderConfig, yarn: Yarn | None, query_scale: QueryScale | None

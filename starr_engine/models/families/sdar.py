@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.families.sdar_config import ARCHITECTURE, read_sdar
 from starr_engine.models.loading.config_files import ConfigFiles
@@ -20,6 +21,11 @@ class SDARModel(DecoderModel):
     """The dense SDAR checkpoints and models of their format; the mixtures of experts are not."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={"remasking": "threshold", "remasking_args": {"threshold": 0.85}},
+        source="generate.py of SDAR, low_confidence_dynamic",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> SDARModel:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 
+from starr_engine.models.base import PublishedDecoding
 from starr_engine.models.decoder import DecoderModel
 from starr_engine.models.families.sdar_moe_config import ARCHITECTURE, read_sdar_moe
 from starr_engine.models.loading.config_files import ConfigFiles
@@ -15,6 +16,11 @@ class SDARMoEModel(DecoderModel):
     """SDAR-30B-A3B and models of its format."""
 
     architectures: ClassVar[tuple[str, ...]] = (ARCHITECTURE,)
+
+    published_decoding: ClassVar[PublishedDecoding | None] = PublishedDecoding(
+        params={"remasking": "threshold", "remasking_args": {"threshold": 0.85}},
+        source="generate.py of SDAR, low_confidence_dynamic",
+    )
 
     @classmethod
     def from_files(cls, files: ConfigFiles) -> SDARMoEModel:
