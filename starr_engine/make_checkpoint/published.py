@@ -54,8 +54,10 @@ ARCHITECTURES: Final = {
     "fast-dllm-v2": "fast_dllm_v2",
     "nemotron-diffusion": "nemotron_diffusion",
     "llada": "llada",
+    "llada-moe": "llada_moe",
     "llada2": "llada2",
     "sdar": "sdar",
+    "sdar-moe": "sdar_moe",
 }
 """Name on the command line -> module of ``architectures``, which has ``SIZES``."""
 

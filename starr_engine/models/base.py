@@ -170,7 +170,10 @@ class DiffusionModel(nn.Module, ABC):
 MODELS: Registry[DiffusionModel] = Registry("architecture")
 MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
+MODELS.add("LLaDAMoEModelLM", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
+MODELS.add("LLaDAMoEModel", "starr_engine.models.families.llada_moe:LLaDAMoEModel")
 MODELS.add("SDARForCausalLM", "starr_engine.models.families.sdar:SDARModel")
+MODELS.add("SDARMoeForCausalLM", "starr_engine.models.families.sdar_moe:SDARMoEModel")
 MODELS.add("LLaDA2MoeModelLM", "starr_engine.models.families.llada2:LLaDA2Model")
 MODELS.add("Fast_dLLM_QwenForCausalLM", "starr_engine.models.families.fast_dllm_v2:FastDLLMv2Model")
 MODELS.add(

@@ -26,7 +26,6 @@ DEFAULT_BLOCK_LENGTH: Final = 4
 _BLOCK_LENGTH_NAMES: Final = ("block_length", "block_size")
 
 _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
-    ("model_type", "sdar", None),
     ("hidden_act", "silu", "silu"),
     ("use_sliding_window", False, False),
     ("quantization_config", None, None),
@@ -35,7 +34,7 @@ _ONE_VALUE: Final[tuple[tuple[str, object, object], ...]] = (
 
 
 def read_sdar(files: ConfigFiles) -> DecoderConfig:
-    """Check and translate the files of a checkpoint.
+    """Check and translate the files of a dense checkpoint.
 
     Sizes, the rotary base and the norm's epsilon must be written down; absent switches take the
     defaults of the published configuration class. The block length is ``block_length`` or
@@ -45,6 +44,29 @@ def read_sdar(files: ConfigFiles) -> DecoderConfig:
         ConfigError: Names every field that is missing or not supported.
     """
     fields = ConfigFields(files.config, ARCHITECTURE)
+    fields.require("model_type", "sdar", default=None)
+    config = read_sdar_decoder(fields, files, ARCHITECTURE, head_dim_is_written=True)
+    fields.check()
+    return config
+
+
+def read_sdar_decoder(
+    fields: ConfigFields,
+    files: ConfigFiles,
+    architecture: str,
+    *,
+    head_dim_is_written: bool,
+    has_dense_layers: bool = True,
+) -> DecoderConfig:
+    """What dense checkpoints and mixtures of experts share; problems are noted in ``fields``.
+
+    Args:
+        fields: Of ``config.json``.
+        files: All of the checkpoint's files.
+        architecture: As registered.
+        head_dim_is_written: See :func:`~starr_engine.models.decoder_config.read_spec`.
+        has_dense_layers: See :func:`~starr_engine.models.decoder_config.read_decoder`.
+    """
     for name, supported, default in _ONE_VALUE:
         fields.require(name, supported, default=default)
     generation = fields.of_other_file(GENERATION_CONFIG, files.generation)
@@ -53,18 +75,23 @@ def read_sdar(files: ConfigFiles) -> DecoderConfig:
     spec = read_spec(
         fields,
         files,
-        architecture=ARCHITECTURE,
+        architecture=architecture,
         mask_token_id=read_mask_token_id(
             fields, files.tokenizer, "151669 where the authors published the checkpoint"
         ),
-        head_dim_is_written=True,
+        head_dim_is_written=head_dim_is_written,
         attention_kind="block_causal",
         block_length=block_length or DEFAULT_BLOCK_LENGTH,
         block_length_is_assumed=block_length is None,
     )
-    config = read_decoder(fields, spec, qkv_bias=has_bias, output_bias=has_bias, qk_norm=True)
-    fields.check()
-    return config
+    return read_decoder(
+        fields,
+        spec,
+        qkv_bias=has_bias,
+        output_bias=has_bias,
+        qk_norm=True,
+        has_dense_layers=has_dense_layers,
+    )
 
 
 def _block_length(fields: ConfigFields) -> int | None:

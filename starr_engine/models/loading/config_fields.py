@@ -100,6 +100,14 @@ class ConfigFields:
         self._wrong(name, value, "true or false")
         return default
 
+    def whole_numbers(self, name: str, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
+        """A list of whole numbers, 0 or above; required unless ``default`` is given."""
+        value = self._value(name, default)
+        if isinstance(value, list | tuple) and all(_is_int(item) and item >= 0 for item in value):
+            return tuple(value)
+        self._wrong(name, value, "a list of whole numbers, 0 or above")
+        return ()
+
     def token_id(self, name: str) -> int:
         """A token id; required, because guessing one changes what the model sees."""
         value = self._value(name, None)
