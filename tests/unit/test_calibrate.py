@@ -91,7 +91,7 @@ def test_the_cheapest_threshold_that_still_agrees_is_found(job: CalibrationJob):
     assert set(names[2:]) == {"front"}
     front = report.rows[2:]
     assert [row.search.nfe for row in front] == sorted(row.search.nfe for row in front)
-    assert report.rows[1].args == {"threshold": 0.9}
+    assert report.rows[1].args == {"threshold": 0.9, "first_alone": False}
     assert report.rows[1].held_out.agreement == 1.0
 
 
