@@ -5,7 +5,7 @@ Letters: T rows, k experts of a row, E experts, H row size.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,9 @@ class GroupLimitedRouter(nn.Module):
     Source:
         DeepSeek-V3, arXiv 2412.19437, section 2.1.2; ``DeepseekV3TopkRouter`` of transformers.
     """
+
+    float32_parameters: ClassVar[frozenset[str]] = frozenset({"expert_bias"})
+    """Loaded as float32 whatever the dtype of the others: it decides between close scores."""
 
     def __init__(
         self,

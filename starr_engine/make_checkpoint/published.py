@@ -55,6 +55,7 @@ ARCHITECTURES: Final = {
     "nemotron-diffusion": "nemotron_diffusion",
     "llada": "llada",
     "llada-moe": "llada_moe",
+    "llada2": "llada2",
     "sdar": "sdar",
     "sdar-moe": "sdar_moe",
 }

@@ -1,5 +1,6 @@
-"""For the tests of those who extend the engine; needs torch alone."""
+"""For the tests of those who extend the engine."""
 
+from starr_engine.testing.model_conformance import check_model
 from starr_engine.testing.policy_conformance import check_policy
 
-__all__ = ["check_policy"]
+__all__ = ["check_model", "check_policy"]

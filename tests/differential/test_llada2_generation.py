@@ -136,3 +136,44 @@ def test_the_engine_equals_the_published_loop_of_2_1(
             num_edited += output.num_edited
     assert num_edited > 20  # or nothing was shown
     assert_all_pages_free(llm.engine)
+
+
+def test_requests_that_lose_their_pages_while_they_edit_go_on_as_if_nothing_was(
+    llm: LLM, twin: Twin
+) -> None:
+    """Also where a page was sealed: only finished blocks may be shared."""
+    tight = make_llm(twin.folder, page_size=8, num_pages=12, max_num_requests=4)
+    args = {"threshold": 0.3, "edit_threshold": 0.0}
+    prompts = prompts_for(7)
+    wanted = {"remasking": "token_edit", "remasking_args": args, "cache": "block_causal"}
+    squeezed, roomy = generate(tight, prompts, **wanted), generate(llm, prompts, **wanted)
+    for one, other in zip(squeezed, roomy, strict=True):
+        assert (one.token_ids, one.nfe, one.num_edited) == (
+            other.token_ids, other.nfe, other.num_edited,
+        )  # fmt: skip
+    assert sum(output.num_preemptions for output in squeezed) > 0
+    again = generate(tight, prompts, **wanted)
+    assert [output.token_ids for output in again] == [output.token_ids for output in roomy]
+    assert sum(output.num_cached_tokens for output in again) > 0
+    assert_all_pages_free(tight.engine)
+
+
+@pytest.mark.parametrize(
+    "kind", [{"sub_block_length": 4, "logits_shift": True}, {"attention_kind": "causal_context"}]
+)
+def test_an_exact_cache_of_any_kind_of_attention_holds_and_edits_as_none_does(
+    twin: Twin, kind: dict[str, Any]
+) -> None:
+    """Rows of a block that was held are final in the cache only if nothing was edited last."""
+    llm, prompts = make_llm(twin.folder, kind), prompts_for(11)[1:]
+    wanted = {"remasking": "token_edit", "remasking_args": {"max_post_steps": 3}}
+    expected = generate(llm, prompts, cache="none", **wanted)
+    for cache in ("block_causal", "dual"):
+        for output, plain in zip(generate(llm, prompts, cache=cache, **wanted), expected,
+                                 strict=True):  # fmt: skip
+            assert output.cache_label == "exact"
+            assert (output.token_ids, output.nfe, output.num_edited) == (
+                plain.token_ids, plain.nfe, plain.num_edited,
+            )  # fmt: skip
+    assert sum(output.num_edited for output in expected) > 10
+    assert_all_pages_free(llm.engine)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tests.helpers.llada_reference import Array
-from tests.helpers.reference_engine import LogitsOf
+from tests.helpers.reference_engine import LogitsOf, blocks_of
 from tests.helpers.reference_policies import plain_softmax
 
 
@@ -104,6 +104,7 @@ def published_llada2_1(
     edit_threshold: float = 0.5,
     max_post_steps: int = 16,
     num_to_transfer: int = 1,
+    bidirectional: bool = False,
 ) -> PublishedOutput:
     """LLaDA2.1's ``generate``: as 2.0's, and tokens of the block give way to surer ones.
 
@@ -121,12 +122,14 @@ def published_llada2_1(
         edit_threshold: Above which another token than the one that stands there replaces it.
         max_post_steps: Forwards on a block without masks.
         num_to_transfer: Masks that every step unmasks at least.
+        bidirectional: Whether rows see the whole canvas; blocks are counted from the prompt's end
+            then, and ``max_tokens`` is free.
     """
-    assert (len(prompt) + max_tokens) % block_length == 0
+    assert bidirectional or (len(prompt) + max_tokens) % block_length == 0
     canvas = [*prompt, *[mask] * max_tokens]
     nfe = num_edited = 0
-    for start in range(len(prompt) // block_length * block_length, len(canvas), block_length):
-        stop = start + block_length
+    mask_block = None if bidirectional else block_length
+    for start, stop in blocks_of(len(prompt), len(canvas), block_length, mask_block):
         posts = 0
         while True:
             masks = [i for i in range(start, stop) if canvas[i] == mask]
@@ -134,14 +137,14 @@ def published_llada2_1(
                 posts += 1
                 if posts > max_post_steps:
                     break
-            tokens, confidence = _look(logits_of(canvas[:stop]), mask)
+            tokens, confidence = _look(logits_of(canvas if bidirectional else canvas[:stop]), mask)
             nfe += 1
             sure = [i for i in masks if confidence[i] > threshold]
             enough = len(sure) >= num_to_transfer
             chosen = sure if enough else _best(masks, confidence, num_to_transfer)
             edited = [
                 i
-                for i in range(max(start, len(prompt)), stop)
+                for i in range(start, stop)
                 if i not in masks and confidence[i] > edit_threshold and tokens[i] != canvas[i]
             ]
             for i in [*chosen, *edited]:

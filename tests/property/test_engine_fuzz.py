@@ -25,6 +25,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
     ("credit", {"threshold": 0.6}),
     ("saber", {}),
     ("t2m", {"threshold": 0.4, "max_resets": 1}),
+    ("token_edit", {"threshold": 0.4, "edit_threshold": 0.2, "max_post_steps": 1}),
 ]
 EXITS: list[dict[str, Any]] = [
     {},
@@ -171,8 +172,8 @@ def use_at_random(llm: LLM, roomy: LLM, rng: np.random.Generator) -> None:
         [alone] = roomy.generate(as_prompts([prompt]), params)
         assert (output.token_ids, output.finish_reason) == (alone.token_ids, alone.finish_reason)
         assert (output.nfe, output.computed_rows) == (alone.nfe, alone.computed_rows)
-        # Saber revokes, too, but fewer than it unmasks.
-        if not {"revoke_below", "max_resets"} & params.remasking_args.keys():
+        # Saber revokes, too, but fewer than it unmasks. Editing takes a step more for each block.
+        if not {"revoke_below", "max_resets", "max_post_steps"} & params.remasking_args.keys():
             assert output.nfe <= params.max_tokens
         assert output.nfe <= 2 * params.max_tokens
         assert output.num_unmasked % params.block_length == 0

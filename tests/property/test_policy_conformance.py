@@ -189,6 +189,45 @@ class TokensOnlyWhereUnmasked(Kept):
 
 
 @dataclass(frozen=True)
+class EditsMasks(Kept):
+    scores_unmasked: ClassVar[bool] = True
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), edit=view.confidence < 0.2), state
+
+
+@dataclass(frozen=True)
+class EditsWhatItRevokes(Kept):
+    scores_unmasked: ClassVar[bool] = True
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), edit=~view.masked, revoke=~view.masked), state
+
+
+@dataclass(frozen=True)
+class EditsUnseen(Kept):
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), edit=~view.masked), state
+
+
+@dataclass(frozen=True)
+class HoldsPositions(Kept):
+    scores_unmasked: ClassVar[bool] = True
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        return Decision(unmask=self.unmask(view), hold=view.masked), state
+
+
+@dataclass(frozen=True)
+class HoldsInCompany(Kept):
+    scores_unmasked: ClassVar[bool] = True
+
+    def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
+        alone = torch.full_like(view.step, len(view.step) == 1, dtype=torch.bool)
+        return Decision(unmask=self.unmask(view), hold=alone), state
+
+
+@dataclass(frozen=True)
 class SignalOfNoShape(Kept):
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         return Decision(unmask=self.unmask(view), signals={"line": torch.zeros(3)}), state
@@ -264,6 +303,11 @@ class RightmostFirst(Kept):
             TokensOnlyWhereUnmasked(),
             "decision: it put a token that is none of the vocabulary, or the mask token (row 0",
         ),
+        (EditsMasks(), "decision: it edited a position that is a mask"),
+        (EditsWhatItRevokes(), "decision: it edited a position that it revoked"),
+        (EditsUnseen(), "decision: edit and hold are for policies with scores_unmasked"),
+        (HoldsPositions(), "decision: hold must be a bool tensor (7,), got torch.bool (7, 9)"),
+        (HoldsInCompany(), "rows: a row was decided differently alone"),
         (SignalOfNoShape(), "decision: signal 'line' must be [n, L] or [n, 1]"),
         (ChangesTheView(), "purity: decide changed the view's confidence"),
         (ChangesTheState(), "purity: decide changed the state's 'seen'"),

@@ -73,6 +73,8 @@ def test_the_sizes_have_the_parameters_that_their_names_say(tmp_path: Path) -> N
     sizes = {
         ("dream", "7b"): 7.62,
         ("llada", "8b"): 8.02,
+        ("llada2", "2.1-mini"): 16.26,
+        ("llada2", "2.1-flash"): 102.89,
         ("sdar", "1.7b"): 2.03,
         ("sdar", "4b"): 4.41,
         ("sdar", "8b"): 8.19,

@@ -128,6 +128,7 @@ PARALLEL: list[tuple[str, dict[str, Any]]] = [
     ("low_confidence", {"tokens_per_step": 3}),
     ("starr", {}),
     ("starr", {"revoke_below": 0.3, "tau_min": 0.2, "c_slow": 0.1}),
+    ("token_edit", {"threshold": 0.2, "edit_threshold": 0.0, "max_post_steps": 1}),
 ]
 
 

@@ -17,7 +17,7 @@ from starr_engine.models.decoder_config import (
     read_mask_token_id,
     read_spec,
 )
-from starr_engine.models.loading.config_fields import ConfigFields
+from starr_engine.models.loading.config_fields import MOST_EXPERTS, ConfigFields
 from starr_engine.models.loading.config_files import ConfigFiles
 
 ARCHITECTURE: Final = "LLaDA2MoeModelLM"
@@ -120,7 +120,7 @@ def read_llada2(files: ConfigFiles) -> LLaDA2Config:
         decoder=decoder,
         num_turned=_num_turned(fields, spec.head_dim),
         num_dense_layers=num_dense,
-        num_experts=fields.positive_int("num_experts"),
+        num_experts=fields.positive_int("num_experts", at_most=MOST_EXPERTS),
         num_experts_chosen=fields.positive_int("num_experts_per_tok"),
         num_groups=fields.positive_int("n_group", default=8),
         num_groups_chosen=fields.positive_int("topk_group", default=4),

@@ -78,7 +78,7 @@ class ConfigFields:
     def count(self, name: str, default: int | None = None) -> int:
         """A whole number, 0 or above; required unless ``default`` is given."""
         value = self._value(name, default)
-        if _is_int(value) and value >= 0:
+        if _is_int(value) and 0 <= value <= LARGEST:
             return int(value)
         self._wrong(name, value, "a whole number, 0 or above")
         return 0

@@ -46,7 +46,8 @@ def load_model(
         folder: Holds ``config.json`` and safetensors, as published; ``generation_config.json``
             may add token ids that end an output.
         device: Where the parameters go.
-        dtype: Of the parameters; tables such as rotary angles keep their own.
+        dtype: Of the parameters; tables such as rotary angles keep their own, and what a module
+            names in ``float32_parameters`` is float32.
         mask_block_length: See :func:`build_model`.
         load_format: ``dummy`` reads no weights and makes random ones up.
 
@@ -269,7 +270,10 @@ def _make_parameter(
 ) -> nn.Parameter:
     """Put a parameter with room for its data in the place of the one on ``meta``."""
     shape = model.get_parameter(name).shape
-    made = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
     owner, _, leaf = name.rpartition(".")
-    setattr(model.get_submodule(owner), leaf, made)
+    module = model.get_submodule(owner)
+    if leaf in getattr(module, "float32_parameters", ()):
+        dtype = torch.float32
+    made = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
+    setattr(module, leaf, made)
     return made

@@ -30,6 +30,8 @@ def meta_view(dtype_of_noise: torch.dtype) -> BlockView:
         candidates=tensor(ROWS, LENGTH, dtype=torch.int64),
         masked=tensor(ROWS, LENGTH, dtype=torch.bool),
         progress=tensor(ROWS),
+        proposals=tensor(ROWS, LENGTH, dtype=torch.int64),
+        proposal_confidence=tensor(ROWS, LENGTH),
         logits=tensor(ROWS, LENGTH, VOCABULARY),
         sampling_logits=tensor(ROWS, LENGTH, VOCABULARY, dtype=dtype_of_noise),
         **block,
@@ -51,6 +53,7 @@ def meta_view(dtype_of_noise: torch.dtype) -> BlockView:
         ("t2m", {"strategy": "low_prob"}),
         ("t2m", {"strategy": "t2t_remask"}),
         ("t2m", {"strategy": "logit_diff"}),
+        ("token_edit", {"tokens_per_step": 2}),
     ],
 )
 def test_a_policy_decides_without_asking_the_device(
