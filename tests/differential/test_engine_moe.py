@@ -120,11 +120,8 @@ def test_policies_and_stops_equal_the_references(sdar: Twin, llada: Twin) -> Non
 @pytest.mark.parametrize(
     ("family", "cache"),
     [
-        ("sdar", "none"),
         ("sdar", "block_causal"),
         ("llada", "none"),
-        ("llada", "dual"),
-        ("llada", "delayed"),
         ("llada", "dllm"),
     ],
 )

@@ -121,12 +121,3 @@ def test_bfloat16_is_at_most_twice_as_wrong_as_a_bfloat16_qwen3_moe(
     qwen = (Qwen3MoeTwin(config, tensors, torch.bfloat16).logits(ids).double() - exact).abs()
     # The mean, because a row whose last expert is a close call may get another one in either.
     assert error.mean() <= 2 * qwen.mean()
-
-
-def test_logits_of_a_row_do_not_depend_on_the_rest_of_the_batch(tmp_path: Path) -> None:
-    for name, config in (("sdar", sdar_moe_config()), ("llada", llada_moe_config())):
-        model = load_model(write_moe_checkpoint(tmp_path / name, config), CPU, torch.float32)
-        batch = [some_ids(length, seed) for seed, length in enumerate(RAGGED)]
-        for ids, among_all in zip(batch, batch_logits(model, batch), strict=True):
-            alone = batch_logits(model, [ids])[0]
-            torch.testing.assert_close(alone, among_all, rtol=0, atol=TOLERANCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -13,6 +14,7 @@ from starr_engine.layers.mlp import GatedFeedForward
 from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.layers.places import module_places
 from starr_engine.layers.routing import SoftmaxRouter
+from tests.helpers.devices import DEVICES
 from tests.helpers.moe_reference import fill, mix
 
 NUM_EXPERTS, SIZE, INNER_SIZE = 8, 32, 24
@@ -54,12 +56,14 @@ def test_experts_without_rows_and_all_rows_at_one_expert() -> None:
         torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_rows_are_weighted_and_summed_in_float32(dtype: torch.dtype) -> None:
+def test_narrow_rows_are_weighted_and_summed_in_float32(dtype: torch.dtype, device: str) -> None:
     experts = make(dtype)
     rows, expert_ids, weights = draw(21, 4)
     rows = rows.to(dtype)
-    out = experts(rows, expert_ids, weights)
+    made = copy.deepcopy(experts).to(device)
+    out = made(rows.to(device), expert_ids.to(device), weights.to(device)).cpu()
     assert out.dtype == dtype
     expected = mix(experts, rows, expert_ids, weights)
     # Two roundings to the dtype inside, and one at the end.

@@ -163,7 +163,7 @@ def test_info_describes_every_architecture_and_what_its_authors_do_runs(
 
 def test_a_mixtures_active_parameters_are_those_that_its_name_says(tmp_path: Path) -> None:
     for architecture, size, billions in (
-        ("llada-moe", "7b-a1b", 1.4),
+        ("llada2", "2.0-mini", 1.4),
         ("sdar-moe", "30b-a3b", 3.3),
     ):
         folder = tmp_path / architecture
