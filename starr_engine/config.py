@@ -12,6 +12,7 @@ from starr_engine.registry import unknown_name
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
+Quantization = Literal["none", "int8", "fp8"]
 
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
@@ -46,6 +47,10 @@ class EngineConfig:
 
     dtype: Dtype = "auto"
     """Of weights, activations and pages; ``auto`` is float32 on CPU, bfloat16 on CUDA."""
+
+    quantization: Quantization = "none"
+    """Of the matrices of the layers: ``int8`` keeps them in eight bits and computes in ``dtype``;
+    ``fp8``, on CUDA, also multiplies in eight bits. Both need the extra ``quant``."""
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes CUDA where torch has it."""
@@ -110,6 +115,8 @@ class EngineConfig:
             problems.append(f"dtype must be auto, float32, bfloat16 or float16, got {self.dtype!r}")
         if self.load_format not in get_args(LoadFormat):
             problems.append(f"load_format must be auto or dummy, got {self.load_format!r}")
+        if self.quantization not in get_args(Quantization):
+            problems.append(f"quantization must be none, int8 or fp8, got {self.quantization!r}")
         if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
             problems.append(f"revision must name a branch, tag or commit, got {self.revision!r}")
         if not isinstance(self.prefix_caching, bool):

@@ -121,6 +121,7 @@ def model_report(args: argparse.Namespace) -> Report:
         "architecture": spec.architecture,
         "parameters": num_parameters,
         **({} if num_active == num_parameters else {"parameters that a row uses": num_active}),
+        "weight bytes": _weight_bytes(built),
         "layers": spec.num_layers,
         "hidden size": spec.hidden_size,
         "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
@@ -137,8 +138,28 @@ def model_report(args: argparse.Namespace) -> Report:
     return {
         "model": model,
         "recommended settings": recommended(args.model, built),
-        **memory_report.memory_report(spec, num_parameters, args),
+        **memory_report.memory_report(built, args),
     }
+
+
+def _weight_bytes(model: DiffusionModel) -> Report:
+    """By dtype, and by what ``quantization`` may be where the model can be quantised."""
+    import torch
+
+    from starr_engine.config import Quantization
+    from starr_engine.models.loading.quantization import can_be_quantized, expected_weight_bytes
+
+    forms: list[tuple[str, torch.dtype, Quantization]] = [
+        ("float32", torch.float32, "none"),
+        ("bfloat16", torch.bfloat16, "none"),
+    ]
+    if can_be_quantized(model):
+        forms += [
+            ("int8 and float32", torch.float32, "int8"),
+            ("int8 and bfloat16", torch.bfloat16, "int8"),
+            ("fp8 and bfloat16", torch.bfloat16, "fp8"),
+        ]
+    return {name: expected_weight_bytes(model, dtype, kind) for name, dtype, kind in forms}
 
 
 def _block_lines(spec: ModelSpec) -> Report:

@@ -12,7 +12,7 @@ from starr_engine.errors import ConfigError, StarrError
 from starr_engine.memory_size import parse_memory_size
 
 if TYPE_CHECKING:
-    from starr_engine.models.base import ModelSpec
+    from starr_engine.models.base import DiffusionModel
 
 Report = Mapping[str, object]
 
@@ -49,7 +49,7 @@ def check_model_is_named(args: argparse.Namespace) -> None:
         raise ConfigError(f"only together with --model: {', '.join(given)}")
 
 
-def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace) -> Report:
+def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
     """Labels of cache policies, what the budget holds of pages, and requests of several lengths.
 
     A budget that is a fraction is one of the memory that is free now less the model's weights.
@@ -63,11 +63,14 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
     from starr_engine.cache.feature_pool import feature_bytes_per_page
     from starr_engine.engine import loading
     from starr_engine.engine.memory import free_memory, memory_budget
+    from starr_engine.models.loading.quantization import check_quantization, expected_weight_bytes
 
+    spec = model.spec
     config = EngineConfig.from_options(model=args.model, **memory_options(args))
     device = loading.resolve_device(config.device)
     dtype_name = loading.resolve_dtype(config.dtype, device)
     dtype: torch.dtype = getattr(torch, dtype_name)
+    check_quantization(model, config.quantization, device, dtype)
     limit = loading.resolve_max_model_len(config.max_model_len, spec)
     page_size = loading.resolve_page_size(config.page_size, spec.mask_block)
     page_bytes = loading.spec_page_bytes(spec, page_size, dtype)
@@ -86,7 +89,8 @@ def memory_report(spec: ModelSpec, num_parameters: int, args: argparse.Namespace
         )
     free = 0
     if isinstance(parse_memory_size("kv_memory", config.kv_memory), float):
-        free = max(0, free_memory(device) - num_parameters * dtype.itemsize)
+        weights = expected_weight_bytes(model, dtype, config.quantization)
+        free = max(0, free_memory(device) - weights)
         cache["bytes free beside the model"] = free
     budget = memory_budget(config.kv_memory, lambda: free)
     num_pages = budget // page_bytes

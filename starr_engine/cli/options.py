@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
-from starr_engine.config import EngineConfig, LoadFormat
+from starr_engine.config import EngineConfig, LoadFormat, Quantization
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
 
@@ -96,6 +96,13 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
         "(default: %(default)s)",
     )
     group.add_argument(
+        "--quantization",
+        choices=get_args(Quantization),
+        default=_ENGINE.quantization,
+        help="eight bits for the matrices of the layers: int8, or on CUDA fp8 (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
         "--max-model-len",
         type=int,
         metavar="TOKENS",
@@ -137,7 +144,10 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def memory_options(args: argparse.Namespace) -> dict[str, Any]:
     """Fields of ``EngineConfig`` from the flags of :func:`add_memory_options`."""
-    names = ("device", "dtype", "max_model_len", "mask_block_length", "page_size", "kv_memory")
+    names = (
+        "device", "dtype", "quantization", "max_model_len", "mask_block_length", "page_size",
+        "kv_memory",
+    )  # fmt: skip
     return {name: getattr(args, name) for name in names}
 
 

@@ -30,6 +30,7 @@ from starr_engine.engine.stopping import StopRule
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
 from starr_engine.infilling import Template, refuse_stops
+from starr_engine.models.loading.quantization import held_weight_bytes
 from starr_engine.outputs import (
     BlockOutput,
     FinishReason,
@@ -56,17 +57,20 @@ class Engine:
         self._build(load(config))
 
     def _build(self, loaded: LoadedEngine) -> None:
-        self.config = loaded.config
+        self.config = config = loaded.config
         self.spec = loaded.model.spec
         self.tokenizer: Tokenizer | None = loaded.tokenizer
         self.device = loaded.device
         self.page_pool = loaded.page_pool
         self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.weight_bytes = held_weight_bytes(loaded.model)
         self.canvases = CanvasCache(loaded.page_pool, max_entries=loaded.config.canvas_cache)
         self.keeper = PageKeeper(
             loaded.page_pool,
             canvases=self.canvases,
-            identity=f"{loaded.config.model} {loaded.config.dtype} {self.spec}",
+            identity=" ".join(
+                map(str, (config.model, config.dtype, config.quantization, self.spec))
+            ),
             share_prefixes=loaded.config.prefix_caching,
         )
         self.scheduler = Scheduler(

@@ -12,12 +12,17 @@ from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
 from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool, bytes_per_page
-from starr_engine.config import Dtype, EngineConfig, ResolvedConfig
+from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model
 from starr_engine.models.loading.locate import fetch_weights, resolve_model
+from starr_engine.models.loading.quantization import (
+    can_be_quantized,
+    check_quantization,
+    expected_weight_bytes,
+)
 from starr_engine.tokenization import Tokenizer
 from starr_engine.tokenizer_files import has_tokenizer
 
@@ -56,10 +61,18 @@ def load(config: EngineConfig) -> LoadedEngine:
         torch.set_num_threads(config.num_threads)
     folder = resolve_model(config.model, config.revision)
     model = build_model(folder, mask_block_length=config.mask_block_length)
-    check_weights_fit(model, device, dtype_name)
+    check_quantization(model, config.quantization, device, dtype)
+    check_weights_fit(model, device, dtype_name, config.quantization)
     if config.load_format == "auto":
         fetch_weights(config.model, config.revision)
-    fill_model(model, folder, device, dtype, load_format=config.load_format)
+    fill_model(
+        model,
+        folder,
+        device,
+        dtype,
+        load_format=config.load_format,
+        quantization=config.quantization,
+    )
     spec = model.spec
     resolved = resolve_lengths(config, spec, dtype, lambda: free_memory(device))
     shape = AttentionShape(
@@ -89,21 +102,25 @@ def load(config: EngineConfig) -> LoadedEngine:
     )
 
 
-def check_weights_fit(model: DiffusionModel, device: torch.device, dtype: Dtype) -> None:
+def check_weights_fit(
+    model: DiffusionModel, device: torch.device, dtype: Dtype, quantization: Quantization = "none"
+) -> None:
     """Refuse a model whose weights are larger than what is free, before anything is fetched.
 
     Raises:
         CapacityError: Says how much is needed and how much is there.
     """
-    num_parameters = sum(weight.numel() for weight in model.parameters())
-    needed = num_parameters * getattr(torch, dtype).itemsize
+    needed = expected_weight_bytes(model, getattr(torch, dtype), quantization)
     if needed < _ALWAYS_FITS:
         return
     free = free_memory(device)
     if needed > free:
+        form = dtype if quantization == "none" else f"{quantization} and {dtype}"
         narrower = " or take dtype='bfloat16'," if dtype == "float32" else ""
+        if quantization == "none" and dtype != "float16" and can_be_quantized(model):
+            narrower += " or take quantization='int8',"
         raise CapacityError(
-            f"the weights take {needed / 1e9:.1f} GB as {dtype}, and {device} has "
+            f"the weights take {needed / 1e9:.1f} GB as {form}, and {device} has "
             f"{free / 1e9:.1f} GB free; free some,{narrower} or take a smaller model"
         )
 

@@ -160,6 +160,7 @@ def _settings(config: EngineConfig, params: SamplingParams, source: Source) -> S
         "input": source.fingerprint,
         "model": config.model,
         "dtype": config.dtype,
+        "quantization": config.quantization,
         "device": config.device,
         **{name: dict(each) if isinstance(each, Mapping) else each for name, each in asked.items()},
     }

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping, Sequence
 
-from starr_engine.config import EngineConfig
+from starr_engine.config import EngineConfig, Quantization
 from starr_engine.errors import CapacityError, RequestError
 from starr_engine.infilling import Template
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
@@ -132,6 +132,14 @@ def make_output(
 
 
 class FakeLLM:
-    def __init__(self, *, batch_size: int = 4, step_s: float = 0.0, model: str = "fake") -> None:
+    def __init__(
+        self,
+        *,
+        batch_size: int = 4,
+        step_s: float = 0.0,
+        model: str = "fake",
+        quantization: Quantization = "none",
+    ) -> None:
         self.tokenizer = FakeTokenizer()
-        self.engine = FakeEngine(EngineConfig(model=model, max_num_requests=batch_size), step_s)
+        config = EngineConfig(model=model, max_num_requests=batch_size, quantization=quantization)
+        self.engine = FakeEngine(config, step_s)

@@ -35,6 +35,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"dtype": "float64"}, "dtype must be auto, float32, bfloat16 or float16"),
         ({"dtype": torch.float32}, "dtype must be auto, float32, bfloat16 or float16"),
         ({"dtype": ["auto"]}, "dtype must be auto, float32, bfloat16 or float16"),
+        ({"quantization": "int4"}, "quantization must be none, int8 or fp8, got 'int4'"),
         ({"device": None}, "device must be a name such as cpu or cuda:0, got None"),
         ({"device": torch.device("cpu")}, "device must be a name such as cpu or cuda:0, got dev"),
         ({"attention_backend": None}, "attention_backend must be a name or auto, got None"),

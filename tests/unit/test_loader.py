@@ -316,6 +316,6 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(
     with pytest.raises(
         CapacityError,
         match=r"the weights take \d+\.\d GB as float32, and cpu has 1\.0 GB free; free some, or "
-        r"take dtype='bfloat16', or take a smaller model",
+        r"take dtype='bfloat16', or take quantization='int8', or take a smaller model",
     ):
         LLM(str(folder), dtype="float32")

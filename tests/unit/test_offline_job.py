@@ -170,6 +170,7 @@ def interrupt(tmp_path: Path, count: int = 30, **job) -> None:
     [
         ({"params": SamplingParams(seed=1)}, "seed was 0 and is now 1"),
         ({"params": SamplingParams(remasking_args={"a": 1})}, r"remasking_args was {} and is now"),
+        ({"llm": FakeLLM(quantization="int8")}, 'quantization was "none" and is now "int8"'),
         ({"llm": FakeLLM(model="other")}, 'model was "fake" and is now "other"'),
         ({"rows": prompts(31)}, "input was"),
     ],

@@ -12,12 +12,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from starr_engine.config import LoadFormat
+from starr_engine.config import LoadFormat, Quantization
 from starr_engine.errors import ConfigError
 from starr_engine.models.base import MODELS, DiffusionModel, ModelSpec
 from starr_engine.models.loading.checkpoint import Checkpoint
 from starr_engine.models.loading.config_files import GENERATION_CONFIG, ConfigFiles
 from starr_engine.models.loading.generation_defaults import generation_defaults
+from starr_engine.models.loading.quantization import (
+    Quantizer,
+    check_quantization,
+    parameter_dtype,
+)
 
 __all__ = ["build_model", "fill_model", "load_model"]
 
@@ -39,6 +44,7 @@ def load_model(
     *,
     mask_block_length: int | None = None,
     load_format: LoadFormat = "auto",
+    quantization: Quantization = "none",
 ) -> DiffusionModel:
     """Build the model that a folder describes and fill it with the folder's weights.
 
@@ -50,6 +56,7 @@ def load_model(
             names in ``float32_parameters`` is float32.
         mask_block_length: See :func:`build_model`.
         load_format: ``dummy`` reads no weights and makes random ones up.
+        quantization: Of the layers' matrices.
 
     Returns:
         The model, in evaluation mode, without gradients.
@@ -59,7 +66,9 @@ def load_model(
             together.
     """
     model = build_model(folder, mask_block_length=mask_block_length)
-    return fill_model(model, folder, device, dtype, load_format=load_format)
+    return fill_model(
+        model, folder, device, dtype, load_format=load_format, quantization=quantization
+    )
 
 
 def fill_model(
@@ -69,21 +78,25 @@ def fill_model(
     dtype: torch.dtype,
     *,
     load_format: LoadFormat = "auto",
+    quantization: Quantization = "none",
 ) -> DiffusionModel:
     """Give a model on ``meta`` its weights; arguments as of :func:`load_model`.
 
     Every parameter is filled exactly once and every tensor is used. Pieces of tensors are read one
-    at a time into parameters of the final dtype, so the weights are in memory about once.
+    at a time into parameters of the final dtype, so the weights are in memory about once; with
+    quantised weights about their quantised size, because each matrix is quantised once it is whole.
 
     Raises:
-        ConfigError: If the weights do not fit the model, before any is read.
+        ConfigError: If the weights do not fit the model or cannot be quantised, before any is read.
     """
+    check_quantization(model, quantization, device, dtype)
+    quantizer = Quantizer(model, quantization)
     if load_format == "dummy":
-        _fill_randomly(model, device, dtype)
+        _fill_randomly(model, device, dtype, quantizer)
     else:
         checkpoint = Checkpoint.open(folder)
         _check_tensors(folder, model, checkpoint)
-        _fill(folder, model, checkpoint, device, dtype)
+        _fill(folder, model, checkpoint, device, dtype, quantizer)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
@@ -227,8 +240,10 @@ def _fill(
     checkpoint: Checkpoint,
     device: torch.device,
     dtype: torch.dtype,
+    quantizer: Quantizer,
 ) -> None:
     repeated, places = model.repeated_parameters, model.tensor_places()
+    missing = {name: parameter.numel() for name, parameter in model.named_parameters()}
     with _progress(checkpoint.num_bytes) as bar:
         for piece in checkpoint.pieces(places):
             place = places[piece.name]
@@ -237,6 +252,9 @@ def _fill(
                 parameter = _make_parameter(model, place.parameter, device, dtype)
             # Copied, because the piece may be a view of the mapped file.
             piece.of(place.of(parameter.data)).copy_(piece.values)
+            missing[place.parameter] -= piece.values.numel()
+            if not missing[place.parameter]:
+                quantizer.take(place.parameter)
             bar.update(piece.values.nbytes)
     for piece in checkpoint.pieces(repeated):
         source = model.get_parameter(repeated[piece.name])
@@ -248,13 +266,16 @@ def _fill(
             )
 
 
-def _fill_randomly(model: DiffusionModel, device: torch.device, dtype: torch.dtype) -> None:
+def _fill_randomly(
+    model: DiffusionModel, device: torch.device, dtype: torch.dtype, quantizer: Quantizer
+) -> None:
     generator = torch.Generator(device).manual_seed(0)
     for name, _ in list(model.named_parameters()):
         parameter = _make_parameter(model, name, device, dtype)
         parameter.data.normal_(0.0, DUMMY_SPREAD, generator=generator)
         if parameter.dim() == 1 and name.endswith("weight"):
             parameter.data.add_(1.0)  # of a norm
+        quantizer.take(name)
 
 
 def _progress(num_bytes: int) -> tqdm[NoReturn]:
@@ -272,8 +293,7 @@ def _make_parameter(
     shape = model.get_parameter(name).shape
     owner, _, leaf = name.rpartition(".")
     module = model.get_submodule(owner)
-    if leaf in getattr(module, "float32_parameters", ()):
-        dtype = torch.float32
+    dtype = parameter_dtype(model, name, dtype)
     made = nn.Parameter(torch.empty(shape, dtype=dtype, device=device), requires_grad=False)
     setattr(module, leaf, made)
     return made

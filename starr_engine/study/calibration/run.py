@@ -202,7 +202,8 @@ def _default_args(policy: str) -> dict[str, Any]:
 
 def model_record(config: EngineConfig) -> dict[str, object]:
     """Which model, in which arithmetic."""
-    return {"model": config.model, "dtype": config.dtype, "device": config.device}
+    names = ("model", "dtype", "quantization", "device")
+    return {name: getattr(config, name) for name in names}
 
 
 def decoding_record(params: SamplingParams) -> dict[str, object]:
