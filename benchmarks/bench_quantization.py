@@ -8,6 +8,9 @@ error of logits is that of the first step's, at all masks of the first block: ro
 the difference over the standard deviation of the unquantised logits, and the share of masks where
 both have the same likeliest token. Bytes are those that parameters hold. FP8 runs on CUDA only.
 
+As a control, the same matrices are rounded to fewer bits, in place: a measure that does not see that
+would prove nothing.
+
 The shipped models are small: their matrices fit into a CPU's caches, so tokens per second say what
 quantisation costs where memory is no bottleneck.
 """
@@ -31,10 +34,21 @@ from benchmarks.policy_study import Problems, Study, numbers
 from starr_engine import LLM, SamplingParams
 from starr_engine.config import Quantization
 from starr_engine.engine.batching import StepBatch
+from starr_engine.models.loading.quantization import quantizable_weights
 from starr_engine.study.problem_sets import PROBLEM_SETS
 from starr_engine.study.references import References
 
 MODELS = ("tiny-llada", "tiny-sdar")
+CONTROL_BITS = (4, 3)
+
+
+def round_matrices(llm: LLM, bits: int) -> None:
+    """Round what int8 would quantise to a few bits, with a factor per output column."""
+    model = llm.engine.executor._model
+    for name in quantizable_weights(model):
+        weight = model.get_parameter(name).data
+        step = weight.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+        weight.copy_((weight / step).round() * step)
 
 
 def first_logits(llm: LLM, problems: Problems, count: int) -> Tensor:
@@ -75,17 +89,19 @@ def logits_error(found: Tensor, expected: Tensor) -> dict[str, float]:
 def measure_model(
     model: str, kinds: Sequence[Quantization], args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """One row for every kind of weights; the first is what the others are compared with."""
+    """One row for every kind of weights and every control; all are compared with the first."""
     problems = {
-        name: each.problems("test", args.num_problems, args.seed)
-        for name, each in PROBLEM_SETS.items()
+        set_name: each.problems("test", args.num_problems, args.seed)
+        for set_name, each in PROBLEM_SETS.items()
     }
     setting = Setting(policy=args.remasking)
     rows: list[dict[str, Any]] = []
     references: References | None = None
     expected: Tensor | None = None
     base: dict[str, Any] = {}
-    for kind in kinds:
+    settings: list[tuple[str, Quantization, int | None]] = [(kind, kind, None) for kind in kinds]
+    settings += [(f"control, {bits} bits", "none", bits) for bits in CONTROL_BITS]
+    for name, kind, control_bits in settings:
         started = time.perf_counter()
         llm = LLM(
             model,
@@ -96,6 +112,8 @@ def measure_model(
             num_threads=args.threads,
         )
         load_s = time.perf_counter() - started
+        if control_bits is not None:
+            round_matrices(llm, control_bits)
         study = Study(llm, problems, cache="auto", ignore_eos=False)
         logits = first_logits(llm, problems, args.num_logits)  # warms up, too
         outputs = study.run(setting)
@@ -105,7 +123,7 @@ def measure_model(
         overall, by_set = numbers(study.outcomes(outputs, references), outputs, base)
         row: dict[str, Any] = {
             "model": model,
-            "quantization": kind,
+            "quantization": name,
             "dtype": llm.engine.config.dtype,
             "weight_bytes": llm.engine.weight_bytes,
             "load_s": load_s,
@@ -115,7 +133,7 @@ def measure_model(
         }
         rows.append(row)
         print(
-            f"{model:10} {kind:5} {row['weight_bytes'] / 1e6:6.2f} MB  accuracy "
+            f"{model:10} {name:15} {row['weight_bytes'] / 1e6:6.2f} MB  accuracy "
             f"{overall['accuracy']:.3f}  identical {overall['agreement']:.3f}  tokens "
             f"{overall['token_agreement']:.4f}  logits {row['logits']['relative_rms']:.4f}  "
             f"{overall['tokens_per_s']:7.1f} tokens/s",
