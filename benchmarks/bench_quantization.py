@@ -8,7 +8,7 @@ error of logits is that of the first step's, at all masks of the first block: ro
 the difference over the standard deviation of the unquantised logits, and the share of masks where
 both have the same likeliest token. Bytes are those that parameters hold. FP8 runs on CUDA only.
 
-As a control, the same matrices are rounded to fewer bits, in place: a measure that does not see that
+As a control, the same matrices are rounded to fewer bits in place: a measure that misses that
 would prove nothing.
 
 The shipped models are small: their matrices fit into a CPU's caches, so tokens per second say what
