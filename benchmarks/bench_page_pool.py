@@ -1,9 +1,11 @@
 """Page bookkeeping: the C++ pool and tables against plain Python, and its share of an engine step.
 
 Both managers do the same work: a pool nearly full of running requests whose prompts share
-prefixes, where a few requests end and as many begin in turns. Each newcomer is matched, gets pages
-(for which others' content is evicted), and has its prompt sealed. Every page that either hands out
-is compared before anything is timed.
+prefixes, where a few requests end and as many begin in turns. Each newcomer is admitted, as the
+engine does it: its prompt is matched, and it gets pages for the rest (for which others' content is
+evicted), all in one call. Then its prompt is sealed. Matching and allocating are also timed as
+calls of their own, in runs of their own. Every page that either hands out is compared before
+anything is timed.
 
 The second part steps an engine with 256 running requests whose forward is a stub, and times what
 is left but for the decoder: schedule with plans and prefix matching, laying out the batch, and
@@ -39,8 +41,8 @@ from tests.helpers.sdar_checkpoints import sdar_config, write_sdar_checkpoint
 
 PAGE_SIZE = 32
 MASK = 0
-PHASES = ("match", "allocate", "seal", "free")
-COMPARED = ("match", "allocate", "free")
+PHASES = ("admit", "match", "allocate", "seal", "free")
+COMPARED = ("admit", "free")
 """What the ratio over everything counts: sealing is hashing, and both hash about alike."""
 
 
@@ -103,7 +105,7 @@ class Measured:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     requests: int = 0
     pages: list[list[int]] = field(default_factory=list)
-    """Of every newcomer, found and fresh ones apart; only if they are to be compared."""
+    """Of every newcomer, how many were found and then all; only if they are to be compared."""
 
     free_low: int = 1 << 30
     evictions: int = 0
@@ -122,12 +124,25 @@ def prompts(load: Workload, seed: int = 0) -> list[NDArray[np.int32]]:
 
 
 def run(
-    manager: Manager, load: Workload, work: list[NDArray[np.int32]], *, compare: bool = False
+    manager: Manager,
+    load: Workload,
+    work: list[NDArray[np.int32]],
+    *,
+    apart: bool = False,
+    compare: bool = False,
 ) -> Measured:
-    """Requests of ``work`` come and go; the first ones fill the pool and are not timed."""
+    """Requests of ``work`` come and go; the first ones fill the pool and are not timed.
+
+    Args:
+        manager: Of the pages.
+        load: What ``work`` is.
+        work: [prompt] ids of each request.
+        apart: Match and allocate in two calls.
+        compare: Note every page handed out.
+    """
     pool, root, measured = manager.pool(load.num_pages, PAGE_SIZE), manager.root, Measured()
     running: deque[Any] = deque()
-    clock = time.perf_counter
+    clock, rows, try_admit = time.perf_counter, load.rows, manager.table.try_admit
     for at in range(0, len(work), load.turn):
         turn = work[at : at + load.turn]
         is_timed = len(running) + len(turn) > load.running
@@ -136,12 +151,15 @@ def run(
         for table in leaving:
             table.release()
         freed = clock()
-        found = [pool.match(root, ids) for ids in turn]
+        found = [pool.match(root, ids) for ids in turn] if apart else []
         matched = clock()
-        tables = [manager.table.try_create(pool, load.rows, pages) for pages in found]
+        if apart:
+            tables = [manager.table.try_create(pool, rows, pages) for pages in found]
+        else:
+            tables = [try_admit(pool, rows, root, ids) for ids in turn]
         allocated = clock()
-        for table, pages in zip(tables, found, strict=True):  # as the first forward does
-            table.mark_written([(len(pages) * PAGE_SIZE, load.rows)])
+        for table in tables:  # as the first forward does
+            table.mark_written([(table.num_adopted * PAGE_SIZE, load.rows)])
         written = clock()
         for table, ids in zip(tables, turn, strict=True):
             table.seal_prefix(load.prompt, ids, MASK, root)
@@ -149,12 +167,16 @@ def run(
         running.extend(tables)
         measured.free_low = min(measured.free_low, pool.num_free)
         if compare:
-            measured.pages += [*found, *(table.pages for table in tables)]
+            measured.pages += [[table.num_adopted, *table.pages] for table in tables]
         if is_timed:
             measured.requests += len(turn)
-            measured.found += sum(map(len, found))
-            times = (matched - freed, allocated - matched, sealed - written, freed - start)
-            for phase, seconds in zip(PHASES, times, strict=True):
+            measured.found += sum(table.num_adopted for table in tables)
+            phases = {"match": matched - freed, "allocate": allocated - matched}
+            if not apart:
+                phases = {
+                    "admit": allocated - matched, "seal": sealed - written, "free": freed - start,
+                }  # fmt: skip
+            for phase, seconds in phases.items():
                 measured.seconds[phase] += seconds
     stats = getattr(pool, "stats", None)
     measured.evictions = pool.num_evictions if stats is None else stats.evictions
@@ -164,14 +186,19 @@ def run(
 def compare_managers(load: Workload, repeats: int) -> dict[str, Any]:
     """Check that both give the same, then time them in turns."""
     work = prompts(load)
-    first, second = (run(manager, load, work, compare=True) for manager in (CPP, PYTHON))
-    assert first.pages == second.pages, "the two managers must hand out the same pages"
-    assert first.evictions == second.evictions
-    assert first.evictions > 0, "the workload must evict"
+    for apart in (True, False):
+        first, second = (run(each, load, work, apart=apart, compare=True) for each in (CPP, PYTHON))
+        assert first.pages == second.pages, "the two managers must hand out the same pages"
+        assert first.evictions == second.evictions
+        assert first.evictions > 0, "the workload must evict"
     samples: dict[str, list[Measured]] = {"cpp": [], "python": []}
     for _ in range(repeats):
-        samples["cpp"].append(run(CPP, load, work))
-        samples["python"].append(run(PYTHON, load, work))
+        for side, manager in (("cpp", CPP), ("python", PYTHON)):
+            measured = run(manager, load, work)
+            apart_seconds = run(manager, load, work, apart=True).seconds
+            for phase in ("match", "allocate"):
+                measured.seconds[phase] = apart_seconds[phase]
+            samples[side].append(measured)
     print(f"prompts of {load.prompt} tokens, requests of {load.rows} rows")
     rows = {}
     for name, phases in [*((each, (each,)) for each in PHASES), ("together", COMPARED)]:

@@ -150,6 +150,29 @@ class PythonPagePool:
 
     def match(self, root: Key, tokens: Tokens) -> list[int]:
         """Longest chain of whole sealed pages that starts ``tokens``; a reference to each."""
+        pages = self.find(root, tokens)
+        self._reference(pages)
+        return pages
+
+    def try_admit(
+        self, count: int, root: Key, tokens: Tokens, reserve: int
+    ) -> tuple[list[int], int] | None:
+        """What is known of ``tokens`` and fresh pages up to ``count``; how many are known.
+
+        None, and nothing happens, when ``reserve`` pages would not be left.
+        """
+        pages = self.find(root, tokens)
+        known, refs = len(pages), self._refs
+        idle = sum([refs[page] == 0 for page in pages])
+        if count - known + reserve > self.num_free - idle:
+            return None
+        self._reference(pages)
+        fresh = self.try_allocate(count - known)
+        assert fresh is not None
+        return pages + fresh, known
+
+    def find(self, root: Key, tokens: Tokens) -> list[int]:
+        """As ``match``, without references."""
         data, size = tokens.tobytes(), self._page_bytes
         index, contents, blake2b = self._index, self._contents, hashlib.blake2b
         pages: list[int] = []
@@ -162,7 +185,6 @@ class PythonPagePool:
                 break
             pages.append(page)
             parent = key
-        self._reference(pages)
         return pages
 
     def make_private(self, page: int) -> int | None:
@@ -190,12 +212,13 @@ class PythonPagePool:
 
 
 class PythonPageTable:
-    """What ``_core.PageTable`` is; see there. Made by ``try_create``."""
+    """What ``_core.PageTable`` is; see there. Made by ``try_create`` and ``try_admit``."""
 
     def __init__(self, pool: PythonPagePool, pages: list[int], num_rows: int, cached: int) -> None:
         self._pool = pool
         self.pages = pages
         self.num_rows = num_rows
+        self.num_adopted = cached // pool.page_size
         self._cached = bytearray(b"\1" * cached + b"\0" * (num_rows - cached))
         self._dirty = bytearray(num_rows)
 
@@ -218,6 +241,23 @@ class PythonPageTable:
         if fresh is None:
             return None
         return PythonPageTable(pool, [*adopted, *fresh], num_rows, cached)
+
+    @staticmethod
+    def try_admit(
+        pool: PythonPagePool, num_rows: int, root: Key, tokens: Tokens, reserve: int = 0
+    ) -> PythonPageTable | None:
+        """A table that starts with the pages found for ``tokens``, or None, and nothing happens.
+
+        Raises:
+            ValueError: If there are more tokens than rows.
+        """
+        if len(tokens) > num_rows:
+            raise ValueError("the table has fewer rows than there are tokens")
+        taken = pool.try_admit(-(-num_rows // pool.page_size), root, tokens, reserve)
+        if taken is None:
+            return None
+        pages, known = taken
+        return PythonPageTable(pool, pages, num_rows, known * pool.page_size)
 
     @property
     def num_clean(self) -> int:

@@ -118,11 +118,12 @@ TABLES: Final[Mapping[str, tuple[str, Callable[[Result], str]]]] = {
 """Marker to the name of the result, which is a file in benchmarks/results, and its table."""
 
 _OPERATIONS: Final = {
-    "match": "match a prompt",
-    "allocate": "allocate its pages",
-    "seal": "seal its prompt",
-    "free": "free its pages",
-    "together": "match, allocate and free",
+    "admit": "admit: match and allocate at once",
+    "match": "match alone",
+    "allocate": "allocate alone",
+    "seal": "seal the prompt",
+    "free": "free the pages",
+    "together": "admit and free",
 }
 _PARTS: Final = ("schedule", "build", "apply", "total")
 _SCRIPTS: Final = {

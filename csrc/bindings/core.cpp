@@ -221,6 +221,19 @@ void bind_table(nb::module_& m) {
           "A table of `num_rows` rows that starts with `adopted` sealed pages, as match()\n"
           "returned them, and takes over their references. None when the pool is short; the\n"
           "caller then still owns the references.")
+      .def_static(
+          "try_admit",
+          [](std::shared_ptr<PagePool> pool, std::int32_t num_rows, const PrefixKey& root,
+             const Tokens& tokens, std::int32_t reserve) {
+            return PageTable::try_admit(std::move(pool), num_rows, root, span_of(tokens), reserve);
+          },
+          "pool"_a, "num_rows"_a, "root"_a, "tokens"_a.noconvert(), "reserve"_a = 0,
+          "A table of `num_rows` rows that starts with the sealed pages that hold the whole pages\n"
+          "of `tokens` (int32 [n]) under `root`, as far as there are such; None, and nothing\n"
+          "happens, when fewer than `reserve` pages would be left. match() and try_create() in "
+          "one.")
+      .def_prop_ro("num_adopted", &PageTable::num_adopted,
+                   "Pages at the front that were taken over when the table was made.")
       .def("try_grow", &PageTable::try_grow, "num_rows"_a,
            "Append uncached rows up to `num_rows`; False when the pool is short.")
       .def(

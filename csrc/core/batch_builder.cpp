@@ -142,8 +142,7 @@ void BatchBuilder::add(const PageTable* table, std::span<const std::int32_t> tok
       .shadow_column = plan.shadow.empty() ? 0 : rows_before(attended, active_block.start),
       .pages = paged ? static_cast<std::int32_t>(table->pages().size()) : 0,
       .isolated = isolated,
-      .open_from =
-          opens_block_ ? active_block.start : std::numeric_limits<std::int32_t>::max()};
+      .open_from = opens_block_ ? active_block.start : std::numeric_limits<std::int32_t>::max()};
   const std::initializer_list<const RowRanges*> sets = {
       &plan.query, &plan.write, &plan.read, &plan.score, &plan.shadow, &plan.shadow_score};
   std::size_t num_ranges = 0;

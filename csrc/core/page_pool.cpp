@@ -1,5 +1,6 @@
 #include "core/page_pool.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 
@@ -71,20 +72,69 @@ std::optional<std::vector<PageId>> PagePool::try_allocate(std::int32_t count) {
   if (count > num_free()) return std::nullopt;
   std::vector<PageId> taken;
   taken.reserve(static_cast<std::size_t>(count));
-  while (static_cast<std::int32_t>(taken.size()) < count) {
-    const bool evict = free_.size == 0;
-    const PageId page = evict ? lru_.head : free_.head;
-    if (evict) {
-      index_.erase(page);
-      ++stats_.evictions;
-    }
-    unlink(evict ? lru_ : free_, page);
+  take(taken, count);
+  return taken;
+}
+
+// Appends `count` pages, of which there are so many.
+void PagePool::take(std::vector<PageId>& pages, std::int32_t count) {
+  stats_.allocations += count;
+  for (; count > 0 && free_.size > 0; --count) {
+    const PageId page = free_.head;
+    unlink(free_, page);
     slot(page).state = PageState::kPrivate;
     slot(page).ref_count = 1;
-    taken.push_back(page);
+    pages.push_back(page);
   }
-  stats_.allocations += count;
-  return taken;
+  if (count == 0) return;
+  stats_.evictions += count;
+  // The pages to evict are known at once: what erasing them touches is fetched beforehand.
+  const std::size_t first = pages.size();
+  PageId page = lru_.head;
+  for (std::int32_t i = 0; i < count; ++i, page = slot(page).next) {
+    index_.prefetch_entry(page);
+    pages.push_back(page);
+  }
+  const auto evicted = std::span(pages).subspan(first);
+  for (const PageId each : evicted) index_.prefetch_bucket(each);
+  for (const PageId each : evicted) {
+    index_.erase(each);
+    slot(each).prev = slot(each).next = kUnlinked;
+    slot(each).state = PageState::kPrivate;
+    slot(each).ref_count = 1;
+  }
+  lru_.head = page;
+  (page == kReservedPage ? lru_.tail : slot(page).prev) = kReservedPage;
+  lru_.size -= count;
+}
+
+std::optional<std::int32_t> PagePool::try_admit(std::vector<PageId>& pages, std::int32_t count,
+                                                const PrefixKey& root,
+                                                std::span<const std::int32_t> tokens,
+                                                std::int32_t reserve) {
+  if (count < 0 || reserve < 0) {
+    throw std::invalid_argument("count and reserve must not be negative, got " +
+                                std::to_string(count) + " and " + std::to_string(reserve));
+  }
+  const auto size = static_cast<std::size_t>(page_size_);
+  const std::size_t most = std::min(tokens.size() / size, static_cast<std::size_t>(count));
+  const std::size_t first = pages.size();
+  index_.match_into(pages, root, tokens.first(most * size));
+  const auto found = static_cast<std::int32_t>(pages.size() - first);
+  // A page that nobody uses is no free one any more once it is shared.
+  std::int32_t idle = 0;
+  const auto shared = std::span(pages).subspan(first);
+  for (const PageId page : shared) __builtin_prefetch(&slot(page), 1);
+  for (const PageId page : shared) idle += slot(page).ref_count == 0 ? 1 : 0;
+  if (count - found + reserve > num_free() - idle) {
+    pages.resize(first);
+    return std::nullopt;
+  }
+  for (const PageId page : shared) reference(page);
+  take(pages, count - found);
+  stats_.hits += found;
+  stats_.misses += static_cast<std::int64_t>(most) - found;
+  return found;
 }
 
 void PagePool::add_ref(std::span<const PageId> pages) {

@@ -38,6 +38,13 @@ class PagePool {
   // Returns nothing when fewer than `count` are unreferenced.
   std::optional<std::vector<PageId>> try_allocate(std::int32_t count);
 
+  // As match and try_allocate in one: appends the pages of the longest chain that starts `tokens`,
+  // and fresh ones up to `count` in all, to `pages`; returns how many were found. Nothing happens,
+  // and nothing is returned, when `reserve` pages would not be left.
+  std::optional<std::int32_t> try_admit(std::vector<PageId>& pages, std::int32_t count,
+                                        const PrefixKey& root, std::span<const std::int32_t> tokens,
+                                        std::int32_t reserve);
+
   // Adds one reference to each page. Throws std::invalid_argument when one is not SEALED.
   void add_ref(std::span<const PageId> pages);
 
@@ -105,6 +112,7 @@ class PagePool {
   void push_back(List& list, PageId page) noexcept;
   void unlink(List& list, PageId page) noexcept;
   void reference(PageId page) noexcept;
+  void take(std::vector<PageId>& pages, std::int32_t count);
   void park(PageId page) noexcept;
   void check_list(const List& list, PageState state, const char* name) const;
 

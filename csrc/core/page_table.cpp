@@ -42,6 +42,27 @@ std::optional<PageTable> PageTable::try_create(std::shared_ptr<PagePool> pool,
   pages.insert(pages.end(), fresh->begin(), fresh->end());
   PageTable table(std::move(pool), std::move(pages), num_rows);
   table.cached_.assign({0, static_cast<std::int32_t>(adopted_rows)}, true);
+  table.num_adopted_ = static_cast<std::int32_t>(adopted.size());
+  return table;
+}
+
+std::optional<PageTable> PageTable::try_admit(std::shared_ptr<PagePool> pool, std::int32_t num_rows,
+                                              const PrefixKey& root,
+                                              std::span<const std::int32_t> tokens,
+                                              std::int32_t reserve) {
+  if (pool == nullptr) throw std::invalid_argument("a page table needs a pool");
+  if (num_rows < 0 || tokens.size() > static_cast<std::size_t>(num_rows)) {
+    throw std::invalid_argument("a table of " + std::to_string(num_rows) + " rows cannot hold " +
+                                std::to_string(tokens.size()) + " tokens");
+  }
+  const std::int32_t wanted = pages_for(num_rows, pool->page_size());
+  std::vector<PageId> pages;
+  pages.reserve(static_cast<std::size_t>(wanted));
+  const auto found = pool->try_admit(pages, wanted, root, tokens, reserve);
+  if (!found) return std::nullopt;
+  PageTable table(std::move(pool), std::move(pages), num_rows);
+  table.cached_.assign({0, *found * table.page_size_}, true);
+  table.num_adopted_ = *found;
   return table;
 }
 
@@ -61,7 +82,8 @@ PageTable::PageTable(PageTable&& other) noexcept
       cached_(std::exchange(other.cached_, {})),
       dirty_(std::exchange(other.dirty_, {})),
       page_size_(other.page_size_),
-      num_rows_(std::exchange(other.num_rows_, 0)) {}
+      num_rows_(std::exchange(other.num_rows_, 0)),
+      num_adopted_(std::exchange(other.num_adopted_, 0)) {}
 
 PageTable& PageTable::operator=(PageTable&& other) noexcept {
   if (this == &other) return *this;
@@ -72,6 +94,7 @@ PageTable& PageTable::operator=(PageTable&& other) noexcept {
   dirty_ = std::exchange(other.dirty_, {});
   page_size_ = other.page_size_;
   num_rows_ = std::exchange(other.num_rows_, 0);
+  num_adopted_ = std::exchange(other.num_adopted_, 0);
   return *this;
 }
 
@@ -83,7 +106,7 @@ void PageTable::release() noexcept {
   pages_.clear();
   cached_.clear();
   dirty_.clear();
-  num_rows_ = 0;
+  num_rows_ = num_adopted_ = 0;
 }
 
 bool PageTable::try_grow(std::int32_t num_rows) {

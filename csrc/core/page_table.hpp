@@ -31,6 +31,14 @@ class PageTable {
   static std::optional<PageTable> try_create(std::shared_ptr<PagePool> pool, std::int32_t num_rows,
                                              std::span<const PageId> adopted = {});
 
+  // A table of `num_rows` rows that starts with the sealed pages that hold the whole pages of
+  // `tokens` under `root`, as far as there are such, and goes on with fresh ones. Returns nothing,
+  // and changes nothing, when fewer than `reserve` pages would be left in the pool.
+  static std::optional<PageTable> try_admit(std::shared_ptr<PagePool> pool, std::int32_t num_rows,
+                                            const PrefixKey& root,
+                                            std::span<const std::int32_t> tokens,
+                                            std::int32_t reserve);
+
   PageTable(PageTable&& other) noexcept;
   PageTable& operator=(PageTable&& other) noexcept;
   PageTable(const PageTable&) = delete;
@@ -67,6 +75,8 @@ class PageTable {
   std::int32_t page_size() const noexcept { return page_size_; }
   std::int32_t num_rows() const noexcept { return num_rows_; }
   std::span<const PageId> pages() const noexcept { return pages_; }
+  // Pages at the front that were taken over when the table was made.
+  std::int32_t num_adopted() const noexcept { return num_adopted_; }
   std::int32_t num_cached() const noexcept { return cached_.count(); }
   std::int32_t num_dirty() const noexcept { return dirty_.count(); }
   // Rows in front of the first one that is uncached or dirty.
@@ -98,6 +108,7 @@ class PageTable {
   RowBitmap dirty_;
   std::int32_t page_size_;
   std::int32_t num_rows_ = 0;
+  std::int32_t num_adopted_ = 0;
 };
 
 }  // namespace starr

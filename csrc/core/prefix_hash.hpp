@@ -15,14 +15,9 @@ struct PrefixKey {
   friend bool operator==(const PrefixKey&, const PrefixKey&) = default;
 };
 
-// Rounds per word and at the end: 2 and 4 are those of the published test vectors, 1 and 3 those
-// that hash tables use, in half the time.
-enum class SipRounds { k2And4, k1And3 };
-
-// SipHash with 128-bit output, written from its specification (Aumasson, Bernstein,
+// SipHash-2-4 with 128-bit output, written from its specification (Aumasson, Bernstein,
 // "SipHash: a fast short-input PRF", 2012, and the 128-bit variant of the same authors).
-PrefixKey siphash_128(const PrefixKey& key, std::span<const std::byte> message,
-                      SipRounds rounds) noexcept;
+PrefixKey siphash_128(const PrefixKey& key, std::span<const std::byte> message) noexcept;
 
 // Start of a chain. `identity` is a byte string that must differ whenever KV rows of equal
 // tokens may differ: salt of the tenant, model and revision, dtype, mask kind, block length, rope.
@@ -30,8 +25,11 @@ PrefixKey root_key(std::string_view identity) noexcept;
 
 // Key of the prefix that is `parent`'s prefix followed by `tokens`.
 //
-// The parent is the hash's secret key, so whoever does not know the salt in the root can
-// neither predict a key nor search for a collision.
+// Keys are compared inside one process only, under secrets that it draws when it starts. Each half
+// of a key is a polynomial modulo 2^61 - 1 whose first coefficient is the root and whose others are
+// NH of 32 tokens each, cut into three (Krovetz, Dai, "VHASH", 2007: NH, then a polynomial).
+// Whoever has not seen the secrets finds two prefixes of n tokens with one key with a chance below
+// (n * 2^-64)^2, and the index compares tokens besides.
 PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) noexcept;
 
 }  // namespace starr

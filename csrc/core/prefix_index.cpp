@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -57,8 +58,8 @@ void PrefixIndex::prefetch(PageId page) const noexcept {
 bool PrefixIndex::holds(PageId page, const PrefixKey& parent,
                         std::span<const std::int32_t> tokens) const noexcept {
   if (entries_[index_of(page)].parent != parent || tokens.size() != page_size_) return false;
-  const auto stored = std::span(tokens_).subspan(index_of(page) * page_size_, page_size_);
-  return std::equal(stored.begin(), stored.end(), tokens.begin());
+  const std::int32_t* stored = tokens_.data() + index_of(page) * page_size_;
+  return std::memcmp(stored, tokens.data(), tokens.size_bytes()) == 0;
 }
 
 PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& parent,
@@ -118,6 +119,12 @@ std::vector<PageId> PrefixIndex::match(const PrefixKey& root,
                                        std::span<const std::int32_t> tokens) const {
   std::vector<PageId> pages;
   pages.reserve(tokens.size() / page_size_);
+  match_into(pages, root, tokens);
+  return pages;
+}
+
+void PrefixIndex::match_into(std::vector<PageId>& pages, const PrefixKey& root,
+                             std::span<const std::int32_t> tokens) const {
   std::array<PrefixKey, kGroup + 1> keys;  // of a page's parent and, behind it, of the page
   keys[0] = root;
   while (tokens.size() >= page_size_) {
@@ -136,13 +143,12 @@ std::vector<PageId> PrefixIndex::match(const PrefixKey& root,
     }
     for (std::size_t i = 0; i < count; ++i) {
       const PageId page = find(keys[i + 1], keys[i], chunk(i));
-      if (page == kReservedPage) return pages;
+      if (page == kReservedPage) return;
       pages.push_back(page);
     }
     keys[0] = keys[count];
     tokens = tokens.subspan(count * page_size_);
   }
-  return pages;
 }
 
 bool PrefixIndex::contains(PageId page) const noexcept {

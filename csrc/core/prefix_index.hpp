@@ -39,6 +39,19 @@ class PrefixIndex {
   // Pages of the longest chain of whole pages that starts `tokens` under `root`.
   std::vector<PageId> match(const PrefixKey& root, std::span<const std::int32_t> tokens) const;
 
+  // As match, behind what `pages` holds already.
+  void match_into(std::vector<PageId>& pages, const PrefixKey& root,
+                  std::span<const std::int32_t> tokens) const;
+
+  // Asks for the memory that erasing a page will touch: first its entry, then its bucket.
+  void prefetch_entry(PageId page) const noexcept {
+    __builtin_prefetch(&entries_[static_cast<std::size_t>(page)], 1);
+  }
+  void prefetch_bucket(PageId page) const noexcept {
+    const Entry& entry = entries_[static_cast<std::size_t>(page)];
+    __builtin_prefetch(&buckets_[home(low_of(entry.key))], 1);
+  }
+
   bool contains(PageId page) const noexcept;
   std::int32_t size() const noexcept { return size_; }
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from starr_engine._core import PagePool, PageTable, PrefixKey, root_key
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.running import RunningRequest
+
+_NO_PREFIX: Final = root_key(b"")
+"""Of requests that look for none."""
 
 
 class PageKeeper:
@@ -54,25 +59,19 @@ class PageKeeper:
             return True
         canvas = running.request.canvas
         rows = canvas.num_live if running.cache.resumable else canvas.length
-        shared: list[int] = []
-        num_asked = 0
+        root, wanted = _NO_PREFIX, canvas.token_ids[:0]
         if self._shares(running):
-            wanted = canvas.token_ids[: self._num_shareable(running)]
-            num_asked = len(wanted) // self._pool.page_size
-            shared = self._pool.match(self._root(running), wanted)
-        fresh = self.num_pages_for(rows) - len(shared)
-        pages = None
-        if self._make_free(fresh + reserve):
-            pages = PageTable.try_create(self._pool, rows, shared)
+            root, wanted = self._root(running), canvas.token_ids[: self._num_shareable(running)]
+        pages = PageTable.try_admit(self._pool, rows, root, wanted, reserve)
+        while pages is None and self.canvases.evict():
+            pages = PageTable.try_admit(self._pool, rows, root, wanted, reserve)
         if pages is None:
-            self._pool.release(shared)
             return False
         running.pages = pages
-        running.num_sealed = len(shared)
-        # The pool counts every look, also those of a request that waits at the front.
-        self.num_found += len(shared)
-        self.num_missed += num_asked - len(shared)
-        running.request.num_cached_tokens += len(shared) * self._pool.page_size
+        running.num_sealed = shared = pages.num_adopted
+        self.num_found += shared
+        self.num_missed += len(wanted) // self._pool.page_size - shared
+        running.request.num_cached_tokens += shared * self._pool.page_size
         return True
 
     def try_grow(self, running: RunningRequest) -> bool:

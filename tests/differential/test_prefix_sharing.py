@@ -199,4 +199,4 @@ def test_looking_again_while_waiting_counts_once(folder: Path) -> None:
     llm.generate(as_prompts([prompt(27, seed=seed) for seed in range(3)]), PARAMS)
     stats = llm.stats()
     assert (stats.num_preemptions, stats.prefix_hits, stats.prefix_misses) == (0, 0, 3 * 3)
-    assert llm.engine.page_pool.stats.misses > 9
+    assert llm.engine.page_pool.stats.misses == 9

@@ -46,6 +46,8 @@ class Pair:
         count = self.random.randrange(6 * self.size)
         tokens = [self.random.randrange(2) for _ in range(6) for _ in range(self.size)][:count]
         array = np.array(tokens, np.int32)
+        if self.random.random() < 0.5:
+            return self.admit_at_once(count, tokens, array)
         found = self.fast.match(self.roots[0], array)
         assert found == self.slow.match(self.roots[1], array)
         one = PageTable.try_create(self.fast, count, found)
@@ -55,10 +57,25 @@ class Pair:
             self.fast.release(found)
             self.slow.release(found)
             return
+        self.keep(one, two, tokens)
+
+    def admit_at_once(self, count: int, tokens: list[int], array: np.ndarray) -> None:
+        # What stays free is mostly far more than is asked for, or just about that.
+        reserve = self.random.choice([0, 1, 2, self.num_pages // 2])
+        asked = array[: self.random.randrange(count + 1)]
+        one = PageTable.try_admit(self.fast, count, self.roots[0], asked, reserve)
+        two = PythonPageTable.try_admit(self.slow, count, self.roots[1], asked, reserve)
+        assert (one is None) == (two is None)
+        if one is not None and two is not None:
+            assert one.num_adopted == two.num_adopted
+            assert self.fast.num_free >= reserve
+            self.keep(one, two, tokens)
+
+    def keep(self, one: PageTable, two: PythonPageTable, tokens: list[int]) -> None:
         self.tables.append((one, two, tokens))
         if self.random.random() < 0.5:  # as a forward and its block's commit do
-            self.both("mark_written", one, two, [(len(found) * self.size, count)])
-            self.seal(one, two, tokens, count)
+            self.both("mark_written", one, two, [(one.num_adopted * self.size, len(tokens))])
+            self.seal(one, two, tokens, len(tokens))
 
     def seal(self, one: PageTable, two: PythonPageTable, tokens: list[int], stop: int) -> None:
         array = np.array(tokens, np.int32)

@@ -43,6 +43,56 @@ def test_a_table_that_does_not_fit_takes_nothing(pool: PagePool) -> None:
     assert pool.num_free == 7
 
 
+def sealed_prefix(pool: PagePool, *ids: int) -> PageTable:
+    table = make_table(pool, num_rows=len(ids), cached=len(ids))
+    table.seal_prefix(len(ids), rows(*ids), MASK, ROOT)
+    return table
+
+
+def test_admission_takes_over_what_is_known_and_adds_fresh_pages(pool: PagePool) -> None:
+    first = sealed_prefix(pool, *range(8))
+    known = rows(*range(8), 50, 51)  # two whole pages, of which both are known; two tokens more
+    table = PageTable.try_admit(pool, 13, ROOT, known)
+    assert table is not None
+    assert table.pages == [1, 2, 3, 4]
+    assert (table.num_adopted, table.cached_rows()) == (2, list(range(8)))
+    assert [pool.ref_count(page) for page in table.pages] == [2, 2, 1, 1]
+    assert (pool.stats.hits, pool.stats.misses) == (2, 0)
+    other = PageTable.try_admit(pool, 4, root_key(b"another"), known[:4])
+    assert other is not None
+    assert (other.num_adopted, pool.stats.hits, pool.stats.misses) == (0, 2, 1)
+    first.release()
+    table.release()
+    assert (pool.num_free, table.num_adopted) == (6, 0)
+
+
+def test_admission_leaves_the_reserve_or_does_nothing(pool: PagePool) -> None:
+    sealed_prefix(pool, *range(8)).release()  # two idle pages, which count as free: 7 in all
+    before = pool.free_order()
+    # 5 pages, of which 2 are known: 7 - 5 are left, although only 3 fresh ones are taken.
+    assert PageTable.try_admit(pool, 20, ROOT, rows(*range(8)), reserve=3) is None
+    assert (pool.free_order(), pool.stats.hits, pool.stats.misses) == (before, 0, 0)
+    table = PageTable.try_admit(pool, 20, ROOT, rows(*range(8)), reserve=2)
+    assert table is not None
+    assert (table.num_adopted, pool.num_free) == (2, 2)
+    for wrong in ({"num_rows": 7}, {"num_rows": -1}, {"num_rows": 8, "reserve": -1}):
+        with pytest.raises(ValueError, match=r"cannot hold|must not be negative"):
+            PageTable.try_admit(pool, root=ROOT, tokens=rows(*range(8)), **wrong)
+    pool.check_invariants()
+
+
+def test_admission_evicts_the_oldest_content_but_not_what_it_takes_over(pool: PagePool) -> None:
+    old = sealed_prefix(pool, *range(20, 28))
+    new = sealed_prefix(pool, *range(8))
+    old.release()
+    new.release()  # 3 pages were never used
+    table = PageTable.try_admit(pool, 28, ROOT, rows(*range(8)))  # all 7 pages
+    assert table is not None
+    assert (table.num_adopted, pool.stats.evictions) == (2, 2)
+    pool.check_invariants()
+    assert pool.match(ROOT, rows(*range(20, 28))) == []
+
+
 def test_release_may_be_repeated_and_losing_the_table_is_enough(pool: PagePool) -> None:
     table = make_table(pool, num_rows=8)
     table.release()

@@ -21,23 +21,22 @@ void siphash_equals_the_published_vectors() {
   std::array<std::byte, 16> counting;
   for (std::size_t i = 0; i < 16; ++i) counting[i] = static_cast<std::byte>(i);
   std::memcpy(&key, counting.data(), sizeof(key));
-  const PrefixKey of_empty = starr::siphash_128(key, {}, starr::SipRounds::k2And4);
-  const PrefixKey of_one =
-      starr::siphash_128(key, std::span(counting).first(1), starr::SipRounds::k2And4);
+  const PrefixKey of_empty = starr::siphash_128(key, {});
+  const PrefixKey of_one = starr::siphash_128(key, std::span(counting).first(1));
   CHECK(std::memcmp(&of_empty, empty.data(), 16) == 0);
   CHECK(std::memcmp(&of_one, one.data(), 16) == 0);
 }
 
-void every_message_length_and_bit_changes_the_hash(starr::SipRounds rounds) {
+void every_message_length_and_bit_changes_the_hash() {
   std::set<std::pair<std::uint64_t, std::uint64_t>> seen;
   std::vector<std::byte> message;
   for (std::size_t length = 0; length < 40; ++length) {
-    const PrefixKey zeros = starr::siphash_128({1, 2}, message, rounds);
+    const PrefixKey zeros = starr::siphash_128({1, 2}, message);
     CHECK(seen.emplace(zeros.low, zeros.high).second);
     for (std::size_t bit = 0; bit < 8 * length; ++bit) {
       const auto flip = static_cast<std::byte>(1U << (bit % 8));
       message[bit / 8] ^= flip;
-      const PrefixKey flipped = starr::siphash_128({1, 2}, message, rounds);
+      const PrefixKey flipped = starr::siphash_128({1, 2}, message);
       CHECK(seen.emplace(flipped.low, flipped.high).second);
       message[bit / 8] ^= flip;
     }
@@ -62,7 +61,6 @@ void a_chain_depends_on_identity_order_and_every_page() {
 
 int main() {
   siphash_equals_the_published_vectors();
-  every_message_length_and_bit_changes_the_hash(starr::SipRounds::k2And4);
-  every_message_length_and_bit_changes_the_hash(starr::SipRounds::k1And3);
+  every_message_length_and_bit_changes_the_hash();
   a_chain_depends_on_identity_order_and_every_page();
 }
