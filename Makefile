@@ -30,7 +30,7 @@ test: build
 	@echo "== C++ tests"
 	@$(BIN)/ctest --test-dir $(CMAKE_BUILD) --no-tests=error --output-on-failure --progress
 	@echo "== Python tests"
-	@$(BIN)/python -m pytest -q -m "not gpu"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not gpu" -n auto --maxprocesses 8 --dist worksteal
 	@$(MAKE) --no-print-directory lint
 
 lint: build
