@@ -176,7 +176,7 @@ def test_a_batch_is_laid_out_as_plain_lists_would_be(
             ids.append(1000)
             positions.append(row)
             slots.append(-1)
-        is_paged = table is not None and bool(write or read - query)
+        is_paged = table is not None and bool(write or read != query)
         if table is not None and is_paged:
             read_slots += [table.slot(row) for row in sorted(read)]
         attended = sorted(read if is_paged else query)
