@@ -109,9 +109,10 @@ class Canvas:
 
     def sources(self, positions: Positions) -> Positions:
         """[n] int32 rows whose logits are those of ``positions`` [n], in the same order."""
-        if self.seeds_block:
-            return (positions - (positions == self.block_start)).astype(np.int32)
-        return (positions - self.logits_shift).astype(np.int32) if self.logits_shift else positions
+        if not (self.seeds_block or self.logits_shift):
+            return positions
+        shift = (positions == self.block_start) if self.seeds_block else self.logits_shift
+        return (positions - shift).astype(np.int32)
 
     @property
     def active_block(self) -> TokenIds:
