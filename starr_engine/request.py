@@ -245,6 +245,7 @@ class Request:
         self.num_edited = 0
         self.computed_rows = 0
         self.num_refreshes = 0
+        self.refresh_rows = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.steps_in_block = 0
@@ -265,6 +266,7 @@ class Request:
         self.steps_since_refresh = 1 if is_refresh else self.steps_since_refresh + 1
         if is_refresh:
             self.num_refreshes += 1
+            self.refresh_rows += computed_rows
             self.drift_since_refresh = 0.0
 
     def lose_pages(self) -> None:

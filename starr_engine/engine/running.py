@@ -147,6 +147,9 @@ class RunningRequest:
         self.arrival = 0
         """Counts requests in the order in which the scheduler got them."""
 
+        self.num_left_out = 0
+        """Steps in a row in which it ran and had no part."""
+
         self.num_sealed = 0
         """Pages at the front of ``pages`` that other requests may use."""
 
