@@ -64,6 +64,14 @@ class AttentionMetadata:
     limited: tuple[bool, ...]
     """Whether any row of request r sees fewer than all, on the host; never a shadow row."""
 
+    visible_runs: tuple[tuple[tuple[int, int], ...], ...]
+    """``visible`` of the limited requests on the host, shadow rows aside: neighbouring rows that
+    see equally many, as (rows, rows seen); empty for the others."""
+
+    reads_prefix: tuple[bool, ...]
+    """Whether request r reads the first rows of its pages without a gap, so that its row of
+    ``page_table`` says what its ``read_slots`` say; on the host, false if fresh."""
+
     shadow_columns: tuple[int, ...]
     """Which of the rows attended to is the one that the first shadow row shadows; the next row
     belongs to the next shadow row, and so on. 0 without shadow rows."""
@@ -117,6 +125,11 @@ class AttentionBackend(Protocol):
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Every reason why this backend cannot serve ``shape``; empty if it can."""
+        ...
+
+    @classmethod
+    def remarks(cls, shape: AttentionShape) -> list[str]:
+        """What works but costs more than it might with ``shape``, for ``starr-engine info``."""
         ...
 
     def plan(self, metadata: AttentionMetadata) -> StepAttention:

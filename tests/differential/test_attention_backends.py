@@ -221,6 +221,8 @@ def test_a_request_gets_the_same_bits_alone_and_in_company(lengths: list[Lengths
             shadow_columns=step.metadata.shadow_columns[index : index + 1],
             visible=step.metadata.visible[rows],
             limited=step.metadata.limited[index : index + 1],
+            visible_runs=step.metadata.visible_runs[index : index + 1],
+            reads_prefix=step.metadata.reads_prefix[index : index + 1],
         )
         out = (
             make_backend("sdpa", step.shape)
