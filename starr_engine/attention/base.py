@@ -140,3 +140,7 @@ class AttentionBackend(Protocol):
 ATTENTION_BACKENDS: Registry[AttentionBackend] = Registry("attention backend")
 ATTENTION_BACKENDS.add("reference", "starr_engine.attention.reference:ReferenceAttention")
 ATTENTION_BACKENDS.add("sdpa", "starr_engine.attention.sdpa:SdpaAttention")
+ATTENTION_BACKENDS.add("torch_varlen", "starr_engine.attention.torch_varlen:TorchVarlenAttention")
+ATTENTION_BACKENDS.add("flash_attn", "starr_engine.attention.flash_attn:FlashAttnAttention")
+ATTENTION_BACKENDS.add("xformers", "starr_engine.attention.xformers:XFormersAttention")
+ATTENTION_BACKENDS.add("flashinfer", "starr_engine.attention.flashinfer:FlashInferAttention")
