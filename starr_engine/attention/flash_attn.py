@@ -10,7 +10,7 @@ Source:
 from __future__ import annotations
 
 import importlib
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from torch import Tensor
 
@@ -18,13 +18,17 @@ from starr_engine.attention.base import AttentionShape
 from starr_engine.attention.requirements import (
     FLASH_HEAD_DIMS,
     FLASH_PAGE_SIZE,
-    gpu_reasons,
-    import_reasons,
+    Package,
+    kernel_reasons,
 )
 from starr_engine.attention.sequences import Sequences, page_rows_of, upload
 from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
 
-_NEEDED = {"flash_attn_varlen_func": ("block_table", "causal")}
+_PACKAGE: Final = Package(
+    module="flash_attn",
+    install="pip install 'flash-attn>=2.6'",
+    functions={"flash_attn_varlen_func": ("block_table", "causal")},
+)
 
 
 class FlashAttnAttention(VarlenAttention):
@@ -39,10 +43,7 @@ class FlashAttnAttention(VarlenAttention):
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Device, dtype, sizes, or the package."""
-        return [
-            *gpu_reasons(shape, FLASH_HEAD_DIMS),
-            *import_reasons("flash_attn", "pip install 'flash-attn>=2.6'", _NEEDED),
-        ]
+        return kernel_reasons(shape, FLASH_HEAD_DIMS, _PACKAGE)
 
     @classmethod
     def remarks(cls, shape: AttentionShape) -> list[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionShape
-from starr_engine.attention.requirements import gpu_reasons, import_reasons
+from starr_engine.attention.requirements import Package, kernel_reasons
 from starr_engine.attention.sequences import Sequences, upload
 from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
 
@@ -29,10 +29,14 @@ _WORKSPACE_BYTES: Final = 128 << 20
 _HEAD_DIMS: Final = (64, 128, 256)
 _LAYOUT: Final = "NHD"
 _PLAN: Final = ("qo_indptr", "head_dim_qk", "causal", "q_data_type", "kv_data_type")
-_NEEDED: Final = {
-    "BatchPrefillWithPagedKVCacheWrapper.plan": (*_PLAN, "paged_kv_last_page_len", "page_size"),
-    "BatchPrefillWithRaggedKVCacheWrapper.plan": (*_PLAN, "kv_indptr"),
-}
+_PACKAGE: Final = Package(
+    module="flashinfer",
+    install="pip install flashinfer-python",
+    functions={
+        "BatchPrefillWithPagedKVCacheWrapper.plan": (*_PLAN, "paged_kv_last_page_len", "page_size"),
+        "BatchPrefillWithRaggedKVCacheWrapper.plan": (*_PLAN, "kv_indptr"),
+    },
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +116,7 @@ class FlashInferAttention(VarlenAttention):
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Device, dtype, sizes, or the package."""
-        return [
-            *gpu_reasons(shape, _HEAD_DIMS),
-            *import_reasons("flashinfer", "pip install flashinfer-python", _NEEDED),
-        ]
+        return kernel_reasons(shape, _HEAD_DIMS, _PACKAGE)
 
     @classmethod
     def remarks(cls, shape: AttentionShape) -> list[str]:

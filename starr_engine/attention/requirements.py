@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
+import sys
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -21,13 +24,35 @@ FLASH_HEAD_DIMS: Final = range(8, 257, 8)
 """Head sizes of FlashAttention 2, by the same source."""
 
 
-def gpu_reasons(shape: AttentionShape, head_dims: Collection[int]) -> list[str]:
-    """What of device, dtype and sizes is not served by kernels for Ampere and newer GPUs.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Package:
+    """What is called of another package."""
 
-    Args:
-        shape: Of the model.
-        head_dims: Those served.
+    module: str
+    """That has it."""
+
+    install: str
+    """What to do if it is not there, with the lowest version."""
+
+    functions: Mapping[str, Collection[str]]
+    """Dotted names in the module, and parameters that each must have, at least one."""
+
+
+def kernel_reasons(
+    shape: AttentionShape, head_dims: Collection[int], package: Package
+) -> list[str]:
+    """Every reason why a package's kernels for these head sizes cannot serve a model.
+
+    It is imported, which can take seconds, only if nothing else stands in the way.
     """
+    reasons = gpu_reasons(shape, head_dims)
+    if not is_installed(package):
+        return [*reasons, f"{_root(package)} is not installed: {package.install}"]
+    return reasons or package_reasons(package)
+
+
+def gpu_reasons(shape: AttentionShape, head_dims: Collection[int]) -> list[str]:
+    """What of device, dtype and sizes is not served by kernels for Ampere and newer GPUs."""
     reasons = []
     if shape.device.type != "cuda":
         reasons.append(f"device must be cuda, got {shape.device.type}")
@@ -48,34 +73,33 @@ def gpu_reasons(shape: AttentionShape, head_dims: Collection[int]) -> list[str]:
     return reasons
 
 
-def import_reasons(
-    module: str, package: str, functions: Mapping[str, Collection[str]]
-) -> list[str]:
-    """Why functions of another package cannot be called as they must be.
+def is_installed(package: Package) -> bool:
+    """Whether it can be found; nothing is imported."""
+    root = _root(package)
+    return root in sys.modules or importlib.util.find_spec(root) is not None
 
-    Args:
-        module: That has them.
-        package: What to install for it, with the lowest version.
-        functions: Dotted names in the module, and parameters that each must have, at least one.
-    """
+
+def package_reasons(package: Package) -> list[str]:
+    """Why the functions of an installed package cannot be called as they must be."""
+    module = package.module
     try:
         found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            return [f"{error.name} is not installed: {package}"]
-        return [f"{module} cannot be imported: {error}"]
     except Exception as error:  # whatever a package built for another torch may raise
         return [f"{module} cannot be imported: {type(error).__name__}: {error}"]
     reasons = []
-    for name, parameters in functions.items():
+    for name, parameters in package.functions.items():
         function: Any = found
         for part in name.split("."):
             function = getattr(function, part, None)
         known = () if function is None else inspect.signature(function).parameters
         if lacking := [each for each in parameters if each not in known]:
-            what = f"the argument {', '.join(lacking)}" if known else "that function"
-            reasons.append(f"{module}.{name} lacks {what}: {package}")
+            what = f" has no argument {', '.join(lacking)}" if known else " is not there"
+            reasons.append(f"{module}.{name}{what}: {package.install}")
     return reasons
+
+
+def _root(package: Package) -> str:
+    return package.module.partition(".")[0]
 
 
 def _listed(head_dims: Collection[int]) -> str:

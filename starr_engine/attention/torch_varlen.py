@@ -11,7 +11,7 @@ Sources:
 from __future__ import annotations
 
 import importlib
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -20,14 +20,18 @@ from starr_engine.attention.base import AttentionShape
 from starr_engine.attention.requirements import (
     FLASH_HEAD_DIMS,
     FLASH_PAGE_SIZE,
-    gpu_reasons,
-    import_reasons,
+    Package,
+    kernel_reasons,
 )
 from starr_engine.attention.sequences import Sequences, page_rows_of, upload
 from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
 
 _MODULE = "torch.nn.attention.varlen"
-_NEEDED = {"varlen_attn": ("seqused_k", "block_table", "num_splits", "enable_gqa")}
+_PACKAGE: Final = Package(
+    module=_MODULE,
+    install="torch 2.13 or newer",
+    functions={"varlen_attn": ("seqused_k", "block_table", "num_splits", "enable_gqa")},
+)
 
 
 class TorchVarlenAttention(VarlenAttention):
@@ -43,10 +47,7 @@ class TorchVarlenAttention(VarlenAttention):
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Device, dtype, sizes, or torch's version."""
-        return [
-            *gpu_reasons(shape, FLASH_HEAD_DIMS),
-            *import_reasons(_MODULE, "torch 2.13 or newer", _NEEDED),
-        ]
+        return kernel_reasons(shape, FLASH_HEAD_DIMS, _PACKAGE)
 
     @classmethod
     def remarks(cls, shape: AttentionShape) -> list[str]:

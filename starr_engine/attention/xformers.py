@@ -19,8 +19,8 @@ from starr_engine.attention.base import AttentionShape
 from starr_engine.attention.requirements import (
     FLASH_HEAD_DIMS,
     FLASH_PAGE_SIZE,
-    gpu_reasons,
-    import_reasons,
+    Package,
+    kernel_reasons,
 )
 from starr_engine.attention.sequences import Sequences, page_rows_of
 from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
@@ -28,13 +28,17 @@ from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remark
 _PAGED_HEAD_DIMS: Final = (16, 32, 64, 128, 256)
 """Those of the Triton kernel, which serves pages where xFormers runs torch's FlashAttention."""
 
-_NEEDED = {
-    "memory_efficient_attention_forward": ("attn_bias",),
-    "fmha.attn_bias.BlockDiagonalMask.from_seqlens": ("q_seqlen", "kv_seqlen", "device"),
-    "fmha.attn_bias.BlockDiagonalPaddedKeysMask.from_seqlens": ("kv_padding", "device"),
-    "fmha.attn_bias.BlockDiagonalPaddedKeysMask.make_paged": ("block_tables", "paged_type"),
-    "fmha.attn_bias.PagedBlockDiagonalPaddedKeysMask": ("block_tables",),
-}
+_PACKAGE: Final = Package(
+    module="xformers.ops",
+    install="pip install 'xformers>=0.0.35'",
+    functions={
+        "memory_efficient_attention_forward": ("attn_bias",),
+        "fmha.attn_bias.BlockDiagonalMask.from_seqlens": ("q_seqlen", "kv_seqlen", "device"),
+        "fmha.attn_bias.BlockDiagonalPaddedKeysMask.from_seqlens": ("kv_padding", "device"),
+        "fmha.attn_bias.BlockDiagonalPaddedKeysMask.make_paged": ("block_tables", "paged_type"),
+        "fmha.attn_bias.PagedBlockDiagonalPaddedKeysMask": ("block_tables",),
+    },
+)
 
 
 class XFormersAttention(VarlenAttention):
@@ -49,10 +53,7 @@ class XFormersAttention(VarlenAttention):
     @classmethod
     def unsupported(cls, shape: AttentionShape) -> list[str]:
         """Device, dtype, sizes, or the package."""
-        return [
-            *gpu_reasons(shape, FLASH_HEAD_DIMS),
-            *import_reasons("xformers.ops", "pip install 'xformers>=0.0.35'", _NEEDED),
-        ]
+        return kernel_reasons(shape, FLASH_HEAD_DIMS, _PACKAGE)
 
     @classmethod
     def remarks(cls, shape: AttentionShape) -> list[str]:
