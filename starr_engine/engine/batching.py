@@ -18,6 +18,7 @@ from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
+from starr_engine.engine.host_layout import reads_prefix, visible_runs
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
@@ -234,6 +235,8 @@ class Batcher:
             shadow_columns=tuple(shadow_columns.tolist()),
             visible=self._upload(visible),
             limited=tuple((limited != 0).tolist()),
+            visible_runs=visible_runs(visible, cu_query, shadow_lens, limited),
+            reads_prefix=reads_prefix([entry.plan.read for entry in entries], paged_lens),
         )
         return StepBatch(
             entries=tuple(entries),
