@@ -13,11 +13,12 @@ from starr_engine.config import EngineConfig
 from starr_engine.errors import ConfigError, StarrError
 from starr_engine.offline.journal import Journal, Settings, check_output
 from starr_engine.offline.json_lines import json_line
-from starr_engine.offline.loop import BatchLLM, OutputRow, RowLoop
+from starr_engine.offline.loop import RowLoop
 from starr_engine.offline.parquet import write_parquet
 from starr_engine.offline.progress import Progress
 from starr_engine.offline.reader import Source, is_parquet, open_source
 from starr_engine.offline.rows import SAMPLING_FIELDS
+from starr_engine.offline.runner import BatchLLM, OutputRow
 from starr_engine.offline.signals import StopSignals
 from starr_engine.offline.summary import BatchSummary, Tally
 from starr_engine.params import SamplingParams
