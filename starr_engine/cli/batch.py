@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     group = parser.add_argument_group("files")
     group.add_argument(
-        "--input", type=Path, required=True, metavar="FILE", help=".jsonl or .parquet"
+        "--input",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help=".jsonl or .parquet; a folder of one of the two; or a data set saved to a folder",
     )
     group.add_argument(
         "--output",
