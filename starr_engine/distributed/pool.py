@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from starr_engine.distributed.worker import EngineWorker, WorkerInfo
 from starr_engine.errors import StarrError
@@ -64,7 +64,7 @@ class Died:
     member: Member
     reason: str
     is_blameless: bool
-    """Its machine has gone, and the worker with it."""
+    """Its machine, or the way there, has gone: not the rows' doing."""
 
 
 Event = Ready | Finished | Died
@@ -136,7 +136,7 @@ class Pool:
     def _replace(self, member: Member, error: RayError) -> Died:
         if isinstance(error, RayTaskError) and isinstance(error.cause, StarrError):
             raise error.cause
-        died = Died(member, _reason(error), _machine_is_gone(error))
+        died = Died(member, _reason(error), _is_out_of_reach(error))
         if member.info is None and not died.is_blameless:
             self._failed_starts[member.place] += 1
             if self._failed_starts[member.place] == MAX_FAILED_STARTS:
@@ -166,13 +166,16 @@ def _end(actor: Any) -> None:
         ray.kill(actor, no_restart=True)
 
 
-def _machine_is_gone(error: RayError) -> bool:
-    return isinstance(error, RayActorError) and (error.preempted or "node has died" in str(error))
+def _is_out_of_reach(error: RayError) -> bool:
+    if isinstance(error, RayActorError) and error.preempted:
+        return True
+    # Of a machine that goes down Ray first notices the connection, and of a process its end.
+    return isinstance(error, ActorUnavailableError) or "node has died" in str(error)
 
 
 def _reason(error: RayError) -> str:
-    """What happened, in one line and without Ray's identifiers."""
+    """What happened, in one line and without Ray's identifiers and guesses."""
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"
     lines = [line for line in str(error).splitlines() if line and not line.startswith("\t")]
-    return " ".join(lines[1:] or lines)
+    return " ".join(lines[1:] or lines).partition(" Some common causes include")[0]
