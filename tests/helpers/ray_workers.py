@@ -7,6 +7,7 @@ import signal
 from collections.abc import Sequence
 
 from starr_engine.distributed.worker import EngineWorker
+from starr_engine.errors import ConfigError
 from starr_engine.offline.rows import RawRow
 from starr_engine.offline.runner import BatchLLM, OutputRow
 from tests.helpers.fake_llm import FakeLLM
@@ -48,3 +49,18 @@ class FatalWorker(FakeWorker):
             if CRASHER in prompt:
                 raise MemoryError("no such luck")
         return super().work(rows)
+
+
+class BrokenWorker(FakeWorker):
+    """Cannot load its model."""
+
+    def make_llm(self) -> BatchLLM:
+        raise ConfigError("there is no such model")
+
+
+class DyingWorker(FakeWorker):
+    """Dies of loading its model."""
+
+    def make_llm(self) -> BatchLLM:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return super().make_llm()
