@@ -17,7 +17,7 @@ Int64 = NDArray[np.int64]
 _ALIGNMENT: Final = 16
 """Bytes; kernels load a few integers at once."""
 
-_DTYPES: Final = {torch.int32: np.dtype(np.int32), torch.int64: np.dtype(np.int64)}
+_DTYPES: Final[dict[torch.dtype, type]] = {torch.int32: np.int32, torch.int64: np.int64}
 
 
 class PackedArrays:
