@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -14,14 +14,26 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.attention.windows import RowLayout
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
+from starr_engine.models.base import CanvasRows, ModelSpec
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """A step as layers with one window see it."""
+
+    attention: AttentionMetadata
+    hidden: Tensor | None
+    """[T] int32 rows read that a row does not see, at their front; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +44,7 @@ class StepBatch:
     """Who takes part, in the order of the rows."""
 
     input_ids: Tensor
-    """[T] int64, masks included."""
+    """[T] int64, masks included, or in their places what models of uniform noise see."""
 
     positions: Tensor
     """[T] int64, counted from 0 in each request."""
@@ -51,6 +63,7 @@ class StepBatch:
     """Per request: canvas positions whose shadow rows are scored, ascending."""
 
     attention: AttentionMetadata
+    """Of layers without a window."""
 
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
@@ -66,6 +79,12 @@ class StepBatch:
 
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
+
+    canvas: CanvasRows | None = None
+    """Rows of active blocks, for models that treat them differently."""
+
+    windows: Mapping[int, WindowView] = field(default_factory=dict)
+    """By the window that some layers have; without those that hide no row at this step."""
 
     probes: tuple[StepBatch, ...] = ()
     """The same step for the requests that are probed, in order, with nothing reused and no shadow
@@ -95,6 +114,9 @@ class Batcher:
         opens_block: See ``ModelSpec.opens_block``.
         canvases: Says which pages to copy first.
         max_num_batched_tokens: Most rows of one forward of probes.
+        spec: Of the model, where its noise, its self-conditioning or its windows ask for more than
+            the above; None for a model without any.
+        dtype: Of the model's rows.
     """
 
     def __init__(
@@ -107,7 +129,11 @@ class Batcher:
         *,
         opens_block: bool = False,
         max_num_batched_tokens: int,
+        spec: ModelSpec | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._spec = spec
+        self._dtype = dtype
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0, opens_block)
@@ -219,22 +245,32 @@ class Batcher:
         ]
         # Shadow rows hold the mask instead of the token they check.
         np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
-        query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
-        fresh = paged_lens == 0
-        attention = AttentionMetadata(
-            cu_query=self._upload(cu_query),
-            cu_read=self._upload(cu_read),
-            read_slots=self._upload(read_slots),
-            slot_mapping=self._upload(slots),
-            page_table=self._upload(page_table),
-            query_lens=tuple(query_lens.tolist()),
-            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-            fresh=tuple(fresh.tolist()),
-            shadow_lens=tuple(shadow_lens.tolist()),
-            shadow_columns=tuple(shadow_columns.tolist()),
-            visible=self._upload(visible),
-            limited=tuple((limited != 0).tolist()),
+        layout = RowLayout(
+            cu_query=cu_query,
+            cu_read=cu_read,
+            read_slots=read_slots,
+            visible=visible,
+            shadow_lens=shadow_lens,
+            shadow_columns=shadow_columns,
+            limited=limited,
         )
+        slot_mapping, pages = self._upload(slots), self._upload(page_table)
+        attention = self._attention(layout, slot_mapping, pages)
+        canvas = None
+        if self._spec is not None:
+            running = [entry.running for entry in entries]
+            if self._spec.noise == "uniform":
+                requests = [each.request for each in running]
+                put_drafts(requests, self._spec, input_ids, positions, cu_query)
+            if self._spec.self_conditioning:
+                canvas = canvas_rows(
+                    running,
+                    self._spec,
+                    positions,
+                    cu_query,
+                    dtype=self._dtype,
+                    device=self._device,
+                )
         return StepBatch(
             entries=tuple(entries),
             input_ids=self._upload(input_ids),
@@ -245,9 +281,57 @@ class Batcher:
             shadow_positions=tuple(shadowed),
             attention=attention,
             started_s=started_s,
+            canvas=canvas,
+            windows=self._windows(entries, layout, positions, slot_mapping, pages),
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, cu_query, slots),
         )
+
+    def _attention(
+        self, layout: RowLayout, slot_mapping: Tensor, page_table: Tensor
+    ) -> AttentionMetadata:
+        query_lens, paged_lens = np.diff(layout.cu_query), np.diff(layout.cu_read)
+        fresh = paged_lens == 0
+        read_lens = np.where(fresh, query_lens - layout.shadow_lens, paged_lens)
+        return AttentionMetadata(
+            cu_query=self._upload(layout.cu_query),
+            cu_read=self._upload(layout.cu_read),
+            read_slots=self._upload(layout.read_slots),
+            slot_mapping=slot_mapping,
+            page_table=page_table,
+            query_lens=tuple(query_lens.tolist()),
+            read_lens=tuple(read_lens.tolist()),
+            fresh=tuple(fresh.tolist()),
+            shadow_lens=tuple(layout.shadow_lens.tolist()),
+            shadow_columns=tuple(layout.shadow_columns.tolist()),
+            visible=self._upload(layout.visible),
+            limited=tuple((layout.limited != 0).tolist()),
+        )
+
+    def _windows(
+        self,
+        entries: Sequence[ScheduledRequest],
+        layout: RowLayout,
+        positions: NDArray[np.int64],
+        slot_mapping: Tensor,
+        page_table: Tensor,
+    ) -> dict[int, WindowView]:
+        sizes = set() if self._spec is None else {shape.window for shape in self._spec.shapes}
+        starts = np.array([each.running.request.canvas.block_start for each in entries], np.int64)
+        views: dict[int, WindowView] = {}
+        for window in sizes:
+            if window is None:
+                continue
+            assert all(each.plan.read[0][0] == 0 and len(each.plan.read) == 1 for each in entries)
+            anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+            cut, hidden = layout.cut(anchors.astype(np.int32), window)
+            if len(cut.read_slots) == len(layout.read_slots) and not hidden.any():
+                continue
+            views[window] = WindowView(
+                attention=self._attention(cut, slot_mapping, page_table),
+                hidden=self._upload(hidden) if hidden.any() else None,
+            )
+        return views
 
     def _measured(
         self,
