@@ -186,14 +186,10 @@ class RemaskingPolicy(Protocol):
         ...
 
 
-class PolicyDefaults:
-    """What most policies ask of a step: only masks scored, no logits, no shadow rows."""
+class EngineBounded:
+    """What nearly all policies answer: the engine ends blocks, and logits are read as they are."""
 
     __slots__ = ()
-
-    scores_unmasked: ClassVar[bool] = False
-    needs_logits: ClassVar[bool] = False
-    needs_shadow: ClassVar[bool] = False
 
     @property
     def step_limit(self) -> int | None:
@@ -204,6 +200,16 @@ class PolicyDefaults:
         """1: logits are read as they are."""
         del step
         return 1.0
+
+
+class PolicyDefaults(EngineBounded):
+    """What most policies ask of a step: only masks scored, no logits, no shadow rows."""
+
+    __slots__ = ()
+
+    scores_unmasked: ClassVar[bool] = False
+    needs_logits: ClassVar[bool] = False
+    needs_shadow: ClassVar[bool] = False
 
 
 class StatelessPolicy(PolicyDefaults):
