@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from starr_engine.make_checkpoint.published import TINY, published_model
 from starr_engine.make_checkpoint.writer import make_checkpoint
+from starr_engine.models.loading.loader import starts_near_one
 
 Visible = NDArray[np.bool_]
 
@@ -44,8 +45,7 @@ def make_sharp(
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for name, tensor in tensors.items():
-        is_norm = tensor.dim() == 1 and name.endswith(".weight")
-        if not is_norm:
+        if not starts_near_one(name, tensor.dim()):
             tensor *= spread
         elif "layers" not in name:
             tensor *= sharpness
