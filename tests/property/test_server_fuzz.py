@@ -33,18 +33,17 @@ TEXTS = st.one_of(
     st.sampled_from(["", "2 + 3 =", "<|endoftext|>", "\ud800", "\x00", "é\u202e" * 9]), st.text()
 )
 ARGS = st.dictionaries(st.sampled_from(["threshold", "k", "refresh", "window", "rho"]), NUMBERS)
+NUMERIC = (
+    "max_tokens", "n", "seed", "temperature", "top_p", "presence_penalty", "min_p", "top_k",
+    "frequency_penalty", "repetition_penalty", "min_tokens", "block_length", "cache_probe_rate",
+)  # fmt: skip
+FLAGS = (
+    "stream", "ignore_eos", "suppress_eos", "eos_last", "provisional", "trace",
+    "include_stop_str_in_output", "skip_special_tokens",
+)  # fmt: skip
 FIELDS = {
-    **dict.fromkeys(
-        ("max_tokens", "n", "seed", "temperature", "top_p", "presence_penalty", "min_p", "top_k")
-        + ("frequency_penalty", "repetition_penalty", "min_tokens", "block_length")
-        + ("cache_probe_rate",),
-        NUMBERS,
-    ),
-    **dict.fromkeys(
-        ("stream", "ignore_eos", "suppress_eos", "eos_last", "provisional", "trace")
-        + ("include_stop_str_in_output", "skip_special_tokens"),
-        st.booleans(),
-    ),
+    **dict.fromkeys(NUMERIC, NUMBERS),
+    **dict.fromkeys(FLAGS, st.booleans()),
     "stop": st.one_of(TEXTS, st.lists(TEXTS, max_size=3)),
     "bad_words": st.lists(TEXTS, max_size=3),
     "logit_bias": st.dictionaries(st.one_of(TEXTS, NUMBERS.map(str)), NUMBERS, max_size=3),
@@ -148,8 +147,10 @@ def test_extreme_values_of_known_fields_are_answered_or_refused(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[" * 100_000, b'{"prompt": 1e999}', b"\xff\xfe", b"null", b'"x"', b"[]"]
-    + [b'{"prompt": ' + b"9" * 5000 + b"}", b'{"prompt": "\\ud800"}'],
+    [
+        b"", b"{", b"[" * 100_000, b'{"prompt": 1e999}', b"\xff\xfe", b"null", b'"x"', b"[]",
+        b'{"prompt": ' + b"9" * 5000 + b"}", b'{"prompt": "\\ud800"}',
+    ],
 )  # fmt: skip
 def test_bodies_that_are_no_request_are_refused(client: httpx.Client, content: bytes) -> None:
     headers = {"content-type": "application/json"}
