@@ -19,6 +19,7 @@ from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.host_layout import reads_prefix, visible_runs
+from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.request import Positions, TokenIds
 
@@ -187,63 +188,41 @@ class Batcher:
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        builder = self._builder
-        num_rows, num_requests = builder.num_query_rows, builder.num_requests
-        input_ids, positions, slots = np.empty((3, num_rows), np.int64)
-        cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
-        read_slots = np.empty(builder.num_read_rows, np.int64)
-        page_table = np.empty((num_requests, builder.max_pages), np.int32)
-        logits_rows = np.empty(builder.num_score_rows, np.int64)
-        score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
-        shadow_lens, shadow_columns, limited = np.empty((3, num_requests), np.int32)
-        visible = np.empty(num_rows, np.int32)
-        builder.fill(
-            input_ids=input_ids,
-            positions=positions,
-            slot_mapping=slots,
-            cu_query=cu_query,
-            cu_read=cu_read,
-            read_slots=read_slots,
-            page_table=page_table,
-            logits_rows=logits_rows,
-            score_request=score_request,
-            score_positions=score_positions,
-            shadow_lens=shadow_lens,
-            shadow_columns=shadow_columns,
-            visible=visible,
-            limited=limited,
-        )
-        present_ids = np.empty(len(logits_rows), np.int64)
+        packed = self._fill()
         present = [
             entry.running.request.canvas.token_ids[masks]
             for entry, masks in zip(entries, scored, strict=True)
         ]
         # Shadow rows hold the mask instead of the token they check.
-        np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
+        np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
+        cu_query, cu_read = packed.int32("cu_query"), packed.int32("cu_read")
+        shadow_lens, limited = packed.int32("shadow_lens"), packed.int32("limited")
+        positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
+        tensors = packed.upload()
         query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
         fresh = paged_lens == 0
         attention = AttentionMetadata(
-            cu_query=self._upload(cu_query),
-            cu_read=self._upload(cu_read),
-            read_slots=self._upload(read_slots),
-            slot_mapping=self._upload(slots),
-            page_table=self._upload(page_table),
+            cu_query=tensors["cu_query"],
+            cu_read=tensors["cu_read"],
+            read_slots=tensors["read_slots"],
+            slot_mapping=tensors["slot_mapping"],
+            page_table=tensors["page_table"],
             query_lens=tuple(query_lens.tolist()),
             read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
             fresh=tuple(fresh.tolist()),
             shadow_lens=tuple(shadow_lens.tolist()),
-            shadow_columns=tuple(shadow_columns.tolist()),
-            visible=self._upload(visible),
+            shadow_columns=tuple(packed.int32("shadow_columns").tolist()),
+            visible=tensors["visible"],
             limited=tuple((limited != 0).tolist()),
-            visible_runs=visible_runs(visible, cu_query, shadow_lens, limited),
+            visible_runs=visible_runs(packed.int32("visible"), cu_query, shadow_lens, limited),
             reads_prefix=reads_prefix([entry.plan.read for entry in entries], paged_lens),
         )
         return StepBatch(
             entries=tuple(entries),
-            input_ids=self._upload(input_ids),
-            positions=self._upload(positions),
-            logits_rows=self._upload(logits_rows),
-            present_ids=self._upload(present_ids),
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            present_ids=tensors["present_ids"],
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
@@ -251,6 +230,49 @@ class Batcher:
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, cu_query, slots),
         )
+
+    def _fill(self) -> PackedArrays:
+        """What the builder holds, in its arrays; ``present_ids`` is left to the caller."""
+        builder = self._builder
+        rows, requests = (builder.num_query_rows,), (builder.num_requests,)
+        bounds, scores = (builder.num_requests + 1,), (builder.num_score_rows,)
+        packed = PackedArrays(
+            {
+                "input_ids": (rows, torch.int64),
+                "positions": (rows, torch.int64),
+                "slot_mapping": (rows, torch.int64),
+                "read_slots": ((builder.num_read_rows,), torch.int64),
+                "logits_rows": (scores, torch.int64),
+                "present_ids": (scores, torch.int64),
+                "cu_query": (bounds, torch.int32),
+                "cu_read": (bounds, torch.int32),
+                "page_table": ((builder.num_requests, builder.max_pages), torch.int32),
+                "visible": (rows, torch.int32),
+                "shadow_lens": (requests, torch.int32),
+                "shadow_columns": (requests, torch.int32),
+                "limited": (requests, torch.int32),
+                "score_request": (scores, torch.int32),
+                "score_positions": (scores, torch.int32),
+            },
+            self._device,
+        )
+        builder.fill(
+            input_ids=packed.int64("input_ids"),
+            positions=packed.int64("positions"),
+            slot_mapping=packed.int64("slot_mapping"),
+            cu_query=packed.int32("cu_query"),
+            cu_read=packed.int32("cu_read"),
+            read_slots=packed.int64("read_slots"),
+            page_table=packed.int32("page_table"),
+            logits_rows=packed.int64("logits_rows"),
+            score_request=packed.int32("score_request"),
+            score_positions=packed.int32("score_positions"),
+            shadow_lens=packed.int32("shadow_lens"),
+            shadow_columns=packed.int32("shadow_columns"),
+            visible=packed.int32("visible"),
+            limited=packed.int32("limited"),
+        )
+        return packed
 
     def _measured(
         self,

@@ -1,6 +1,6 @@
 """The finished journal as a Parquet file.
 
-Columns that are carried through from a Parquet input are copied from it, types and all. From
+Columns that are carried through from a columnar input are copied from it, types and all. From
 JSONL their types are inferred over all rows; a column whose values share no type that Parquet
 knows is written as JSON text.
 """
@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from starr_engine.infilling import INFILL_FIELDS
-from starr_engine.offline.reader import ParquetSource, Source
 from starr_engine.offline.rows import SLOTS_FIELD, is_carried
+from starr_engine.offline.source import ColumnarSource, Source
 from starr_engine.outputs import CacheDrift
 
 GROUP_ROWS: Final = 4096
@@ -84,7 +84,7 @@ def write_parquet(path: Path, journal_rows: Callable[[], JournalRows], source: S
     Raises:
         OSError: If the disk is full.
     """
-    if isinstance(source, ParquetSource):
+    if isinstance(source, ColumnarSource):
         schema = _with_optional(_copied_schema(source), journal_rows())
         tables = _copied_tables(schema, journal_rows(), source)
     else:
@@ -112,7 +112,7 @@ def _with_optional(schema: pa.Schema, rows: JournalRows) -> pa.Schema:
     return schema
 
 
-def _copied_schema(source: ParquetSource) -> pa.Schema:
+def _copied_schema(source: ColumnarSource) -> pa.Schema:
     fields = {field.name: field for field in source.schema}
     own_id = fields.get("id", pa.field("id", pa.string()))
     return pa.schema(
@@ -127,7 +127,7 @@ def _result_fields(columns: Collection[str]) -> list[pa.Field]:
 
 
 def _copied_tables(
-    schema: pa.Schema, rows: JournalRows, source: ParquetSource
+    schema: pa.Schema, rows: JournalRows, source: ColumnarSource
 ) -> Iterator[pa.Table]:
     copied = [name for name in schema.names if name in source.schema.names and name not in _MADE]
     iterator = iter(rows)
