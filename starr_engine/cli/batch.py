@@ -1,4 +1,4 @@
-"""``starr-engine batch``: a file in, a file out."""
+"""``starr-engine batch``: rows in, a file out, by one engine or several."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ rows:
 
 interruption:
   Finished rows are kept in OUTPUT.partial until the last one is done. After Ctrl-C, a kill or a
-  full disk, run the same command with --resume: no row is lost and none is run twice.
+  full disk, run the same command with --resume: no row is lost and none is run twice. With --workers
+  a worker that dies is replaced; a row that ends its worker twice gets an error.
 """
 
 
