@@ -47,8 +47,8 @@ rows:
 
 interruption:
   Finished rows are kept in OUTPUT.partial until the last one is done. After Ctrl-C, a kill or a
-  full disk, run the same command with --resume: no row is lost and none is run twice. With --workers
-  a worker that dies is replaced; a row that ends its worker twice gets an error.
+  full disk, run the same command with --resume: no row is lost and none is run twice. With
+  --workers a worker that dies is replaced; a row that ends its worker twice gets an error.
 """
 
 
