@@ -34,12 +34,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "published": {},
     "few steps": {"entropy_bound": 6.0, "max_steps": 5},
     "one step": {"max_steps": 1},
-    "hot": {"entropy_bound": 20.0, "max_steps": 9, "t_max": 2.0, "t_min": 1.0},
-    "ends early": {"entropy_bound": 9.0, "max_steps": 15, "confidence_threshold": 2.5},
-    "ends early, stable for long": {
-        "entropy_bound": 30.0, "max_steps": 15, "stability_steps": 2, "confidence_threshold": 9.0,
-    },
-    "ends when sure": {"max_steps": 15, "stability_steps": 0, "confidence_threshold": 1.2},
+    "hot": {"entropy_bound": 20.0, "max_steps": 6, "t_max": 2.0, "t_min": 1.0},
+    "ends when sure": {"max_steps": 12, "stability_steps": 0, "confidence_threshold": 1.2},
 }  # fmt: skip
 
 
@@ -99,19 +95,21 @@ def published(
 def test_the_engine_equals_transformers_generate(
     llm: LLM, twin: DiffusionGemmaForBlockDiffusion, name: str
 ) -> None:
-    prompts = prompts_of(LENGTHS)[name == "published" :]
+    # Its 48 steps are the slowest: one request, one block.
+    num_blocks = 1 if name == "published" else 2
+    prompts = prompts_of(LENGTHS[2 - num_blocks :])
     params = [
-        SamplingParams(max_tokens=2 * CANVAS, ignore_eos=True, remasking="entropy_bound", seed=seed,
-                       remasking_args=SETTINGS[name])
+        SamplingParams(max_tokens=num_blocks * CANVAS, ignore_eos=True, seed=seed,
+                       remasking="entropy_bound", remasking_args=SETTINGS[name])
         for seed in (5, 2**40)[: len(prompts)]
     ]  # fmt: skip
     outputs = llm.generate(as_prompts(prompts), params)
     for prompt, wanted, output in zip(prompts, params, outputs, strict=True):
         assert output.error is None
         assert output.cache_label == "exact"
-        expected = published(llm, twin, prompt, wanted.seed, SETTINGS[name])
+        expected = published(llm, twin, prompt, wanted.seed, SETTINGS[name], num_blocks)
         assert (list(output.token_ids), output.nfe) == expected
-    limit = 2 * SETTINGS[name].get("max_steps", 48)
+    limit = num_blocks * SETTINGS[name].get("max_steps", 48)
     ends_early = name.startswith("ends")
     assert all((output.nfe < limit) == ends_early for output in outputs)
 
