@@ -29,7 +29,7 @@ LENGTHS = (1, 9, 30, 45)  # within the window, and beyond it
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made: Path = tmp_path_factory.mktemp("diffusion-gemma") / "model"
-    make_sharp(made, "diffusion-gemma")
+    make_sharp(made, "diffusion-gemma", feedback=1.0)
     return made
 
 

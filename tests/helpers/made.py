@@ -28,6 +28,7 @@ def make_sharp(
     seed: int = 0,
     spread: float = 8.0,
     sharpness: float = 4.0,
+    feedback: float = 0.02,
 ) -> dict[str, Tensor]:
     """Write the tiny checkpoint of an architecture with weights of order 1; returns its tensors.
 
@@ -38,6 +39,8 @@ def make_sharp(
         seed: Of the weights.
         spread: Factor of all matrices and biases.
         sharpness: Factor of the last norm, the one that belongs to no layer.
+        feedback: Factor, beside ``spread``, of what a self-conditioned model is told of the step
+            before; with more, roundings grow from step to step until they decide tokens.
     """
     published = published_model(architecture, TINY)
     published = replace(published, config={**published.config, **(changes or {})})
@@ -47,8 +50,10 @@ def make_sharp(
     for name, tensor in tensors.items():
         if not starts_near_one(name, tensor.dim()):
             tensor *= spread
-        elif "layers" not in name:
+        elif "layers" not in name and "self_conditioning" not in name:
             tensor *= sharpness
+        if name.endswith("self_conditioning.down_proj.weight"):
+            tensor *= feedback
     save_file(tensors, path)
     return tensors
 
