@@ -64,18 +64,15 @@ class BatchJob:
 
 
 class BatchInterruptedError(StarrError):
-    """A signal stopped the job; the journal holds what was finished.
+    """A signal stopped the job.
 
     Args:
         received: The signal.
-        journal: What it stopped.
+        kept: What is there, and how to go on.
     """
 
-    def __init__(self, received: signal.Signals, journal: Journal) -> None:
-        super().__init__(
-            f"stopped by {received.name}; {journal.path} holds {journal.num_rows} complete rows: "
-            f"run the same command with --resume to continue"
-        )
+    def __init__(self, received: signal.Signals, kept: str) -> None:
+        super().__init__(f"stopped by {received.name}; {kept}")
         self.exit_code = 128 + received
         """What a shell expects of a process that a signal ended."""
 
@@ -144,6 +141,9 @@ class RowTask:
     start: int
     """Index of the first one."""
 
+    end: int
+    """Index of the last one, + 1."""
+
     emit: Callable[[OutputRow], None]
     """Writes a finished row; to be called in the order of the rows."""
 
@@ -196,6 +196,7 @@ def write_output(
                     RowTask(
                         rows=source.rows(start),
                         start=start,
+                        end=source.num_rows,
                         emit=emit,
                         is_stopped=lambda: stop.received is not None,
                     )
@@ -203,7 +204,11 @@ def write_output(
             finally:
                 journal.sync()
         if journal.num_rows < source.num_rows and stop.received is not None:
-            raise BatchInterruptedError(stop.received, journal)
+            raise BatchInterruptedError(
+                stop.received,
+                f"{journal.path} holds {journal.num_rows} complete rows: run the same command with "
+                f"--resume to continue",
+            )
         _publish(journal, job, source)
     return tally.summary(job.output)
 
