@@ -72,6 +72,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=".jsonl or .parquet; need not be of the input's kind",
     )
     group.add_argument(
+        "--shard-rows",
+        type=int,
+        metavar="ROWS",
+        help="make OUTPUT a folder of files with so many rows each, and a manifest.json",
+    )
+    group.add_argument(
         "--resume",
         action="store_true",
         help="continue an interrupted run; refuses other settings or another input; starts if "
@@ -139,6 +145,7 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         window=args.window,
+        shard_rows=args.shard_rows,
         progress=not args.quiet,
     )
     check_job(job)  # before the model takes its time to load

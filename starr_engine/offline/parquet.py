@@ -84,15 +84,21 @@ def write_parquet(path: Path, journal_rows: Callable[[], JournalRows], source: S
     Raises:
         OSError: If the disk is full.
     """
-    if isinstance(source, ColumnarSource):
-        schema = _with_optional(_copied_schema(source), journal_rows())
-        tables = _copied_tables(schema, journal_rows(), source)
-    else:
-        schema = _with_optional(_inferred_schema(journal_rows()), journal_rows())
-        tables = (_table(rows, schema) for rows in _groups(journal_rows()))
+    schema, tables = parquet_tables(journal_rows, source)
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
             writer.write_table(table)
+
+
+def parquet_tables(
+    journal_rows: Callable[[], JournalRows], source: Source
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The rows of a journal as tables of at most ``GROUP_ROWS`` rows; see :func:`write_parquet`."""
+    if isinstance(source, ColumnarSource):
+        schema = _with_optional(_copied_schema(source), journal_rows())
+        return schema, _copied_tables(schema, journal_rows(), source)
+    schema = _with_optional(_inferred_schema(journal_rows()), journal_rows())
+    return schema, (_table(rows, schema) for rows in _groups(journal_rows()))
 
 
 def _groups(rows: JournalRows) -> Iterator[list[dict[str, object]]]:
