@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
 from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
+from starr_engine.serve.logs import LOGGER, JsonLines
 from starr_engine.serve.protocol import ServedEngine
 from starr_engine.serve.server import Listening, Server, bind
 
@@ -108,6 +111,29 @@ def stoppable_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event
     monkeypatch.setattr(Engine, "step", step_unless_stopped)
     yield stopped
     stopped.clear()
+
+
+@contextmanager
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Gives the server's log so far, as objects."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Keep()
+    handler.setFormatter(JsonLines())
+    level, propagate = LOGGER.level, LOGGER.propagate
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel("DEBUG")
+    LOGGER.propagate = False
+    try:
+        yield lambda: [json.loads(line) for line in lines]
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
 
 
 def _serve(server: Server, bound: Any) -> None:

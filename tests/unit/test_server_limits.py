@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ from starr_engine.cli.serve import serve_config
 from starr_engine.engine.engine import Engine
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.keys import find_key, parse_keys, read_keys
-from starr_engine.serve.logs import JsonLines
 from starr_engine.serve.server import Listening, bind
-from tests.helpers.servers import Running, running, stoppable_steps
+from tests.helpers.servers import Running, logged, running, stoppable_steps
 
 ANN, BOB = "ann-0123456789abcdef", "bob-0123456789abcdef"
 KEYS = parse_keys(f"# team\nann {ANN}\n\nbob {BOB}\n", "test")
@@ -203,27 +201,6 @@ def test_a_failure_inside_tells_the_client_nothing_and_the_log_everything(engine
         assert "ValueError: /secret/path" in record["traceback"]
         assert record["request_id"] == answer.headers["x-request-id"]
         assert post(served).status_code == 500  # and goes on
-
-
-class logged:  # noqa: N801 (reads as a sentence)
-    """The server's log as objects."""
-
-    def __enter__(self) -> Any:
-        self.lines: list[str] = []
-        self.handler = logging.Handler()
-        self.handler.setFormatter(JsonLines())
-        self.handler.emit = lambda record: self.lines.append(self.handler.format(record))  # type: ignore[method-assign]
-        self.logger = logging.getLogger("starr_engine.serve")
-        self.level, self.propagate = self.logger.level, self.logger.propagate
-        self.logger.addHandler(self.handler)
-        self.logger.setLevel("DEBUG")
-        self.logger.propagate = False
-        return lambda: [json.loads(line) for line in self.lines]
-
-    def __exit__(self, *exception: object) -> None:
-        self.logger.removeHandler(self.handler)
-        self.logger.setLevel(self.level)
-        self.logger.propagate = self.propagate
 
 
 @pytest.mark.parametrize("log_text", [False, True])
