@@ -92,6 +92,11 @@ class ApiError(Exception):
         )
 
 
+def server_ends() -> ApiError:
+    """The answer to what a server that ends could not finish in time."""
+    return ApiError(503, "the server ends before this request could finish", code="shutdown")
+
+
 class ClientGoneError(Exception):
     """The client has closed its connection: nobody waits for the answer."""
 

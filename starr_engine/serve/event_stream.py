@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from starr_engine.serve.disconnect import unless_gone
+from starr_engine.serve.errors import server_ends
 from starr_engine.serve.json_text import encode_json
 
 T = TypeVar("T")
@@ -102,7 +103,12 @@ class EventStream(Response):
             ClientGoneError: If the client closes the connection before it.
             TimeoutError: If the client does not take the error that ended the source.
         """
-        await unless_gone(receive, self._send(send))
+        try:
+            await unless_gone(receive, self._send(send))
+        except asyncio.CancelledError:
+            await _send_body(send, event(server_ends().body))
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            raise
 
     async def _send(self, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}

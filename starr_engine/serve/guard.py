@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starr_engine.serve.config import ServeConfig
-from starr_engine.serve.errors import ApiError, ClientGoneError, as_api_error
+from starr_engine.serve.errors import ApiError, ClientGoneError, as_api_error, server_ends
 from starr_engine.serve.json_text import JsonResponse
 from starr_engine.serve.keys import ApiKey, find_key
 from starr_engine.serve.logs import log, log_failure, log_request
@@ -74,9 +74,11 @@ class Guard:
             await self._handle(record, scope, receive, send_noting)
         except ClientGoneError:
             record.status, record.error = _CLIENT_GONE, "client_gone"
-        except asyncio.CancelledError:
-            record.error = "shutdown"
-            raise
+        except asyncio.CancelledError:  # by uvicorn, when the time to drain is over
+            answer = server_ends()
+            record.error = answer.label
+            if not record.status:
+                await _respond(answer, scope, receive, send_noting)
         except Exception as error:
             answer = as_api_error(error)
             record.error = answer.label
@@ -85,9 +87,7 @@ class Guard:
             if record.status:  # the response has begun: it ends in the middle, which clients see
                 log("response broken off", logging.WARNING, request_id=record.request_id)
                 return
-            await JsonResponse(answer.body, answer.status, answer.headers)(
-                scope, receive, send_noting
-            )
+            await _respond(answer, scope, receive, send_noting)
         finally:
             self._metrics.count(record)
             log_request(record)
@@ -205,6 +205,10 @@ class Guard:
             return await receive()
 
         return replay
+
+
+async def _respond(answer: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+    await JsonResponse(answer.body, answer.status, answer.headers)(scope, receive, send)
 
 
 def _too_long(limit: int) -> ApiError:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import pytest
 
 from starr_engine import AsyncLLM, BlockOutput
 from starr_engine.engine.engine import Engine
-from tests.helpers.servers import Running, running
+from tests.helpers.servers import Running, logged, running, stoppable_steps
 
 ROOT = Path(__file__).parents[2]
 BODY = {"prompt": "2 + 3 =", "max_tokens": 64, "block_length": 16, "ignore_eos": True}
@@ -27,18 +27,15 @@ BODY = {"prompt": "2 + 3 =", "max_tokens": 64, "block_length": 16, "ignore_eos":
 
 @pytest.fixture
 def engine() -> Iterator[AsyncLLM]:
-    made = AsyncLLM("tiny-llada", num_threads=1)
+    made = AsyncLLM("tiny-llada", num_threads=1, canvas_cache=0)
     yield made
     made.close()
 
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """While it is set, the engine takes calls and makes no step."""
-    event, step = threading.Event(), Engine.step
-    monkeypatch.setattr(Engine, "step", lambda self: [] if event.is_set() else step(self))
-    yield event
-    event.clear()
+    with stoppable_steps(monkeypatch) as event:
+        yield event
 
 
 @pytest.fixture
@@ -60,11 +57,6 @@ def post(served: Running, **fields: Any) -> httpx.Response:
     return httpx.post(f"{served.url}/v1/completions", json=BODY | fields, timeout=60)
 
 
-def wait_for_running(served: Running) -> None:
-    while served.stats().num_running == 0:
-        pass
-
-
 def assert_all_given_back(served: Running, num_aborted: int) -> None:
     stats = served.wait_until_idle()
     assert stats.num_aborted == num_aborted
@@ -81,7 +73,7 @@ def test_a_client_that_goes_while_it_waits_ends_its_request(engine, stopped):
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             client.sendall(head.encode() + body)
-            wait_for_running(served)
+            served.wait_for(1)
         assert_all_given_back(served, num_aborted=1)
 
 
@@ -137,31 +129,52 @@ def test_a_silent_stream_sends_comments(engine, stopped):
         assert rest[-2:] == ["data: [DONE]", ""]
 
 
-def test_a_client_that_stops_reading_does_not_keep_its_pages(engine):
-    """Its trace fills every buffer on the way; time ends what the client does not."""
-    with running(engine, request_timeout_s=1.0, ping_s=0.01) as served:
-        body = json.dumps(
-            BODY | {"max_tokens": 448, "stream": True, "provisional": True, "trace": True}
-            | {"remasking": "low_confidence", "cache": "none"}
-        ).encode()  # fmt: skip
+class Flood:
+    """An engine whose streams never end, a megabyte a block; the rest of it is another's."""
+
+    def __init__(self, engine: AsyncLLM) -> None:
+        self._engine = engine
+        self.num_blocks = 0
+        self.is_closed = threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    async def stream(self, *args: Any, request_id: str, **options: Any) -> AsyncGenerator[Any]:
+        block = {"block_index": 0, "token_ids": (), "num_forwards": 1, "text": "x" * (1 << 20)}
+        try:
+            while True:
+                self.num_blocks += 1
+                yield BlockOutput(request_id=request_id, **block)
+        finally:
+            self.is_closed.set()
+
+
+def test_a_client_that_stops_reading_is_not_written_to_for_ever(engine, monkeypatch):
+    monkeypatch.setattr("starr_engine.serve.event_stream._LAST_WORDS_S", 0.1)
+    flood = Flood(engine)
+    body = json.dumps(BODY | {"stream": True}).encode()
+    with running(flood, request_timeout_s=0.5, max_requests=1) as served, logged() as lines:
         with socket.create_connection(("127.0.0.1", served.port)) as client:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             head = (
                 "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
                 f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
             )
             client.sendall(head.encode() + body)
-            wait_for_running(served)
-            stats = served.wait_until_idle()
-            assert stats.num_free_pages == stats.num_pages
+            assert flood.is_closed.wait(30)
+            while not (ended := [line for line in lines() if line["event"] == "request"]):
+                flood.is_closed.wait(0)
+            assert ended[0]["error"] == "timeout"
+        # What the kernel takes, and no more: the server does not run ahead of its client.
+        assert flood.num_blocks < 32
+        assert post(served, request_timeout=1).status_code == 400  # the place is free again
 
 
 def test_an_engine_that_dies_takes_the_server_with_it(engine, stopped, monkeypatch):
     with running(engine) as served, ThreadPoolExecutor(2) as pool:
         stopped.set()
         calls = [pool.submit(post, served), pool.submit(post, served, stream=True)]
-        while (stats := served.stats()).num_running + stats.num_waiting < 2:
-            pass
+        served.wait_for(2)
 
         def fail(self: Engine) -> None:
             raise RuntimeError("cuda at /secret")
@@ -188,7 +201,7 @@ def test_a_server_that_is_told_to_end_finishes_what_runs(engine, stopped):
     with running(engine, drain_s=60) as served, ThreadPoolExecutor(1) as pool:
         stopped.set()
         call = pool.submit(post, served)
-        wait_for_running(served)
+        served.wait_for(1)
         with httpx.Client(base_url=served.url) as http:
             assert http.get("/ready").status_code == 200
             served.end()
@@ -205,10 +218,22 @@ def test_what_is_left_after_the_drain_is_cancelled(engine, stopped):
     with running(engine, drain_s=0) as served, ThreadPoolExecutor(1) as pool:
         stopped.set()
         call = pool.submit(post, served)
-        wait_for_running(served)
+        served.wait_for(1)
         served.end()
-        with pytest.raises(httpx.TransportError):
-            call.result()
+        answer = call.result()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutdown")
+        assert_all_given_back(served, num_aborted=1)
+
+
+def test_a_stream_that_is_cut_off_by_the_end_says_so(engine, stops_at_block):
+    with running(engine, drain_s=0) as served:
+        body = BODY | {"stream": True}
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            assert "block_index" in next(lines)
+            served.end()
+            last = [line for line in lines if line][-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutdown"
         assert_all_given_back(served, num_aborted=1)
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from starr_engine import AsyncLLM
+from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
 from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
+from starr_engine.serve.logs import LOGGER, JsonLines
 from starr_engine.serve.protocol import ServedEngine
 from starr_engine.serve.server import Listening, Server, bind
 
@@ -31,15 +38,21 @@ class Running:
         """Of the engine, now."""
         return asyncio.run(self.engine.stats())
 
-    def wait_until_idle(self, seconds: float = 30.0) -> EngineStats:
+    def wait_for(self, num_requests: int) -> None:
+        """Until the engine holds so many, waiting ones included."""
+        self._wait(lambda stats: stats.num_running + stats.num_waiting >= num_requests)
+
+    def wait_until_idle(self) -> EngineStats:
         """The engine's numbers once no request is left in it."""
-        deadline = threading.Event()
-        for _ in range(int(seconds / 0.02)):
+        return self._wait(lambda stats: stats.num_running + stats.num_waiting == 0)
+
+    def _wait(self, is_there: Callable[[EngineStats], bool]) -> EngineStats:
+        for _ in range(3000):
             stats = self.stats()
-            if stats.num_running + stats.num_waiting == 0:
+            if is_there(stats):
                 return stats
-            deadline.wait(0.02)
-        raise AssertionError(f"requests are left: {stats}")
+            time.sleep(0.01)
+        raise AssertionError(f"the engine is stuck at {stats}")
 
     def end(self) -> None:
         """As SIGTERM does."""
@@ -82,6 +95,45 @@ def running(
             thread.join()
             if own is not None:
                 own.close()
+
+
+@contextmanager
+def stoppable_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """While the event is set, engines take calls and make no step."""
+    stopped, step = threading.Event(), Engine.step
+
+    def step_unless_stopped(self: Engine) -> Any:
+        if not stopped.is_set():
+            return step(self)
+        time.sleep(0.001)  # leave the interpreter to others
+        return []
+
+    monkeypatch.setattr(Engine, "step", step_unless_stopped)
+    yield stopped
+    stopped.clear()
+
+
+@contextmanager
+def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Gives the server's log so far, as objects."""
+    lines: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(self.format(record))
+
+    handler = Keep()
+    handler.setFormatter(JsonLines())
+    level, propagate = LOGGER.level, LOGGER.propagate
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel("DEBUG")
+    LOGGER.propagate = False
+    try:
+        yield lambda: [json.loads(line) for line in lines]
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
+        LOGGER.propagate = propagate
 
 
 def _serve(server: Server, bound: Any) -> None:

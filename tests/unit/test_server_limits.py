@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -21,9 +20,8 @@ from starr_engine.cli.serve import serve_config
 from starr_engine.engine.engine import Engine
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.keys import find_key, parse_keys, read_keys
-from starr_engine.serve.logs import JsonLines
 from starr_engine.serve.server import Listening, bind
-from tests.helpers.servers import Running, running
+from tests.helpers.servers import Running, logged, running, stoppable_steps
 
 ANN, BOB = "ann-0123456789abcdef", "bob-0123456789abcdef"
 KEYS = parse_keys(f"# team\nann {ANN}\n\nbob {BOB}\n", "test")
@@ -38,11 +36,8 @@ def engine() -> Iterator[AsyncLLM]:
 
 @pytest.fixture
 def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """While it is set, the engine takes calls and makes no step."""
-    event, step = threading.Event(), Engine.step
-    monkeypatch.setattr(Engine, "step", lambda self: [] if event.is_set() else step(self))
-    yield event
-    event.clear()
+    with stoppable_steps(monkeypatch) as event:
+        yield event
 
 
 def auth(key: str) -> dict[str, str]:
@@ -51,14 +46,6 @@ def auth(key: str) -> dict[str, str]:
 
 def post(served: Running, body: Any = BODY, **options: Any) -> httpx.Response:
     return httpx.post(f"{served.url}/v1/completions", json=body, timeout=60, **options)
-
-
-def wait_for(served: Running, num_requests: int) -> None:
-    """Until the engine holds so many."""
-    while True:
-        stats = served.stats()
-        if stats.num_running + stats.num_waiting >= num_requests:
-            return
 
 
 def test_keys_are_read_from_lines_and_found_by_their_text():
@@ -129,12 +116,12 @@ def test_one_key_has_its_places_and_leaves_those_of_others_alone(engine, stopped
     with running(engine, **limits) as served, ThreadPoolExecutor(3) as pool:
         stopped.set()
         anns = [pool.submit(post, served, headers=auth(ANN)) for _ in range(2)]
-        wait_for(served, 2)
+        served.wait_for(2)
         refused = post(served, headers=auth(ANN))
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_requests")
         assert refused.headers["retry-after"] == "1"
         bob = pool.submit(post, served, headers=auth(BOB))
-        wait_for(served, 3)
+        served.wait_for(3)
         stopped.clear()
         assert [each.result().status_code for each in (*anns, bob)] == [200] * 3
         assert post(served, headers=auth(ANN)).status_code == 200
@@ -144,7 +131,7 @@ def test_a_full_server_says_that_it_is_full(engine, stopped):
     with running(engine, max_requests=1) as served, ThreadPoolExecutor(1) as pool:
         stopped.set()
         first = pool.submit(post, served)
-        wait_for(served, 1)
+        served.wait_for(1)
         refused = post(served)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
         assert httpx.get(f"{served.url}/ready").status_code == 200
@@ -214,27 +201,6 @@ def test_a_failure_inside_tells_the_client_nothing_and_the_log_everything(engine
         assert "ValueError: /secret/path" in record["traceback"]
         assert record["request_id"] == answer.headers["x-request-id"]
         assert post(served).status_code == 500  # and goes on
-
-
-class logged:  # noqa: N801 (reads as a sentence)
-    """The server's log as objects."""
-
-    def __enter__(self) -> Any:
-        self.lines: list[str] = []
-        self.handler = logging.Handler()
-        self.handler.setFormatter(JsonLines())
-        self.handler.emit = lambda record: self.lines.append(self.handler.format(record))  # type: ignore[method-assign]
-        self.logger = logging.getLogger("starr_engine.serve")
-        self.level, self.propagate = self.logger.level, self.logger.propagate
-        self.logger.addHandler(self.handler)
-        self.logger.setLevel("DEBUG")
-        self.logger.propagate = False
-        return lambda: [json.loads(line) for line in self.lines]
-
-    def __exit__(self, *exception: object) -> None:
-        self.logger.removeHandler(self.handler)
-        self.logger.setLevel(self.level)
-        self.logger.propagate = self.propagate
 
 
 @pytest.mark.parametrize("log_text", [False, True])
