@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import starr_engine
 from starr_engine.cli import memory_report
+from starr_engine.cli.attention_report import attention_report
 from starr_engine.errors import KernelError
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
     """
     memory_report.check_model_is_named(args)
     report = machine_report()
-    if args.model is not None:
+    if args.model is None:
+        report = {**report, **attention_report(args, None)}
+    else:
         report = {**report, **model_report(args)}
     print(json.dumps(report, indent=2) if args.json else as_text(report))
 
@@ -58,7 +61,6 @@ def machine_report() -> Report:
     """Versions, compiled parts, devices and everything that has a name."""
     import torch
 
-    from starr_engine.attention.base import ATTENTION_BACKENDS
     from starr_engine.cache.base import CACHE_POLICIES
     from starr_engine.decoding.base import REMASKING_POLICIES
     from starr_engine.decoding.exit.base import EXIT_RULES
@@ -81,7 +83,6 @@ def machine_report() -> Report:
         "remasking policies": REMASKING_POLICIES.names(),
         "early exit rules": EXIT_RULES.names(),
         "cache policies": CACHE_POLICIES.names(),
-        "attention backends": ATTENTION_BACKENDS.names(),
     }
 
 
@@ -139,6 +140,7 @@ def model_report(args: argparse.Namespace) -> Report:
     return {
         "model": model,
         "recommended settings": recommended(args.model, built),
+        **attention_report(args, built),
         **memory_report.memory_report(built, args),
     }
 

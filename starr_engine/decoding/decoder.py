@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -228,6 +229,13 @@ def _on_host(chosen: Tensor | None, view: BlockView) -> NDArray[np.bool_]:
     return array
 
 
+def _offsets(chosen: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Of each row, where it is true."""
+    rows, offsets = chosen.nonzero()
+    bounds = np.searchsorted(rows, np.arange(len(chosen) + 1)).tolist()
+    return [offsets[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
 def _split(
     view: BlockView,
     decision: Decision,
@@ -239,13 +247,14 @@ def _split(
     ids = decision.tokens_put(view).cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
     hold = [False] * len(unmask) if decision.hold is None else decision.hold.tolist()
+    unmasked, revoked, every_edited = map(_offsets, (unmask, revoke, edit))
     return [
         RowDecision(
-            unmask_offsets=(offsets := np.flatnonzero(unmask[n])),
+            unmask_offsets=(offsets := unmasked[n]),
             unmask_ids=ids[n, offsets],
             unmask_confidence=chances[n, offsets],
-            revoke_offsets=np.flatnonzero(revoke[n]),
-            edit_offsets=(edited := np.flatnonzero(edit[n])),
+            revoke_offsets=revoked[n],
+            edit_offsets=(edited := every_edited[n]),
             edit_ids=ids[n, edited],
             edit_confidence=chances[n, edited],
             hold=hold[n],

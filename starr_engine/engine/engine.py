@@ -78,6 +78,7 @@ class Engine:
             self.keeper,
             max_num_requests=loaded.config.max_num_requests,
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
+            ridge_rows=config.ridge_tokens,
         )
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
         self.batcher = Batcher(

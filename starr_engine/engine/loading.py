@@ -75,14 +75,14 @@ def load(config: EngineConfig) -> LoadedEngine:
         quantization=config.quantization,
     )
     spec = model.spec
-    resolved = resolve_lengths(config, spec, dtype, lambda: free_memory(device))
+    placed = replace(config, device=str(device))
+    resolved = resolve_lengths(placed, spec, dtype, lambda: free_memory(device))
     backends = _make_backends(resolved, spec, dtype, device)
     kv_pool = _make_kv_pool(resolved, spec, dtype, device)
     tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
     return LoadedEngine(
         config=replace(
             resolved,
-            device=str(device),
             dtype=dtype_name,
             attention_backend=backends[-1].name,
         ),
@@ -190,6 +190,9 @@ def resolve_dtype(name: Dtype, device: torch.device) -> Dtype:
     return name
 
 
+CUDA_RIDGE_ROWS: Final = 512
+
+
 def resolve_lengths(
     config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, free: Callable[[], int]
 ) -> ResolvedConfig:
@@ -223,8 +226,23 @@ def resolve_lengths(
         # Page 0 is reserved: padding rows write there.
         num_pages = min(wanted, budget // page_bytes) + 1
     given = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    lengths = {"max_model_len": limit, "page_size": page_size, "num_pages": num_pages}
-    return ResolvedConfig(**given | lengths)
+    ridge = config.ridge_tokens
+    chosen = {
+        "max_model_len": limit,
+        "page_size": page_size,
+        "num_pages": num_pages,
+        "ridge_tokens": resolve_ridge(config.device) if ridge is None else ridge,
+    }
+    return ResolvedConfig(**given | chosen)
+
+
+def resolve_ridge(device: str) -> int:
+    """Rows up to which reading the weights takes longer than computing: FLOP/s over bytes/s.
+
+    About 300 for an H100 in bfloat16, and more where kernels do not reach the peak; few rows on a
+    CPU, where steps are long enough to gain nothing from spreading refreshes.
+    """
+    return CUDA_RIDGE_ROWS if torch.device(device).type == "cuda" else 0
 
 
 def resolve_max_model_len(limit: int | None, spec: ModelSpec) -> int:
