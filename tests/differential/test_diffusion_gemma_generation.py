@@ -205,3 +205,31 @@ def test_the_id_that_stands_for_nothing_is_no_token(llm: LLM, folder: Path) -> N
                             remasking="threshold", remasking_args={"threshold": 0.0})  # fmt: skip
     [output] = llm.generate(as_prompts([[5, 4, 6]]), params)
     assert max(output.token_ids) < size
+
+
+def test_shared_prefixes_and_interruptions_change_no_token(llm: LLM, folder: Path) -> None:
+    prompts = as_prompts(prompts_of((20, 21, 22, 40), seed=6))
+    params = SamplingParams(max_tokens=3 * CANVAS, ignore_eos=True, remasking="entropy_bound",
+                            remasking_args={"max_steps": 2, "entropy_bound": 9.0})  # fmt: skip
+    expected = [
+        llm.generate([prompt], params.with_overrides({"cache": "none"}))[0] for prompt in prompts
+    ]
+    tight = make_llm(folder, num_pages=10, page_size=16)
+    first, again = tight.generate(prompts, params), tight.generate(prompts, params)
+    assert sum(output.num_preemptions for output in first) > 0
+    assert sum(output.num_cached_tokens for output in again) > 0
+    for one, two, three in zip(expected, first, again, strict=True):
+        assert one.error is None
+        assert one.token_ids == two.token_ids == three.token_ids
+
+
+def test_it_runs_in_bfloat16(folder: Path) -> None:
+    half = make_llm(folder, dtype="bfloat16")
+    params = SamplingParams(max_tokens=CANVAS, ignore_eos=True, remasking="entropy_bound",
+                            remasking_args={"max_steps": 3}, cache_probe_rate=1.0)  # fmt: skip
+    for output in half.generate(as_prompts(prompts_of((5, 40))), params):
+        assert output.error is None
+        assert output.drift is not None
+        assert output.drift.probe_forwards == 3
+        assert output.drift.mean_kl is not None
+        assert output.drift.mean_kl < 0.1
