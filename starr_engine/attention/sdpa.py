@@ -30,7 +30,7 @@ from starr_engine.attention.slot_runs import SlotRun, first_slots, split_evenly
 
 _IN_PLACE_ROWS: Final = 128
 """Most query rows of a request that reads in place: keys read more often are better laid together
-first (``benchmarks/bench_attention.py``: in place a refresh lost 6 %, and a block gained 20 %)."""
+first (``benchmarks/bench_attention.py``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
