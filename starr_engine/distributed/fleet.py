@@ -102,6 +102,9 @@ class ReplicaFleet:
                 future.set_result(await self._state())
             except EngineDeadError as error:
                 future.set_exception(error)
+            except asyncio.CancelledError:
+                future.set_exception(self._death)
+                raise
 
         self._call(lambda: self._spawn(answer()))
         return future
