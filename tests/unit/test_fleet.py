@@ -257,6 +257,38 @@ def test_more_requests_start_replicas_and_those_that_are_let_go_finish_first():
         assert len(state.replicas) == 1 and state.num_deaths == 0
 
 
+def test_a_replica_that_is_being_let_go_is_kept_when_it_is_needed_again():
+    delays = {"upscale_delay_s": 0.01, "downscale_delay_s": 0.01}
+    with fake_fleet(count=1, min_count=1, max_count=2, **delays) as fakes:
+        fakes.wait_for_phases(ready=1)
+        tickets = [fakes.ask(str(number))[0] for number in range(5)]
+        fakes.wait_for_phases(ready=2)
+        last, _ = fakes.ask("on the new one")
+        fakes.wait_for_requests(5, 1)
+        for ticket in tickets[:3]:
+            fakes.fleet.cancel(ticket)
+        fakes.wait_for_phases(draining=1)
+        for number in range(3):
+            fakes.ask(f"more {number}")
+        fakes.wait_for_phases(ready=2)
+        assert len(fakes.actors) == 2
+        fakes.fleet.cancel(last)
+
+
+def test_who_asks_for_the_state_and_goes_harms_nobody():
+    with fake_fleet(count=1) as fakes:
+        fakes.wait_for_phases(ready=1)
+        fakes.actors[0].hangs = True  # so that the answer takes a while
+        for _ in range(20):
+            fakes.fleet.state().cancel()
+        fakes.actors[0].hangs = False
+        fakes.wait_for_phases(ready=1)
+        _, events = fakes.ask("a")
+        fakes.wait_for_requests(1)
+        fakes.actors[0].num_blocks = 2
+        assert blocks(events, 2) == [0, 4]
+
+
 def test_what_is_unfinished_at_the_end_gets_an_error_and_so_does_what_comes_after():
     with fake_fleet() as fakes:
         fakes.wait_for_phases(ready=2)
