@@ -28,7 +28,7 @@ from starr_engine.outputs import RequestOutput
 from starr_engine.study.agreement import equal_share, is_identical
 from starr_engine.study.calibration.outcomes import Outcome, summarize
 from starr_engine.study.comparison import Measured, compare_all
-from starr_engine.study.environment import environment
+from starr_engine.environment import environment
 from starr_engine.study.intervals import mean
 from starr_engine.study.policy_file import load_policy_args
 from starr_engine.study.problem_sets import PROBLEM_SETS
