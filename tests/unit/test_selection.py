@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from starr_engine.engine.selection import PATIENCE, Candidate, paced_refresh_rows, select
-from tests.helpers.arrivals import draw_trace, simulate
+from benchmarks.arrival_simulation import draw_trace, simulate
 
 
 def block(arrival: int, rows: int = 4, **fields: Any) -> Candidate:
