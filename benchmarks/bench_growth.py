@@ -2,8 +2,8 @@
 
 The forward is a stub; everything else is the engine's: scheduling, plans and their checks, layout
 of the batch, scores, decisions, canvases and pages. One refresh fills every request's pages, then
-steps inside the block are timed. ``growth`` is the slope of a straight line through log(seconds) over
-log(size): 1 is proportional, 0 constant.
+steps inside the block are timed. ``growth`` is the slope of a straight line through log(seconds)
+over log(size): 1 is proportional, 0 constant.
 
     python -m benchmarks.bench_growth [--requests 1 4 16 64 256 1000] [--prompts 128 ... 32768]
 """
