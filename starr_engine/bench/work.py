@@ -46,7 +46,8 @@ class WorkCounter:
 
     Counted are: every weight once (of experts those that the step's rows are expected to choose),
     keys and values written and read, embedding rows read, logits written and read again for their
-    statistics. Not counted are activations between the parts of a layer, norms and rotations.
+    statistics. Not counted are activations between the parts of a layer, norms and rotations; layers
+    that see a window are counted as if they saw all.
 
     Args:
         model: Loaded.
@@ -55,8 +56,9 @@ class WorkCounter:
     def __init__(self, model: DiffusionModel) -> None:
         spec = model.spec
         self._spec = spec
-        shape = (spec.vocab_size, spec.hidden_size)
-        tables = [weight for weight in model.parameters() if tuple(weight.shape) == shape]
+        # Where the mask is no row of the embedding, there is one less.
+        shapes = {(rows, spec.hidden_size) for rows in (spec.vocab_size, spec.vocab_size - 1)}
+        tables = [weight for weight in model.parameters() if tuple(weight.shape) in shapes]
         mixtures = [part for part in model.modules() if isinstance(part, MoEFeedForward)]
         experts = [list(mixture.experts.parameters()) for mixture in mixtures]
         self._mixtures = tuple(
@@ -68,6 +70,7 @@ class WorkCounter:
         )
         self._itemsize = tables[0].element_size()
         self._head_bytes = tables[-1].nbytes
+        self._head_values = tables[-1].numel()
         # A tied head is the embedding; of an embedding proper only the step's rows are read.
         other = _num_bytes(tables) + sum(mixture.num_bytes for mixture in self._mixtures)
         self._layer_bytes = held_weight_bytes(model) - other
@@ -91,13 +94,12 @@ class WorkCounter:
         rows = sum(entry.computed_rows(spec.num_layers) for entry in entries)
         written = sum(num_rows(entry.plan.write) for entry in entries)
         scored = len(batch.logits_rows)
-        query_values = spec.num_layers * spec.num_heads * spec.head_dim
-        kv_bytes = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * self._itemsize
-        head_values = spec.vocab_size * spec.hidden_size
+        query_values = sum(spec.num_heads * shape.head_dim for shape in spec.shapes)
+        kv_bytes = spec.kv_values_per_row * self._itemsize
         return Work(
             flops=2.0 * self._row_parameters * rows
             + 4.0 * query_values * num_pairs(batch)
-            + 2.0 * head_values * scored,
+            + 2.0 * self._head_values * scored,
             num_bytes=self._layer_bytes
             + sum(mixture.bytes_read(rows) for mixture in self._mixtures)
             + kv_bytes * (written + sum(batch.attention.read_lens))

@@ -115,7 +115,6 @@ def model_report(args: argparse.Namespace) -> Report:
     spec = built.spec
     num_parameters = sum(weight.numel() for weight in built.parameters())
     num_active = num_parameters - built.num_idle_parameters
-    values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
     model = {
         "name": args.model,
         "folder": str(folder),
@@ -134,7 +133,9 @@ def model_report(args: argparse.Namespace) -> Report:
         "longest request": f"{spec.max_model_len} tokens, prompt included",
         "mask token id": spec.mask_token_id,
         "EOS token ids": list(spec.eos_token_ids),
-        "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
+        "KV bytes per token": {
+            name: spec.kv_values_per_row * size for name, size in _BYTES_PER_VALUE.items()
+        },
     }
     return {
         "model": model,

@@ -241,7 +241,7 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(model, capsys, tmp_path, argv,
 
 def test_an_unknown_command_lists_those_that_exist(capsys):
     with pytest.raises(SystemExit) as caught:
-        main(["serve"])
+        main(["deploy"])
     assert caught.value.code == 2
     shown = capsys.readouterr().err
     assert all(command in shown for command in COMMANDS)

@@ -22,7 +22,7 @@ LEVELS = (
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm", "async_llm"},
-    {"bench", "offline", "serving", "testing", "make_checkpoint"},
+    {"bench", "offline", "serve", "testing", "make_checkpoint"},
     {"distributed"},
     {"study"},
     {"cli"},
