@@ -13,6 +13,7 @@ from starr_engine.attention.base import AttentionMetadata, AttentionShape
 from starr_engine.attention.reference import plain_attention
 from starr_engine.attention.sdpa import SdpaAttention
 from starr_engine.attention.windows import RowLayout, WindowedStep
+from starr_engine.engine.host_layout import visible_runs
 
 HEADS, KV_HEADS, SIZE = 4, 2, 8
 
@@ -120,6 +121,10 @@ def as_metadata(layout: RowLayout) -> AttentionMetadata:
         shadow_lens=tuple(layout.shadow_lens.tolist()),
         visible=torch.from_numpy(layout.visible),
         limited=tuple((layout.limited != 0).tolist()),
+        visible_runs=visible_runs(
+            layout.visible, layout.cu_query, layout.shadow_lens, layout.limited
+        ),
+        reads_prefix=(False,) * len(fresh),
         shadow_columns=tuple(layout.shadow_columns.tolist()),
     )
 
