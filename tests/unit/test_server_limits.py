@@ -18,9 +18,10 @@ from starr_engine import AsyncLLM, ConfigError
 from starr_engine.cli.main import make_parser
 from starr_engine.cli.serve import serve_config
 from starr_engine.engine.engine import Engine
+from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.keys import find_key, parse_keys, read_keys
-from starr_engine.serve.server import Listening, bind
+from starr_engine.serve.server import Listening, Server, bind
 from tests.helpers.servers import Running, logged, running, stoppable_steps
 
 ANN, BOB = "ann-0123456789abcdef", "bob-0123456789abcdef"
@@ -282,5 +283,14 @@ def test_a_port_in_use_is_a_plain_error():
         first.listen()
         with pytest.raises(ConfigError, match="choose another"):
             bind(Listening(port=first.getsockname()[1]))
+
+
+def test_tls_needs_a_certificate_and_a_key_that_can_be_read(engine, tmp_path: Path):
+    pem = tmp_path / "x.pem"
+    pem.write_text("nothing")
+    for path in (pem, tmp_path / "absent.pem"):
+        app = make_app(engine, ServeConfig(served_model="m"))
+        with pytest.raises(ConfigError, match="cannot be used"):
+            Server(app, Listening(tls_cert=path, tls_key=path))
     with pytest.raises(ConfigError, match="both or neither"):
         Listening(tls_cert=Path("cert.pem"))
