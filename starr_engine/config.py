@@ -61,6 +61,11 @@ class EngineConfig:
     max_num_batched_tokens: int = 65536
     """Most rows computed in one step; requests beyond it wait for the next step."""
 
+    ridge_tokens: int | None = None
+    """Rows up to which a step takes about as long as reading the weights takes. Refreshes fill a
+    step up to it, and beyond it they are spread over steps; 0 lets them coincide. None is 512 on
+    CUDA and 0 on CPU."""
+
     max_model_len: int | None = None
     """Longest prompt plus ``max_tokens``; None takes the model's own limit."""
 
@@ -121,9 +126,12 @@ class EngineConfig:
             problems.append(f"revision must name a branch, tag or commit, got {self.revision!r}")
         if not isinstance(self.prefix_caching, bool):
             problems.append(f"prefix_caching must be True or False, got {self.prefix_caching!r}")
-        kept = self.canvas_cache
-        if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
-            problems.append(f"canvas_cache must be an integer >= 0, got {self.canvas_cache!r}")
+        problems += [
+            f"{name} must be an integer >= 0, got {value!r}"
+            for name in ("canvas_cache", "ridge_tokens")
+            if not (_is_count(value := getattr(self, name)) or (value == 0 and value is not False))
+            and not (value is None and name == "ridge_tokens")
+        ]
         if not isinstance(self.device, str):
             problems.append(f"device must be a name such as cpu or cuda:0, got {self.device!r}")
         if not isinstance(self.attention_backend, str):
@@ -158,6 +166,7 @@ class ResolvedConfig(EngineConfig):
     max_model_len: int
     page_size: int
     num_pages: int
+    ridge_tokens: int
 
 
 def _is_count(value: object) -> TypeGuard[int]:

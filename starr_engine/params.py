@@ -123,6 +123,9 @@ class SamplingParams:
     cache_salt: str = ""
     """Requests share cached prefixes only with those of the same salt."""
 
+    priority: int = 0
+    """Requests of lower numbers are served first; see docs/scheduling.md."""
+
     cache_probe_rate: float | None = None
     """Share of the steps, chosen by ``seed`` and prompt, that are computed a second time without
     any reuse, to report in the output's ``drift`` how far the cache is off. Never changes a token.
@@ -149,7 +152,7 @@ class SamplingParams:
         """Fields whose kind can be settled: numpy's numbers, lists and single stops."""
         plain: dict[str, Any] = {
             name: int(value)
-            for name in ("max_tokens", "block_length", "seed")
+            for name in ("max_tokens", "block_length", "seed", "priority")
             if isinstance(value := getattr(self, name), Integral) and not isinstance(value, bool)
         }
         for name in ("temperature", "cache_probe_rate"):
@@ -182,6 +185,8 @@ class SamplingParams:
             problems.append(f"stop must hold non-empty strings, got {self.stop!r}")
         if not is_tuple_of(self.stop_token_ids, is_token_id):
             problems.append(f"stop_token_ids must hold token ids >= 0, got {self.stop_token_ids!r}")
+        if not is_int(self.priority):
+            problems.append(f"priority must be an integer, got {self.priority!r}")
         if not isinstance(self.cache_salt, str):
             problems.append(f"cache_salt must be a text, got {self.cache_salt!r}")
         rate = self.cache_probe_rate

@@ -86,29 +86,21 @@ class Canvas:
         self.block_index = 0
         """The active block; equals ``num_blocks`` when all are committed."""
 
+        self.block_start = 0
+        """First position of the active block; ``region_stop`` when all are committed."""
+
+        self.block_stop = 0
+        """First position behind the active block."""
+
+        self.num_live = 0
+        """Rows that exist for attention: all, or those up to the end of the active mask block."""
+
+        self._place_block()
+
     @property
     def length(self) -> int:
         """Rows of the canvas: prompt, region and suffix."""
         return len(self.token_ids)
-
-    @property
-    def block_start(self) -> int:
-        """First position of the active block; ``region_stop`` when all are committed."""
-        edge = self._first_edge + self.block_index * self.block_length
-        return min(max(edge, self.prompt_len), self.region_stop)
-
-    @property
-    def block_stop(self) -> int:
-        """First position behind the active block."""
-        edge = self._first_edge + (self.block_index + 1) * self.block_length
-        return min(edge, self.region_stop)
-
-    @property
-    def num_live(self) -> int:
-        """Rows that exist for attention: all, or those up to the end of the active mask block."""
-        if self.mask_block is None:
-            return self.length
-        return min(-(-self.block_stop // self.mask_block) * self.mask_block, self.region_stop)
 
     @property
     def at_edge(self) -> bool:
@@ -117,6 +109,8 @@ class Canvas:
 
     def sources(self, positions: Positions) -> Positions:
         """[n] int32 rows whose logits are those of ``positions`` [n], in the same order."""
+        if not (self.seeds_block or self.logits_shift):
+            return positions
         shift = (positions == self.block_start) if self.seeds_block else self.logits_shift
         return (positions - shift).astype(np.int32)
 
@@ -176,8 +170,20 @@ class Canvas:
         """Make the active block final and open the next one that has a mask."""
         assert self.is_block_done, "a block with masks cannot be committed"
         self.block_index += 1
+        self._place_block()
         while self.block_index < self.num_blocks and self.is_block_done:
             self.block_index += 1
+            self._place_block()
+
+    def _place_block(self) -> None:
+        """Bounds of the block of ``block_index``: read far more often than it changes."""
+        edge = self._first_edge + self.block_index * self.block_length
+        self.block_start = min(max(edge, self.prompt_len), self.region_stop)
+        self.block_stop = min(edge + self.block_length, self.region_stop)
+        self.num_live = self.length
+        if self.mask_block is not None:
+            blocks = -(-self.block_stop // self.mask_block)
+            self.num_live = min(blocks * self.mask_block, self.region_stop)
 
     def _all_active(self, positions: Positions) -> bool:
         return not len(positions) or (
@@ -239,6 +245,7 @@ class Request:
         self.num_edited = 0
         self.computed_rows = 0
         self.num_refreshes = 0
+        self.refresh_rows = 0
         self.num_cached_tokens = 0
         self.num_preemptions = 0
         self.steps_in_block = 0
@@ -259,6 +266,7 @@ class Request:
         self.steps_since_refresh = 1 if is_refresh else self.steps_since_refresh + 1
         if is_refresh:
             self.num_refreshes += 1
+            self.refresh_rows += computed_rows
             self.drift_since_refresh = 0.0
 
     def lose_pages(self) -> None:

@@ -64,6 +64,14 @@ class AttentionMetadata:
     limited: tuple[bool, ...]
     """Whether any row of request r sees fewer than all, on the host; never a shadow row."""
 
+    visible_runs: tuple[tuple[tuple[int, int], ...], ...]
+    """``visible`` of the limited requests on the host, shadow rows aside: neighbouring rows that
+    see equally many, as (rows, rows seen); empty for the others."""
+
+    reads_prefix: tuple[bool, ...]
+    """Whether request r reads the first rows of its pages without a gap, so that its row of
+    ``page_table`` says what its ``read_slots`` say; on the host, false if fresh."""
+
     shadow_columns: tuple[int, ...]
     """Which of the rows attended to is the one that the first shadow row shadows; the next row
     belongs to the next shadow row, and so on. 0 without shadow rows."""
@@ -119,6 +127,11 @@ class AttentionBackend(Protocol):
         """Every reason why this backend cannot serve ``shape``; empty if it can."""
         ...
 
+    @classmethod
+    def remarks(cls, shape: AttentionShape) -> list[str]:
+        """What works but costs more than it might with ``shape``, for ``starr-engine info``."""
+        ...
+
     def plan(self, metadata: AttentionMetadata) -> StepAttention:
         """Host work of a step, done once and not once per layer."""
         ...
@@ -127,3 +140,7 @@ class AttentionBackend(Protocol):
 ATTENTION_BACKENDS: Registry[AttentionBackend] = Registry("attention backend")
 ATTENTION_BACKENDS.add("reference", "starr_engine.attention.reference:ReferenceAttention")
 ATTENTION_BACKENDS.add("sdpa", "starr_engine.attention.sdpa:SdpaAttention")
+ATTENTION_BACKENDS.add("torch_varlen", "starr_engine.attention.torch_varlen:TorchVarlenAttention")
+ATTENTION_BACKENDS.add("flash_attn", "starr_engine.attention.flash_attn:FlashAttnAttention")
+ATTENTION_BACKENDS.add("xformers", "starr_engine.attention.xformers:XFormersAttention")
+ATTENTION_BACKENDS.add("flashinfer", "starr_engine.attention.flashinfer:FlashInferAttention")

@@ -67,6 +67,12 @@ class ReferenceAttention:
         del shape
         return []
 
+    @classmethod
+    def remarks(cls, shape: AttentionShape) -> list[str]:
+        """It is slow everywhere."""
+        del shape
+        return ["computes in float64, one request at a time: for tests"]
+
     def plan(self, metadata: AttentionMetadata) -> ReferenceStep:
         """Nothing is prepared."""
         return ReferenceStep(metadata=metadata)

@@ -157,6 +157,11 @@ class CacheView(Protocol):
         ...
 
     @property
+    def first_scored(self) -> int:
+        """First of the ``scored`` rows; ``block_stop`` if there are none."""
+        ...
+
+    @property
     def scored(self) -> RowRanges:
         """Rows whose logits the remasking policy needs; a plan computes them.
 

@@ -45,7 +45,7 @@ def active_rows(view: CacheView) -> tuple[int, int]:
     start, stop = view.block_start, view.block_stop
     if view.mask_block is not None:
         start, stop = start - start % view.mask_block, view.num_rows
-    return min([start, *(first for first, _ in view.scored[:1])]), stop
+    return min(start, view.first_scored), stop
 
 
 def positive(name: str, value: object, least: int = 1) -> None:
@@ -198,7 +198,9 @@ class RefreshingCache(SuffixWindow, ABC):
             if self.refresh != "block":
                 stale = union(view.dirty, difference(live, view.cached))
                 query = union(query, intersection(stale, live))
-        isolated = view.prompt_len if self.isolate_prompt else 0
+        if not self.isolate_prompt:
+            return StepPlan(kind=kind, query=query, write=query, read=live)
+        isolated = view.prompt_len
         settled = intersection(((0, isolated),), view.cached)
         # A settled row whose logits are those of the first position is computed for these alone.
         query = union(difference(query, settled), intersection(settled, view.scored))

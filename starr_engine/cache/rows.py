@@ -60,6 +60,9 @@ def as_ranges(rows: NDArray[np.intp] | Iterable[int]) -> RowRanges:
     ids = np.asarray(rows if isinstance(rows, np.ndarray) else list(rows), dtype=np.int64)
     if len(ids) == 0:
         return ()
+    first, last = int(ids[0]), int(ids[-1])
+    if last - first == len(ids) - 1:
+        return ((first, last + 1),)
     breaks = np.flatnonzero(np.diff(ids) != 1)
     starts = ids[np.concatenate([[0], breaks + 1])]
     stops = ids[np.concatenate([breaks, [len(ids) - 1]])] + 1
@@ -68,4 +71,6 @@ def as_ranges(rows: NDArray[np.intp] | Iterable[int]) -> RowRanges:
 
 def num_rows(rows: RowRanges) -> int:
     """How many rows the set has."""
+    if len(rows) == 1:  # most often, and asked of every request at every step
+        return rows[0][1] - rows[0][0]
     return sum(stop - start for start, stop in rows)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import starr_engine
 from starr_engine.cli import memory_report
+from starr_engine.cli.attention_report import attention_report
 from starr_engine.errors import KernelError
 
 if TYPE_CHECKING:
@@ -49,7 +50,9 @@ def run(args: argparse.Namespace) -> None:
     """
     memory_report.check_model_is_named(args)
     report = machine_report()
-    if args.model is not None:
+    if args.model is None:
+        report = {**report, **attention_report(args, None)}
+    else:
         report = {**report, **model_report(args)}
     print(json.dumps(report, indent=2) if args.json else as_text(report))
 
@@ -58,7 +61,6 @@ def machine_report() -> Report:
     """Versions, compiled parts, devices and everything that has a name."""
     import torch
 
-    from starr_engine.attention.base import ATTENTION_BACKENDS
     from starr_engine.cache.base import CACHE_POLICIES
     from starr_engine.decoding.base import REMASKING_POLICIES
     from starr_engine.decoding.exit.base import EXIT_RULES
@@ -81,7 +83,6 @@ def machine_report() -> Report:
         "remasking policies": REMASKING_POLICIES.names(),
         "early exit rules": EXIT_RULES.names(),
         "cache policies": CACHE_POLICIES.names(),
-        "attention backends": ATTENTION_BACKENDS.names(),
     }
 
 
@@ -114,7 +115,6 @@ def model_report(args: argparse.Namespace) -> Report:
     spec = built.spec
     num_parameters = sum(weight.numel() for weight in built.parameters())
     num_active = num_parameters - built.num_idle_parameters
-    values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
     model = {
         "name": args.model,
         "folder": str(folder),
@@ -133,11 +133,14 @@ def model_report(args: argparse.Namespace) -> Report:
         "longest request": f"{spec.max_model_len} tokens, prompt included",
         "mask token id": spec.mask_token_id,
         "EOS token ids": list(spec.eos_token_ids),
-        "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
+        "KV bytes per token": {
+            name: spec.kv_values_per_row * size for name, size in _BYTES_PER_VALUE.items()
+        },
     }
     return {
         "model": model,
         "recommended settings": recommended(args.model, built),
+        **attention_report(args, built),
         **memory_report.memory_report(built, args),
     }
 

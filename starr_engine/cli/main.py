@@ -14,7 +14,7 @@ from starr_engine.errors import StarrError
 
 PROGRAM: Final = "starr-engine"
 COMMANDS: Final = {
-    "batch": "run every row of a JSONL or Parquet file and write a file of the same order",
+    "batch": "run every row of files and write a file of the same order, on one engine or many",
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
     "serve": "an OpenAI-compatible server with one engine",

@@ -71,6 +71,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--attention-backend",
+        "--attention",
         default=_ENGINE.attention_backend,
         help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import (
     bound_holding,
     bound_revocation,
+    bound_steps,
     drop_vain_edits,
     guarantee_progress,
     keep_fixed,
@@ -96,11 +98,15 @@ def _decide_group(
         stages.append((Decider.ENGINE, decision))
         decision = exit_early(group[0].exit_rule, view, decision)
         stages.append((Decider.EARLY_EXIT, decision))
-        decision = bound_revocation(decision, [row.num_revoked for row in group])
-        decision = bound_holding(decision, [row.num_held for row in group])
+        if policy.step_limit is None:
+            decision = bound_revocation(decision, [row.num_revoked for row in group])
+            decision = bound_holding(decision, [row.num_held for row in group])
         decision = drop_vain_edits(view, _put_allowed(view, decision, members, logits))
         stages.append((Decider.ENGINE, decision))
-        decision = guarantee_progress(view, decision)
+        if policy.step_limit is None:
+            decision = guarantee_progress(view, decision)
+        else:
+            decision = bound_steps(view, decision, policy.step_limit)
         stages.append((Decider.GUARANTEE, decision))
         confidence = _put_confidence(view, decision, members, logits)
         decision = _spare(group, view, decision, confidence)
@@ -223,6 +229,13 @@ def _on_host(chosen: Tensor | None, view: BlockView) -> NDArray[np.bool_]:
     return array
 
 
+def _offsets(chosen: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    """Of each row, where it is true."""
+    rows, offsets = chosen.nonzero()
+    bounds = np.searchsorted(rows, np.arange(len(chosen) + 1)).tolist()
+    return [offsets[start:stop] for start, stop in itertools.pairwise(bounds)]
+
+
 def _split(
     view: BlockView,
     decision: Decision,
@@ -234,13 +247,14 @@ def _split(
     ids = decision.tokens_put(view).cpu().numpy().astype(np.int32)
     chances = confidence.cpu().numpy()
     hold = [False] * len(unmask) if decision.hold is None else decision.hold.tolist()
+    unmasked, revoked, every_edited = map(_offsets, (unmask, revoke, edit))
     return [
         RowDecision(
-            unmask_offsets=(offsets := np.flatnonzero(unmask[n])),
+            unmask_offsets=(offsets := unmasked[n]),
             unmask_ids=ids[n, offsets],
             unmask_confidence=chances[n, offsets],
-            revoke_offsets=np.flatnonzero(revoke[n]),
-            edit_offsets=(edited := np.flatnonzero(edit[n])),
+            revoke_offsets=revoked[n],
+            edit_offsets=(edited := every_edited[n]),
             edit_ids=ids[n, edited],
             edit_confidence=chances[n, edited],
             hold=hold[n],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -14,14 +14,29 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.attention.windows import RowLayout
 from starr_engine.cache.base import StepKind, StepPlan
+from starr_engine.cache.rows import RowRanges
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
+from starr_engine.engine.host_layout import reads_prefix, visible_runs
+from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
+from starr_engine.models.base import CanvasRows, ModelSpec
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """A step as layers with one window see it."""
+
+    attention: AttentionMetadata
+    hidden: Tensor | None
+    """[T] int32 rows read that a row does not see, at their front; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +47,7 @@ class StepBatch:
     """Who takes part, in the order of the rows."""
 
     input_ids: Tensor
-    """[T] int64, masks included."""
+    """[T] int64, masks included, or in their places what models of uniform noise see."""
 
     positions: Tensor
     """[T] int64, counted from 0 in each request."""
@@ -51,6 +66,7 @@ class StepBatch:
     """Per request: canvas positions whose shadow rows are scored, ascending."""
 
     attention: AttentionMetadata
+    """Of layers without a window."""
 
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
@@ -66,6 +82,12 @@ class StepBatch:
 
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
+
+    canvas: CanvasRows | None = None
+    """Rows of active blocks, for models that treat them differently."""
+
+    windows: Mapping[int, WindowView] = field(default_factory=dict)
+    """By the window that some layers have; without those that hide no row at this step."""
 
     probes: tuple[StepBatch, ...] = ()
     """The same step for the requests that are probed, in order, with nothing reused and no shadow
@@ -95,6 +117,9 @@ class Batcher:
         opens_block: See ``ModelSpec.opens_block``.
         canvases: Says which pages to copy first.
         max_num_batched_tokens: Most rows of one forward of probes.
+        spec: Of the model, where its noise, its self-conditioning or its windows ask for more than
+            the above; None for a model without any.
+        dtype: Of the model's rows.
     """
 
     def __init__(
@@ -107,7 +132,11 @@ class Batcher:
         *,
         opens_block: bool = False,
         max_num_batched_tokens: int,
+        spec: ModelSpec | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._spec = spec
+        self._dtype = dtype
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0, opens_block)
@@ -186,68 +215,152 @@ class Batcher:
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        builder = self._builder
-        num_rows, num_requests = builder.num_query_rows, builder.num_requests
-        input_ids, positions, slots = np.empty((3, num_rows), np.int64)
-        cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
-        read_slots = np.empty(builder.num_read_rows, np.int64)
-        page_table = np.empty((num_requests, builder.max_pages), np.int32)
-        logits_rows = np.empty(builder.num_score_rows, np.int64)
-        score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
-        shadow_lens, shadow_columns, limited = np.empty((3, num_requests), np.int32)
-        visible = np.empty(num_rows, np.int32)
-        builder.fill(
-            input_ids=input_ids,
-            positions=positions,
-            slot_mapping=slots,
-            cu_query=cu_query,
-            cu_read=cu_read,
-            read_slots=read_slots,
-            page_table=page_table,
-            logits_rows=logits_rows,
-            score_request=score_request,
-            score_positions=score_positions,
-            shadow_lens=shadow_lens,
-            shadow_columns=shadow_columns,
-            visible=visible,
-            limited=limited,
-        )
-        present_ids = np.empty(len(logits_rows), np.int64)
+        packed = self._fill()
         present = [
             entry.running.request.canvas.token_ids[masks]
             for entry, masks in zip(entries, scored, strict=True)
         ]
         # Shadow rows hold the mask instead of the token they check.
-        np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
-        query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
-        fresh = paged_lens == 0
-        attention = AttentionMetadata(
-            cu_query=self._upload(cu_query),
-            cu_read=self._upload(cu_read),
-            read_slots=self._upload(read_slots),
-            slot_mapping=self._upload(slots),
-            page_table=self._upload(page_table),
-            query_lens=tuple(query_lens.tolist()),
-            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-            fresh=tuple(fresh.tolist()),
-            shadow_lens=tuple(shadow_lens.tolist()),
-            shadow_columns=tuple(shadow_columns.tolist()),
-            visible=self._upload(visible),
-            limited=tuple((limited != 0).tolist()),
+        np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
+        positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
+        layout = RowLayout(
+            cu_query=packed.int32("cu_query"),
+            cu_read=packed.int32("cu_read"),
+            read_slots=packed.int64("read_slots"),
+            visible=packed.int32("visible"),
+            shadow_lens=packed.int32("shadow_lens"),
+            shadow_columns=packed.int32("shadow_columns"),
+            limited=packed.int32("limited"),
         )
+        requests = [entry.running.request for entry in entries]
+        if self._spec is not None and self._spec.noise == "uniform":
+            put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
+        tensors = packed.upload()
+        reads = [entry.plan.read for entry in entries]
+        attention = self._attention(layout, tensors, reads)
+        canvas = None
+        if self._spec is not None and self._spec.self_conditioning:
+            canvas = canvas_rows(
+                [entry.running for entry in entries],
+                self._spec,
+                positions,
+                layout.cu_query,
+                dtype=self._dtype,
+                device=self._device,
+            )
         return StepBatch(
             entries=tuple(entries),
-            input_ids=self._upload(input_ids),
-            positions=self._upload(positions),
-            logits_rows=self._upload(logits_rows),
-            present_ids=self._upload(present_ids),
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            present_ids=tensors["present_ids"],
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
             started_s=started_s,
+            canvas=canvas,
+            windows=self._windows(entries, layout, positions, tensors),
             features=feature_rows(entries, positions, slots, attention, self._upload),
-            measured=self._measured(entries, cu_query, slots),
+            measured=self._measured(entries, layout.cu_query, slots),
         )
+
+    def _fill(self) -> PackedArrays:
+        """What the builder holds, in its arrays; ``present_ids`` is left to the caller."""
+        builder = self._builder
+        rows, requests = (builder.num_query_rows,), (builder.num_requests,)
+        bounds, scores = (builder.num_requests + 1,), (builder.num_score_rows,)
+        packed = PackedArrays(
+            {
+                "input_ids": (rows, torch.int64),
+                "positions": (rows, torch.int64),
+                "slot_mapping": (rows, torch.int64),
+                "read_slots": ((builder.num_read_rows,), torch.int64),
+                "logits_rows": (scores, torch.int64),
+                "present_ids": (scores, torch.int64),
+                "cu_query": (bounds, torch.int32),
+                "cu_read": (bounds, torch.int32),
+                "page_table": ((builder.num_requests, builder.max_pages), torch.int32),
+                "visible": (rows, torch.int32),
+                "shadow_lens": (requests, torch.int32),
+                "shadow_columns": (requests, torch.int32),
+                "limited": (requests, torch.int32),
+                "score_request": (scores, torch.int32),
+                "score_positions": (scores, torch.int32),
+            },
+            self._device,
+        )
+        builder.fill(
+            input_ids=packed.int64("input_ids"),
+            positions=packed.int64("positions"),
+            slot_mapping=packed.int64("slot_mapping"),
+            cu_query=packed.int32("cu_query"),
+            cu_read=packed.int32("cu_read"),
+            read_slots=packed.int64("read_slots"),
+            page_table=packed.int32("page_table"),
+            logits_rows=packed.int64("logits_rows"),
+            score_request=packed.int32("score_request"),
+            score_positions=packed.int32("score_positions"),
+            shadow_lens=packed.int32("shadow_lens"),
+            shadow_columns=packed.int32("shadow_columns"),
+            visible=packed.int32("visible"),
+            limited=packed.int32("limited"),
+        )
+        return packed
+
+    def _attention(
+        self, layout: RowLayout, tensors: Mapping[str, Tensor], reads: Sequence[RowRanges]
+    ) -> AttentionMetadata:
+        query_lens, paged_lens = np.diff(layout.cu_query), np.diff(layout.cu_read)
+        fresh = paged_lens == 0
+        read_lens = np.where(fresh, query_lens - layout.shadow_lens, paged_lens)
+        return AttentionMetadata(
+            cu_query=tensors["cu_query"],
+            cu_read=tensors["cu_read"],
+            read_slots=tensors["read_slots"],
+            slot_mapping=tensors["slot_mapping"],
+            page_table=tensors["page_table"],
+            query_lens=tuple(query_lens.tolist()),
+            read_lens=tuple(read_lens.tolist()),
+            fresh=tuple(fresh.tolist()),
+            shadow_lens=tuple(layout.shadow_lens.tolist()),
+            shadow_columns=tuple(layout.shadow_columns.tolist()),
+            visible=tensors["visible"],
+            limited=tuple((layout.limited != 0).tolist()),
+            visible_runs=visible_runs(
+                layout.visible, layout.cu_query, layout.shadow_lens, layout.limited
+            ),
+            reads_prefix=reads_prefix(reads, paged_lens),
+        )
+
+    def _windows(
+        self,
+        entries: Sequence[ScheduledRequest],
+        layout: RowLayout,
+        positions: NDArray[np.int64],
+        tensors: Mapping[str, Tensor],
+    ) -> dict[int, WindowView]:
+        sizes = set() if self._spec is None else {shape.window for shape in self._spec.shapes}
+        starts = np.array([each.running.request.canvas.block_start for each in entries], np.int64)
+        views: dict[int, WindowView] = {}
+        for window in sizes:
+            if window is None:
+                continue
+            assert all(each.plan.read[0][0] == 0 and len(each.plan.read) == 1 for each in entries)
+            anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+            cut, hidden = layout.cut(anchors.astype(np.int32), window)
+            if len(cut.read_slots) == len(layout.read_slots) and not hidden.any():
+                continue
+            own = {
+                "cu_read": self._upload(cut.cu_read),
+                "read_slots": self._upload(cut.read_slots),
+                "visible": self._upload(cut.visible),
+            }
+            reads = [entry.plan.read for entry in entries]
+            views[window] = WindowView(
+                attention=self._attention(cut, {**tensors, **own}, reads),
+                hidden=self._upload(hidden) if hidden.any() else None,
+            )
+        return views
 
     def _measured(
         self,

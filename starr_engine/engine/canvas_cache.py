@@ -73,6 +73,9 @@ class CanvasCache:
     def __len__(self) -> int:
         return len(self._entries)
 
+    def __contains__(self, key: CanvasKey) -> bool:
+        return key in self._entries
+
     def key(self, running: RunningRequest, plan: StepPlan) -> CanvasKey | None:
         """What the step depends on; None if it is no first step of a whole canvas into pages.
 

@@ -11,7 +11,7 @@ import torch
 from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
 from starr_engine.attention.select import make_backend
-from starr_engine.cache.pool import KVPool, bytes_per_page
+from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.errors import CapacityError, ConfigError
@@ -43,7 +43,8 @@ class LoadedEngine:
     tokenizer: Tokenizer | None
     page_pool: PagePool
     kv_pool: KVPool
-    backend: AttentionBackend
+    backends: tuple[AttentionBackend, ...]
+    """Of every layer."""
 
 
 def load(config: EngineConfig) -> LoadedEngine:
@@ -74,31 +75,23 @@ def load(config: EngineConfig) -> LoadedEngine:
         quantization=config.quantization,
     )
     spec = model.spec
-    resolved = resolve_lengths(config, spec, dtype, lambda: free_memory(device))
-    shape = AttentionShape(
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        page_size=resolved.page_size,
-        dtype=dtype,
-        device=device,
-    )
-    backend = make_backend(config.attention_backend, shape)
+    placed = replace(config, device=str(device))
+    resolved = resolve_lengths(placed, spec, dtype, lambda: free_memory(device))
+    backends = _make_backends(resolved, spec, dtype, device)
     kv_pool = _make_kv_pool(resolved, spec, dtype, device)
     tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
     return LoadedEngine(
         config=replace(
             resolved,
-            device=str(device),
             dtype=dtype_name,
-            attention_backend=backend.name,
+            attention_backend=backends[-1].name,
         ),
         device=device,
         model=model,
         tokenizer=tokenizer,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
-        backend=backend,
+        backends=backends,
     )
 
 
@@ -125,6 +118,28 @@ def check_weights_fit(
         )
 
 
+def _make_backends(
+    config: ResolvedConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
+) -> tuple[AttentionBackend, ...]:
+    """Of every layer; layers of one shape share one."""
+    heads = [(shape.num_kv_heads, shape.head_dim) for shape in spec.shapes]
+    made = {
+        (num_kv_heads, head_dim): make_backend(
+            config.attention_backend,
+            AttentionShape(
+                num_heads=spec.num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                page_size=config.page_size,
+                dtype=dtype,
+                device=device,
+            ),
+        )
+        for num_kv_heads, head_dim in dict.fromkeys(heads)
+    }
+    return tuple(made[each] for each in heads)
+
+
 def _make_kv_pool(
     config: ResolvedConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
 ) -> KVPool:
@@ -137,6 +152,7 @@ def _make_kv_pool(
             head_dim=spec.head_dim,
             dtype=dtype,
             device=device,
+            layer_shapes=[(shape.num_kv_heads, shape.head_dim) for shape in spec.layer_shapes],
         )
     except RuntimeError as error:  # torch's, on every device: no memory, or a size beyond 64 bits
         raise CapacityError(
@@ -174,6 +190,9 @@ def resolve_dtype(name: Dtype, device: torch.device) -> Dtype:
     return name
 
 
+CUDA_RIDGE_ROWS: Final = 512
+
+
 def resolve_lengths(
     config: EngineConfig, spec: ModelSpec, dtype: torch.dtype, free: Callable[[], int]
 ) -> ResolvedConfig:
@@ -207,8 +226,23 @@ def resolve_lengths(
         # Page 0 is reserved: padding rows write there.
         num_pages = min(wanted, budget // page_bytes) + 1
     given = {entry.name: getattr(config, entry.name) for entry in fields(config)}
-    lengths = {"max_model_len": limit, "page_size": page_size, "num_pages": num_pages}
-    return ResolvedConfig(**given | lengths)
+    ridge = config.ridge_tokens
+    chosen = {
+        "max_model_len": limit,
+        "page_size": page_size,
+        "num_pages": num_pages,
+        "ridge_tokens": resolve_ridge(config.device) if ridge is None else ridge,
+    }
+    return ResolvedConfig(**given | chosen)
+
+
+def resolve_ridge(device: str) -> int:
+    """Rows up to which reading the weights takes longer than computing: FLOP/s over bytes/s.
+
+    About 300 for an H100 in bfloat16, and more where kernels do not reach the peak; few rows on a
+    CPU, where steps are long enough to gain nothing from spreading refreshes.
+    """
+    return CUDA_RIDGE_ROWS if torch.device(device).type == "cuda" else 0
 
 
 def resolve_max_model_len(limit: int | None, spec: ModelSpec) -> int:
@@ -252,10 +286,4 @@ def resolve_page_size(page_size: int | None, block_length: int | None) -> int:
 
 def spec_page_bytes(spec: ModelSpec, page_size: int, dtype: torch.dtype) -> int:
     """Memory of one page of a model's keys and values."""
-    return bytes_per_page(
-        num_layers=spec.num_layers,
-        page_size=page_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
+    return spec.kv_values_per_row * page_size * dtype.itemsize

@@ -74,6 +74,12 @@ class PageKeeper:
         running.request.num_cached_tokens += shared * self._pool.page_size
         return True
 
+    def could_admit(self, running: RunningRequest, num_given: int) -> bool:
+        """Whether a request's first pages may be there once ``num_given`` are given back."""
+        canvas = running.request.canvas
+        rows = canvas.num_live if running.cache.resumable else canvas.length
+        return self.num_pages_for(rows) <= self._pool.num_free + num_given
+
     def try_grow(self, running: RunningRequest) -> bool:
         """Give a running request the pages of all rows that are live now; False if too few."""
         if running.pages is None or self.has_room(running):

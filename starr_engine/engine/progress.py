@@ -114,14 +114,16 @@ class ProgressKeeper:
             if entry.canvas_key is not None:
                 self._keeper.canvases.store(running, entry.canvas_key)
             for changed in (unmasked, revoked, edited):
-                running.pages.mark_dirty(changed)
+                if len(changed):
+                    running.pages.mark_dirty(changed)
         if len(revoked):
             canvas.revoke(revoked)
         if len(edited):
             canvas.edit(edited, decision.edit_ids)
             request.note_confidence(edited, decision.edit_confidence)
-        canvas.unmask(unmasked, decision.unmask_ids)
-        request.note_confidence(unmasked, decision.unmask_confidence)
+        if len(unmasked):
+            canvas.unmask(unmasked, decision.unmask_ids)
+            request.note_confidence(unmasked, decision.unmask_confidence)
         running.state = decision.state
         if decision.logprobs:
             put = [*unmasked.tolist(), *edited.tolist()]

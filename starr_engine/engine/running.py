@@ -19,6 +19,7 @@ from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
 
 _NO_RULES: Final = TokenRules()
+_NO_POSITIONS: Final = np.empty(0, np.int32)
 
 
 class RequestView:
@@ -103,9 +104,15 @@ class RequestView:
         return as_ranges(np.flatnonzero(ids == canvas.mask_token_id))
 
     @property
+    def first_scored(self) -> int:
+        """First of the rows whose logits the remasking policy needs."""
+        rows = self._running.score_rows()
+        return int(rows[0]) if len(rows) else self._canvas.block_stop
+
+    @property
     def scored(self) -> RowRanges:
         """Rows whose logits the remasking policy needs."""
-        return as_ranges(self._canvas.sources(self._running.score_positions()))
+        return as_ranges(self._running.score_rows())
 
 
 class RunningRequest:
@@ -134,11 +141,18 @@ class RunningRequest:
         self.cache = cache
         self.exit_rule = exit_rule
         self.rules = rules
+        self.soft: torch.Tensor | None = None
+        """[block length, hidden size] what a self-conditioned model is told of the active block at
+        its next step; None before the first. Set by the executor."""
+
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 
         self.arrival = 0
         """Counts requests in the order in which the scheduler got them."""
+
+        self.num_left_out = 0
+        """Steps in a row in which it ran and had no part."""
 
         self.num_sealed = 0
         """Pages at the front of ``pages`` that other requests may use."""
@@ -150,11 +164,14 @@ class RunningRequest:
         """Set by the engine if the request wants its trace."""
 
         self._device = device
+        self._scored_for_step = -1
+        self._scored_in_step = (_NO_POSITIONS, _NO_POSITIONS)
         self.state: State = {}
         self.open_block()
 
     def open_block(self) -> None:
         """Start the remasking policy's state anew; it never outlives a block."""
+        self.soft = None
         length = len(self.request.canvas.active_block)
         self.state = self.remasking.init_state(1, length, self._device)
 
@@ -163,20 +180,33 @@ class RunningRequest:
         return self.cache.plan(RequestView(self))
 
     def score_positions(self) -> Positions:
-        """[m] int32 positions whose logits the remasking policy needs."""
-        canvas = self.request.canvas
-        if self.remasking.scores_unmasked:
-            # Fixed tokens are settled: nothing a policy could do to them.
-            wanted = ~canvas.is_fixed[canvas.block_start : canvas.block_stop]
-        else:
-            wanted = canvas.active_block == canvas.mask_token_id
-        return (np.flatnonzero(wanted) + canvas.block_start).astype(np.int32)
+        """[m] int32 positions whose logits the remasking policy needs at the next step."""
+        return self._scored()[0]
+
+    def score_rows(self) -> Positions:
+        """[m] int32 rows whose logits those are."""
+        return self._scored()[1]
+
+    def _scored(self) -> tuple[Positions, Positions]:
+        # The plan, the scheduler and the batch all ask, once a step; only a step changes it.
+        step = self.request.num_forwards
+        if self._scored_for_step != step:
+            canvas = self.request.canvas
+            if self.remasking.scores_unmasked:
+                # Fixed tokens are settled: nothing a policy could do to them.
+                wanted = ~canvas.is_fixed[canvas.block_start : canvas.block_stop]
+            else:
+                wanted = canvas.active_block == canvas.mask_token_id
+            positions = (wanted.nonzero()[0] + canvas.block_start).astype(np.int32)
+            self._scored_in_step = positions, canvas.sources(positions)
+            self._scored_for_step = step
+        return self._scored_in_step
 
     def shadow_positions(self) -> Positions:
         """[s] int32 positions of the active block whose tokens are checked by shadow rows."""
         canvas = self.request.canvas
         if not self.remasking.needs_shadow:
-            return np.empty(0, np.int32)
+            return _NO_POSITIONS
         # Fixed tokens stay whatever a check says; they would only use up what a step may revoke.
         fixed = canvas.is_fixed[canvas.block_start : canvas.block_stop]
         tokens = np.flatnonzero((canvas.active_block != canvas.mask_token_id) & ~fixed)

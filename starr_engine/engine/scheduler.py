@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from bisect import insort
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from starr_engine.cache.base import StepPlan
+from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.cache.rows import RowRanges, num_rows
 from starr_engine.engine.canvas_cache import CanvasKey
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.selection import Candidate, paced_refresh_rows, select
 from starr_engine.request import Request, RequestStatus
 
 
@@ -62,27 +63,36 @@ class Schedule:
 
 
 class Scheduler:
-    """First come, first served, at the granularity of a denoising step.
+    """Decides at the granularity of a denoising step; first come, first served, by priority.
 
     A request is admitted when one of ``max_num_requests`` places and its first pages are free; it
     leaves the step it finishes. Where the live rows grow block by block, so do its pages. When
-    they run out, the request that was added last and can go on from its tokens alone gives up
-    its pages and waits at the front of the queue: first come, first kept.
+    they run out, the request that was added last, of the lowest priority, and can go on from its
+    tokens alone gives up its pages and waits in front of those that came later. So it does for a
+    request of higher priority that finds no place or no pages. Who takes part in a step, see
+    :func:`select`.
 
     Args:
         keeper: Of the pages.
         max_num_requests: Requests that run at once.
-        max_num_batched_tokens: Most rows of one step. Requests beyond it are left out of the step
-            and come first in the next.
+        max_num_batched_tokens: Most rows of one step.
+        ridge_rows: Rows up to which a step takes about the same time: refreshes fill a step up to
+            there and are spread over steps beyond. 0 lets them coincide.
     """
 
     def __init__(
-        self, keeper: PageKeeper, *, max_num_requests: int, max_num_batched_tokens: int
+        self,
+        keeper: PageKeeper,
+        *,
+        max_num_requests: int,
+        max_num_batched_tokens: int,
+        ridge_rows: int = 0,
     ) -> None:
         self._keeper = keeper
         self._max_num_requests = max_num_requests
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._waiting: deque[RunningRequest] = deque()
+        self._ridge_rows = ridge_rows
+        self._waiting: list[RunningRequest] = []
         self._running: list[RunningRequest] = []
         self._by_id: dict[str, RunningRequest] = {}
         self._arrivals = itertools.count()
@@ -112,19 +122,36 @@ class Scheduler:
         return found.request if found is not None and is_running else None
 
     def add(self, request: RunningRequest) -> None:
-        """Put a request at the end of the queue."""
+        """Put a request into the queue, behind all of its priority."""
         self._by_id[request.request.request_id] = request
         request.arrival = next(self._arrivals)
-        self._waiting.append(request)
+        self._queue(request)
 
     def schedule(self) -> Schedule:
-        """Admit what fits, then take running requests until the row budget is spent."""
+        """Admit what fits, and choose among the running requests within the row budget."""
         self._keeper.canvases.drop_unconfirmed()
         if self._grow():
             self._admit()
-        budget = self._max_num_batched_tokens
-        chosen: list[ScheduledRequest] = []
-        left_out: list[RunningRequest] = []
+        entries, refused = self._proposals()
+        candidates = [_candidate(entry) for entry in entries]
+        chosen = select(
+            candidates,
+            max_rows=self._max_num_batched_tokens,
+            max_refresh_rows=paced_refresh_rows(candidates, self._ridge_rows)
+            if self._ridge_rows
+            else None,
+        )
+        for running in self._running:
+            running.num_left_out += 1
+        for index in chosen:
+            entries[index].running.num_left_out = 0
+        return Schedule(
+            entries=tuple(self._begin(entries[index]) for index in chosen), refused=tuple(refused)
+        )
+
+    def _proposals(self) -> tuple[list[ScheduledRequest], list[RefusedRequest]]:
+        """What each running request would do in this step, and who cannot go on."""
+        entries: list[ScheduledRequest] = []
         refused: list[RefusedRequest] = []
         computing: set[CanvasKey] = set()
         canvases = self._keeper.canvases
@@ -137,29 +164,31 @@ class Scheduler:
                 reason = f"{type(running.cache).__name__} failed: {type(error).__name__}: {error}"
                 refused.append(RefusedRequest(running=running, reason=reason))
                 continue
-            entry = ScheduledRequest(running=running, plan=plan, shadow=running.shadow_rows())
             key = canvases.key(running, plan)
-            if key in computing:
-                canvases.want(key)
-                continue  # for one step, until its twin is through
-            known = None if key is None else canvases.shortened(key, plan)
-            if known is not None:
-                entry = replace(entry, plan=known)
-            if entry.num_query_rows > budget or left_out:
-                left_out.append(running)
-                continue
-            budget -= entry.num_query_rows
-            if key is not None and known is not None:
-                canvases.restore(running, key)
-            elif key is not None:
-                computing.add(key)
-                canvases.meet(key)
-                entry = replace(entry, canvas_key=key)
-            chosen.append(entry)
-        if left_out:
-            first = {id(running) for running in left_out}
-            self._running = left_out + [r for r in self._running if id(r) not in first]
-        return Schedule(entries=tuple(chosen), refused=tuple(refused))
+            if key is not None:
+                if key in computing:
+                    canvases.want(key)
+                    continue  # until its twin is through
+                known = canvases.shortened(key, plan)
+                if known is None:
+                    computing.add(key)
+                plan = known or plan
+            shadow = running.shadow_rows()
+            entries.append(
+                ScheduledRequest(running=running, plan=plan, shadow=shadow, canvas_key=key)
+            )
+        return entries, refused
+
+    def _begin(self, entry: ScheduledRequest) -> ScheduledRequest:
+        """Copy the pages of a canvas that is known, or note that this one is being computed."""
+        key, canvases = entry.canvas_key, self._keeper.canvases
+        if key is None:
+            return entry
+        if key in canvases:
+            canvases.restore(entry.running, key)
+            return replace(entry, canvas_key=None)
+        canvases.meet(key)
+        return entry
 
     def remove(self, request_id: str) -> RunningRequest | None:
         """Take a request out, wherever it is, and free its pages; None if it is unknown."""
@@ -172,37 +201,79 @@ class Scheduler:
         running.request.status = RequestStatus.FINISHED
         return running
 
+    def _queue(self, running: RunningRequest) -> None:
+        running.request.status = RequestStatus.WAITING
+        insort(self._waiting, running, key=_rank)
+
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self._max_num_requests:
+        while self._waiting:
+            first = self._waiting[0]
             # A page for each that will grow: else the newcomer would soon be turned out again.
             reserve = sum(self._keeper.may_grow(running) for running in self._running)
-            if not self._keeper.try_admit(self._waiting[0], reserve):
+            has_place = len(self._running) < self._max_num_requests
+            if has_place and self._keeper.try_admit(first, reserve):
+                first.request.status = RequestStatus.RUNNING
+                self._running.append(self._waiting.pop(0))
+            elif not self._make_way(first, needs_pages=has_place):
                 return
-            self._waiting[0].request.status = RequestStatus.RUNNING
-            self._running.append(self._waiting.popleft())
+
+    def _make_way(self, newcomer: RunningRequest, *, needs_pages: bool) -> bool:
+        """Turn out a request of lower priority; False if that would not let the newcomer in."""
+        lower = [
+            running
+            for running in self._running
+            if running.request.params.priority > newcomer.request.params.priority
+            and running.can_lose_pages
+        ]
+        if needs_pages:
+            lower = [running for running in lower if running.pages]
+            held = sum(len(running.pages.pages) for running in lower if running.pages)
+            if not self._keeper.could_admit(newcomer, held):
+                return False
+        if not lower:
+            return False
+        self._turn_out(max(lower, key=_rank))
+        return True
 
     def _grow(self) -> bool:
-        """Pages for the rows that have become live, earliest request first; False if too few."""
+        """Pages for the rows that have become live, most urgent first; False if too few."""
         short = [running for running in self._running if not self._keeper.has_room(running)]
         had_enough = True
-        for running in sorted(short, key=lambda entry: entry.arrival):
+        for running in sorted(short, key=_rank):
             while running.request.status is RequestStatus.RUNNING:
                 if self._keeper.try_grow(running):
                     break
                 had_enough = False
-                if not self._preempt():
+                able = [each for each in self._running if each.pages and each.can_lose_pages]
+                if not able:
                     break
+                self._turn_out(max(able, key=_rank))
         return had_enough
 
-    def _preempt(self) -> bool:
-        """Take the pages of the request that came last; False if no request can lose them."""
-        able = [entry for entry in self._running if entry.pages and entry.can_lose_pages]
-        if not able:
-            return False
-        victim = max(able, key=lambda entry: entry.arrival)
+    def _turn_out(self, victim: RunningRequest) -> None:
+        """Take a running request's place and pages; it goes on later, from its tokens."""
         self._running.remove(victim)
         victim.release_pages()
         victim.request.lose_pages()
-        victim.request.status = RequestStatus.WAITING
-        self._waiting.appendleft(victim)
-        return True
+        self._queue(victim)
+
+
+def _rank(running: RunningRequest) -> tuple[int, int]:
+    """Who comes first: by priority, then by arrival."""
+    return running.request.params.priority, running.arrival
+
+
+def _candidate(entry: ScheduledRequest) -> Candidate:
+    running, request = entry.running, entry.running.request
+    is_refresh = entry.plan.kind in (StepKind.PREFILL, StepKind.REFRESH)
+    expected = entry.num_query_rows if is_refresh else 0
+    return Candidate(
+        num_rows=entry.num_query_rows,
+        is_refresh=is_refresh,
+        refresh_rate=request.refresh_rows / request.num_forwards
+        if request.num_forwards
+        else expected,
+        priority=request.params.priority,
+        waited=running.num_left_out,
+        arrival=running.arrival,
+    )

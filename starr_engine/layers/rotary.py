@@ -110,3 +110,30 @@ class RotaryEmbedding(nn.Module):
             for table in (self.cos, self.sin)
         )
         return Rotation(cos=cos, sin=sin)
+
+
+class RotaryAngles(nn.Module):
+    """Angles computed at every forward, for models whose table would be large.
+
+    Args:
+        num_turned: R, even.
+        theta: Base of the geometric series of angular speeds.
+        share: Of the pairs, the first ones, which turn; the others stand still.
+
+    Source:
+        ``proportional`` rotary positions of Gemma 4, whose speeds are those of a whole head.
+    """
+
+    speeds: Tensor
+
+    def __init__(self, num_turned: int, theta: float, share: float = 1.0) -> None:
+        super().__init__()
+        with torch.device("cpu"):
+            speeds = plain_speeds(num_turned, theta)
+            speeds[int(share * num_turned // 2) :] = 0.0
+        self.register_buffer("speeds", speeds, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
+        """Rotation of rows at ``positions`` [T] int64, for heads of ``dtype``."""
+        angles = (positions.float()[:, None] * self.speeds).unsqueeze(1)
+        return Rotation(cos=angles.cos().to(dtype), sin=angles.sin().to(dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -55,14 +56,22 @@ class Progress(Bar):
         num_rows: Of the whole input.
         tally: What is shown.
         enabled: False shows nothing.
+        note: Gives what is shown behind the numbers; asked at each update.
         stream: Where to; None is standard error.
     """
 
     def __init__(
-        self, num_rows: int, tally: Tally, *, enabled: bool, stream: TextIO | None = None
+        self,
+        num_rows: int,
+        tally: Tally,
+        *,
+        enabled: bool,
+        note: Callable[[], str] = str,
+        stream: TextIO | None = None,
     ) -> None:
         super().__init__(num_rows, "row", enabled=enabled, stream=stream)
         self._tally = tally
+        self._note = note
 
     def start(self) -> None:
         """Begin at the rows that earlier runs have finished."""
@@ -74,7 +83,8 @@ class Progress(Bar):
         tally = self._tally
         self._bar.set_postfix_str(
             f"{tally.tokens_per_s:.0f} tokens/s, TPF {tally.tpf:.2f}"
-            + (f", {tally.num_errors} errors" if tally.num_errors else ""),
+            + (f", {tally.num_errors} errors" if tally.num_errors else "")
+            + (f", {note}" if (note := self._note()) else ""),
             refresh=False,
         )
         self._bar.update(tally.num_rows - self._bar.n)

@@ -1,10 +1,9 @@
-"""Rows of a JSONL or Parquet file, one after the other, never all in memory."""
+"""Files and folders of rows, never all in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,11 +14,11 @@ import pyarrow.parquet as pq
 
 from starr_engine.errors import ConfigError
 from starr_engine.offline.rows import RawRow
+from starr_engine.offline.saved_dataset import SavedDataset, is_saved_dataset
+from starr_engine.offline.source import ColumnarShards, ColumnarSource, Shards, Source
 
 JSONL_SUFFIXES: Final = (".jsonl", ".ndjson")
 PARQUET_SUFFIXES: Final = (".parquet",)
-BATCH_ROWS: Final = 256
-"""Rows of a Parquet file held as Python objects at once."""
 
 
 def is_parquet(path: Path) -> bool:
@@ -36,40 +35,47 @@ def is_parquet(path: Path) -> bool:
     raise ConfigError(f"{path}: the suffix says the format; it must be one of {known}")
 
 
-class Source(ABC):
-    """An input file.
-
-    Attributes:
-        path: Where it is.
-        num_rows: How many rows it has.
-        fingerprint: Changes whenever the content does; says nothing about the name.
-    """
-
-    path: Path
-    num_rows: int
-    fingerprint: str
-
-    @abstractmethod
-    def rows(self, start: int = 0) -> Iterator[RawRow]:
-        """The rows from number ``start``, counted from 0."""
-
-
 def open_source(path: Path) -> Source:
-    """Open an input file; reads it once to count its rows and fingerprint it.
+    """Open an input; reads it once to count its rows and fingerprint it.
+
+    Args:
+        path: A JSONL or Parquet file; a folder of such files, which are taken in the order of their
+            names, as one input; or a data set in the folder that ``datasets`` saved it to.
 
     Raises:
         ConfigError: If it does not exist, has another suffix, or is not what its suffix says.
     """
+    if path.is_dir():
+        return SavedDataset(path) if is_saved_dataset(path) else _open_shards(path)
     if not path.is_file():
-        raise ConfigError(f"the input {path} does not exist or is not a file")
+        raise ConfigError(f"the input {path} does not exist")
     return ParquetSource(path) if is_parquet(path) else JsonlSource(path)
+
+
+def _open_shards(folder: Path) -> Source:
+    known = (*JSONL_SUFFIXES, *PARQUET_SUFFIXES)
+    paths = sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix in known and not path.name.startswith((".", "_")) and path.is_file()
+    )
+    if not paths:
+        raise ConfigError(f"the input {folder} holds no file with a suffix of {', '.join(known)}")
+    if len({is_parquet(path) for path in paths}) > 1:
+        raise ConfigError(
+            f"the input {folder} holds JSONL and Parquet; give each a folder of its own"
+        )
+    if is_parquet(paths[0]):
+        return ColumnarShards(str(folder), [ParquetSource(path) for path in paths])
+    return Shards(str(folder), [JsonlSource(path) for path in paths])
 
 
 class JsonlSource(Source):
     """One JSON object a line, UTF-8; blank lines are not rows."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.name = str(path)
+        self._path: Final = path
         digest = hashlib.sha256()
         self.num_rows = 0
         with path.open("rb") as file:
@@ -80,7 +86,7 @@ class JsonlSource(Source):
 
     def rows(self, start: int = 0) -> Iterator[RawRow]:
         """The rows from number ``start``; a line that cannot be read is a row with an error."""
-        with self.path.open("rb") as file:
+        with self._path.open("rb") as file:
             lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
             for index, (number, line) in enumerate(islice(lines, start, None), start):
                 yield _parse_line(index, number, line)
@@ -102,11 +108,12 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON value")
 
 
-class ParquetSource(Source):
+class ParquetSource(ColumnarSource):
     """A Parquet file, read in record batches."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.name = str(path)
+        self._path: Final = path
         with path.open("rb") as file:
             self.fingerprint = f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
         try:
@@ -116,22 +123,11 @@ class ParquetSource(Source):
         except (pa.ArrowException, OSError) as error:
             raise ConfigError(f"the input {path} is not a Parquet file: {error}") from error
 
-    def rows(self, start: int = 0) -> Iterator[RawRow]:
-        """The rows from number ``start``; one whose text is not UTF-8 is a row with an error."""
-        index = start
-        for batch in self.batches(start=start, batch_rows=BATCH_ROWS):
-            for columns in _python_rows(batch):
-                if isinstance(columns, str):
-                    yield RawRow(index=index, error=columns)
-                else:
-                    yield RawRow(index=index, columns=columns)
-                index += 1
-
     def batches(
         self, *, start: int = 0, batch_rows: int, columns: list[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
         """Record batches of at most ``batch_rows`` rows, of all or of the named columns."""
-        with pq.ParquetFile(self.path) as file:
+        with pq.ParquetFile(self._path) as file:
             group = 0
             while group < file.num_row_groups and start >= (
                 size := file.metadata.row_group(group).num_rows
@@ -145,15 +141,3 @@ class ParquetSource(Source):
                     continue
                 yield batch.slice(start)
                 start = 0
-
-
-def _python_rows(batch: pa.RecordBatch) -> Iterator[dict[str, object] | str]:
-    try:
-        yield from batch.to_pylist(maps_as_pydicts="strict")
-        return
-    except (UnicodeDecodeError, KeyError) as error:
-        if batch.num_rows == 1:
-            yield f"the row cannot be read: {error}"
-            return
-    for place in range(batch.num_rows):
-        yield from _python_rows(batch.slice(place, 1))

@@ -121,6 +121,12 @@ def parse_row(raw: RawRow, defaults: SamplingParams, get_tokenizer: Callable[[],
     )
 
 
+def failed_row(raw: RawRow, reason: str) -> dict[str, object]:
+    """The output's columns of a row that never came to run."""
+    carried = {name: value for name, value in raw.columns.items() if is_carried(name)}
+    return _error_columns(raw.columns.get("id"), carried, raw.error or reason)
+
+
 def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
     """The output's columns: ``id``, what is carried through, and the result or the error.
 
@@ -128,9 +134,9 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
         row: The row of the input.
         result: What the engine gave back, or why there is no result.
     """
-    columns: dict[str, object] = {"id": row.row_id, **row.carried}
     if isinstance(result, str):
-        return {**columns, **dict.fromkeys(RESULT_FIELDS), "error": result}
+        return _error_columns(row.row_id, row.carried, result)
+    columns: dict[str, object] = {"id": row.row_id, **row.carried}
     columns |= {
         "text": result.text,
         "token_ids": list(result.token_ids),
@@ -149,6 +155,10 @@ def output_row(row: Row, result: RequestOutput | str) -> dict[str, object]:
     if result.other_samples:
         columns["samples"] = [sample_object(sample) for sample in result.samples]
     return columns
+
+
+def _error_columns(row_id: object, carried: Columns, reason: str) -> dict[str, object]:
+    return {"id": row_id, **carried, **dict.fromkeys(RESULT_FIELDS), "error": reason}
 
 
 def sample_object(sample: RequestOutput) -> dict[str, object]:

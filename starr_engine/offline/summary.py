@@ -49,9 +49,9 @@ class Tally:
         self.num_rows = 0
         self.num_errors = 0
         self.num_resumed = 0
-        self._num_forwards = 0
+        self.num_forwards = 0
         self._num_unmasked = 0.0
-        self._num_tokens = 0
+        self.num_tokens = 0
 
     def add(self, row: Mapping[str, Any], *, resumed: bool = False) -> None:
         """Count one row of the output; its tokens count for the speed unless ``resumed``."""
@@ -61,10 +61,10 @@ class Tally:
             self.num_errors += 1
             return
         for sample in row.get("samples") or (row,):
-            self._num_forwards += sample["nfe"]
+            self.num_forwards += sample["nfe"]
             self._num_unmasked += sample["tpf"] * sample["nfe"]
             if not resumed:
-                self._num_tokens += len(sample["token_ids"])
+                self.num_tokens += len(sample["token_ids"])
 
     def start_clock(self) -> None:
         """From here on seconds count."""
@@ -78,12 +78,12 @@ class Tally:
     @property
     def tokens_per_s(self) -> float:
         """Generated tokens of this run per second."""
-        return self._num_tokens / wall_s if (wall_s := self.wall_s) else 0.0
+        return self.num_tokens / wall_s if (wall_s := self.wall_s) else 0.0
 
     @property
     def tpf(self) -> float:
         """Unmasked positions per forward over all rows; 0 before the first."""
-        return self._num_unmasked / self._num_forwards if self._num_forwards else 0.0
+        return self._num_unmasked / self.num_forwards if self.num_forwards else 0.0
 
     def summary(self, output: Path) -> BatchSummary:
         """The numbers as they stand."""
@@ -93,7 +93,7 @@ class Tally:
             num_rows=self.num_rows,
             num_errors=self.num_errors,
             num_resumed=self.num_resumed,
-            mean_nfe=self._num_forwards / good if good else 0.0,
+            mean_nfe=self.num_forwards / good if good else 0.0,
             tpf=self.tpf,
             tokens_per_s=self.tokens_per_s,
             wall_s=self.wall_s,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import torch
 from torch import Tensor
@@ -28,6 +28,17 @@ class Lengths:
     mask_block: int = 0
     """Block length of a block-causal mask; the rows computed are the last of those read."""
 
+    gap: int = 0
+    """Rows left out between the first row read and the others."""
+
+    @property
+    def visible_runs(self) -> tuple[tuple[int, int], ...]:
+        """Own rows by what they see; empty if all see everything."""
+        own = self.visible[: self.query_len - self.shadow_len]
+        if all(count == self.read_len for count in own):
+            return ()
+        return tuple((sum(1 for _ in run), count) for count, run in groupby(own))
+
     @property
     def visible(self) -> list[int]:
         """How many rows each row sees."""
@@ -41,6 +52,11 @@ class Lengths:
 def causal(lengths: Lengths, mask_block: int) -> Lengths:
     """The same under a block-causal mask."""
     return replace(lengths, mask_block=mask_block)
+
+
+def gapped(lengths: Lengths, gap: int) -> Lengths:
+    """The same, but reading on past ``gap`` rows after the first row."""
+    return replace(lengths, gap=gap)
 
 
 def fresh(length: int, *, shadow: tuple[int, int] | None = None) -> Lengths:
@@ -81,7 +97,7 @@ def make_metadata(
     Returns:
         The metadata and the number of pages that the cache needs.
     """
-    needed = [0 if item.fresh else -(-item.read_len // page_size) for item in requests]
+    needed = [0 if item.fresh else -(-(item.read_len + item.gap) // page_size) for item in requests]
     num_pages = 1 + sum(needed)
     order = torch.arange(num_pages - 1) + 1
     if seed is not None:
@@ -92,6 +108,8 @@ def make_metadata(
     slot_mapping: list[int] = []
     for item, pages in zip(requests, tables, strict=True):
         slots = [page * page_size + offset for page in pages for offset in range(page_size)]
+        if item.gap:
+            slots = slots[:1] + slots[1 + item.gap :]
         slots = slots[: 0 if item.fresh else item.read_len]
         read_slots += slots
         num_own = item.query_len - item.shadow_len
@@ -117,6 +135,8 @@ def make_metadata(
             [count for item in requests for count in item.visible], dtype=torch.int32, device=device
         ),
         limited=tuple(any(n < item.read_len for n in item.visible) for item in requests),
+        visible_runs=tuple(item.visible_runs for item in requests),
+        reads_prefix=tuple(not item.fresh and not item.gap for item in requests),
     )
     return metadata, num_pages
 

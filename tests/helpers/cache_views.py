@@ -26,3 +26,7 @@ class View:
     dirty: RowRanges = ()
     masked: RowRanges = ((26, 40),)
     scored: RowRanges = ((26, 32),)
+
+    @property
+    def first_scored(self) -> int:
+        return self.scored[0][0] if self.scored else self.block_stop

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from starr_engine import LLM, SamplingParams, __version__
+from starr_engine.attention.select import AUTO_ORDER
 from starr_engine.cli.main import COMMANDS, main
 from starr_engine.cli.options import add_sampling_options, parse_args_list, sampling_params
 from starr_engine.cli.sampling_options import parse_bias
@@ -260,7 +261,10 @@ def test_info_names_everything_that_has_a_name(capsys):
     assert report["versions"]["starr_engine"] == __version__
     assert {"low_confidence", "threshold", "starr"} <= set(report["remasking policies"])
     assert {"none", "dual"} <= set(report["cache policies"])
-    assert {"reference", "sdpa"} <= set(report["attention backends"])
+    backends = report["attention backends"]
+    assert list(backends) == ["asked for", *AUTO_ORDER]
+    assert backends["asked for"].startswith("32 heads of 128, 8 for keys and values; ")
+    assert backends["sdpa"].startswith("yes")
     assert report["compiled"]["bookkeeping"] == "_core"
 
 
@@ -283,6 +287,25 @@ def test_info_describes_a_block_causal_model(tmp_path, capsys):
     assert described["attention"] == "block_causal"
     assert described["rows of an attention block"] == 8
     assert described["heads"] == "4 of 14, 2 for keys and values"
+
+
+def test_info_says_which_attention_backends_serve_a_model_and_why_not_the_others(model, capsys):
+    flags = ["--device", "cpu", "--dtype", "bfloat16", "--page-size", "256"]
+    assert main(["info", "--model", model, "--json", *flags]) == 0
+    backends = json.loads(capsys.readouterr().out)["attention backends"]
+    assert backends.pop("asked for").endswith("cpu, bfloat16, pages of 256 rows")
+    assert backends["sdpa"] == "yes"
+    assert backends["torch_varlen"].startswith("no: device must be cuda, got cpu")
+    assert {name for name, said in backends.items() if said.startswith("yes")} == {
+        "sdpa",
+        "reference",
+    }
+
+
+def test_the_attention_backend_has_a_short_flag(model, capsys):
+    asked = ["generate", "hello", "--model", model, "--attention", "flash_attn", "--device", "cpu"]
+    assert main(asked) != 0
+    assert "attention_backend 'flash_attn' cannot serve this model" in capsys.readouterr().err
 
 
 def test_info_as_text_has_a_line_for_each_fact(model, capsys):
