@@ -46,8 +46,8 @@ class WorkCounter:
 
     Counted are: every weight once (of experts those that the step's rows are expected to choose),
     keys and values written and read, embedding rows read, logits written and read again for their
-    statistics. Not counted are activations between the parts of a layer, norms and rotations; layers
-    that see a window are counted as if they saw all.
+    statistics. Not counted are activations between the parts of a layer, norms and rotations;
+    layers that see a window are counted as if they saw all.
 
     Args:
         model: Loaded.

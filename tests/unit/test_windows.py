@@ -126,10 +126,6 @@ def as_metadata(layout: RowLayout) -> AttentionMetadata:
         ),
         reads_prefix=(False,) * len(fresh),
         shadow_columns=tuple(layout.shadow_columns.tolist()),
-        visible_runs=visible_runs(
-            layout.visible, layout.cu_query, layout.shadow_lens, layout.limited
-        ),
-        reads_prefix=(False,) * len(fresh),
     )
 
 
