@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "serve": "an OpenAI-compatible server with one engine",
     "trace": "decode one prompt and write a page that shows every step of it",
     "calibrate": "find a policy's arguments on your own prompts",
+    "bench": "measure latency or throughput, and where the time of a step goes",
     "make-checkpoint": "write a random checkpoint in a published format",
     "info": "show models, policies, compiled parts and devices",
 }

@@ -46,7 +46,8 @@ class Generate:
         >>> dataset.map_batches(
         ...     Generate,
         ...     fn_constructor_kwargs={"engine": EngineConfig(model="tiny-llada")},
-        ...     batch_format="pyarrow", batch_size=512, concurrency=4, num_gpus=1,
+        ...     batch_format="pyarrow", batch_size=512, num_gpus=1,
+        ...     compute=ray.data.ActorPoolStrategy(size=4),
         ... )
     """
 

@@ -43,6 +43,11 @@ class Executor:
         """Layer whose values say how far rows drift."""
 
     @property
+    def model(self) -> DiffusionModel:
+        """What it runs."""
+        return self._model
+
+    @property
     def feature_bytes(self) -> int:
         """Memory of the pages of features; 0 before a request needs them."""
         return 0 if self._feature_pool is None else self._feature_pool.num_bytes

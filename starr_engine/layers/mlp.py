@@ -21,7 +21,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     Source:
         Shazeer, "GLU variants improve transformer", arXiv 2002.05202, without biases.
     """
-    return functional.silu(gate) * up
+    return functional.silu(gate).mul_(up)
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -30,7 +30,7 @@ def geglu(gate: Tensor, up: Tensor) -> Tensor:
     Source:
         As :func:`swiglu`; ``gelu_pytorch_tanh`` of Gemma.
     """
-    return functional.gelu(gate, approximate="tanh") * up
+    return functional.gelu(gate, approximate="tanh").mul_(up)
 
 
 class GatedFeedForward(nn.Module):

@@ -285,8 +285,8 @@ class DiffusionModel(nn.Module, ABC):
             normed = layer.normed(rows)
             query, key = layer.query_key(normed, rotation)
             mixed = attention(index, query, key, layer.value(normed))
-            rows = rows + layer.attention_output(mixed)
-            rows = layer.finished(rows + layer.feed_forward(rows), is_canvas)
+            rows = layer.attention_output(mixed).add_(rows)
+            rows = layer.finished(layer.feed_forward(rows).add_(rows), is_canvas)
         return self.final_norm(rows)
 
     @abstractmethod

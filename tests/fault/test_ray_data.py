@@ -82,7 +82,10 @@ def test_another_batch_format_is_refused_with_the_one_to_give():
 def test_the_operator_runs_in_the_actors_of_a_pipeline(tmp_path: Path):
     rows = rows_with_gold(60)
     dataset = ray.data.from_items(rows, override_num_blocks=3).map_batches(
-        FakeGenerate, batch_format="pyarrow", batch_size=16, concurrency=1
+        FakeGenerate,
+        batch_format="pyarrow",
+        batch_size=16,
+        compute=ray.data.ActorPoolStrategy(size=1),
     )
     found = sorted(dataset.take_all(), key=lambda row: row["id"])
     expected = table_of_job(tmp_path, rows).to_pylist()
