@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 import starr_engine
 from starr_engine.cache.base import CACHE_POLICIES
 from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.engine.stats import EngineStats
 from starr_engine.errors import EngineDeadError, RequestError
 from starr_engine.serve.completions import Completions
 from starr_engine.serve.config import ServeConfig
@@ -36,6 +38,9 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_LIFE_PATIENCE_S: Final = 0.5
+"""A dead engine says so at once."""
+
 _STREAM: Final = {"text/event-stream": {"schema": {"type": "string"}}}
 _GENERATED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": Completion, "content": _STREAM},
@@ -95,7 +100,7 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
     @app.get("/health", responses={503: {"model": ErrorBody}})
     async def health() -> Response:
         """Whether the engine lives; 503 is reason to start the server anew."""
-        await _stats()
+        await _check_life()
         return JsonResponse({"status": "ok"})
 
     @app.get("/ready", responses={503: {"model": ErrorBody}})
@@ -105,7 +110,7 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
             raise ApiError(
                 503, "the server finishes what it has and takes no more", code="draining"
             )
-        await _stats()
+        await _check_life()
         return JsonResponse({"status": "ok"})
 
     @app.get("/version")
@@ -118,7 +123,12 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
         """Prometheus's text format."""
         return Response(metrics.render(await _stats()), media_type=CONTENT_TYPE)
 
-    async def _stats() -> Any:
+    async def _check_life() -> None:
+        with suppress(TimeoutError):  # it answers between two steps, and is in a long one
+            async with asyncio.timeout(_LIFE_PATIENCE_S):
+                await _stats()
+
+    async def _stats() -> EngineStats:
         try:
             return await engine.stats()
         except EngineDeadError:
