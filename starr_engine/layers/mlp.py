@@ -14,7 +14,7 @@ Gate = Callable[[Tensor, Tensor], Tensor]
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden]; ``gate`` is overwritten by it.
+    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden]; overwrites ``gate``.
 
     A function and not a module, because families name the projections around it differently.
 
