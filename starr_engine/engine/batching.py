@@ -18,8 +18,9 @@ from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
-from starr_engine.engine.host_layout import reads_prefix, visible_runs
+from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
+from starr_engine.engine.step_layout import StepLayout
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
@@ -53,6 +54,9 @@ class StepBatch:
 
     attention: AttentionMetadata
 
+    layout: StepLayout
+    """The same on the host, for other ranks."""
+
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
@@ -83,6 +87,29 @@ class StepBatch:
                 rows.extend(range(first, first + len(positions)))
             first += len(positions)
         return rows
+
+    @classmethod
+    def of_other_rank(
+        cls, layout: StepLayout, copies: tuple[PageCopy, ...], device: torch.device
+    ) -> StepBatch:
+        """The batch of a rank that owns no requests: enough for the forward."""
+
+        def upload(array: NDArray[np.generic]) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        return cls(
+            entries=(),
+            input_ids=upload(layout.input_ids),
+            positions=upload(layout.positions),
+            logits_rows=upload(layout.logits_rows),
+            present_ids=upload(np.empty(0, np.int64)),
+            score_positions=(),
+            shadow_positions=(),
+            attention=layout.attention(upload),
+            layout=layout,
+            started_s=0.0,
+            copies=copies,
+        )
 
 
 class Batcher:
@@ -220,24 +247,23 @@ class Batcher:
         ]
         # Shadow rows hold the mask instead of the token they check.
         np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
-        query_lens, paged_lens = np.diff(cu_query), np.diff(cu_read)
-        fresh = paged_lens == 0
-        attention = AttentionMetadata(
-            cu_query=self._upload(cu_query),
-            cu_read=self._upload(cu_read),
-            read_slots=self._upload(read_slots),
-            slot_mapping=self._upload(slots),
-            page_table=self._upload(page_table),
-            query_lens=tuple(query_lens.tolist()),
-            read_lens=tuple(np.where(fresh, query_lens - shadow_lens, paged_lens).tolist()),
-            fresh=tuple(fresh.tolist()),
-            shadow_lens=tuple(shadow_lens.tolist()),
-            shadow_columns=tuple(shadow_columns.tolist()),
-            visible=self._upload(visible),
-            limited=tuple((limited != 0).tolist()),
-            visible_runs=visible_runs(visible, cu_query, shadow_lens, limited),
-            reads_prefix=reads_prefix([entry.plan.read for entry in entries], paged_lens),
+        prefix_reads = reads_prefix([entry.plan.read for entry in entries], np.diff(cu_read))
+        layout = StepLayout(
+            input_ids=input_ids,
+            positions=positions,
+            slot_mapping=slots,
+            read_slots=read_slots,
+            logits_rows=logits_rows,
+            visible=visible,
+            cu_query=cu_query,
+            cu_read=cu_read,
+            page_table=page_table,
+            shadow_lens=shadow_lens,
+            shadow_columns=shadow_columns,
+            limited=limited,
+            prefix_reads=np.array(prefix_reads, np.int32),
         )
+        attention = layout.attention(self._upload)
         return StepBatch(
             entries=tuple(entries),
             input_ids=self._upload(input_ids),
@@ -247,6 +273,7 @@ class Batcher:
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
+            layout=layout,
             started_s=started_s,
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, cu_query, slots),

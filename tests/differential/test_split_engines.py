@@ -1,0 +1,148 @@
+"""Engines over two ranks give the tokens of one, for every family and whatever is in the batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from starr_engine import LLM, SamplingParams
+from starr_engine.config import EngineConfig
+from starr_engine.engine.canvas_cache import PageCopy
+from starr_engine.engine.engine import Engine
+from starr_engine.engine.step_layout import StepLayout, unpack_step
+from starr_engine.engine.stream import OutputStream
+from starr_engine.errors import RequestError
+from starr_engine.make_checkpoint.published import ARCHITECTURES
+from starr_engine.outputs import RequestOutput
+from tests.helpers.checkpoints import llada_config, write_checkpoint
+from tests.helpers.engines import assert_all_pages_free, random_prompts
+from tests.helpers.made import make_sharp
+from tests.helpers.rank_threads import RankThreads
+
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"cache": "none"},
+    {"remasking": "threshold", "remasking_args": {"threshold": 0.5}},
+    {"temperature": 0.7, "top_p": 0.9, "seed": 3},
+    {"cache_probe_rate": 0.5},
+]
+BIDIRECTIONAL: list[dict[str, Any]] = [
+    {"cache": "vicinity"},
+    {"cache": "delayed"},
+    {"cache": "prefix", "cache_args": {"suffix_window": 8}},
+]
+SHADOWED: list[dict[str, Any]] = [
+    {"remasking": "wino", "remasking_args": {"tau1": 0.3, "tau2": 0.6}},
+]
+
+
+def config_of(folder: Path | str, **options: Any) -> EngineConfig:
+    fixed: dict[str, Any] = {"device": "cpu", "dtype": "float32", "num_threads": 1, "num_pages": 80}
+    return EngineConfig(model=str(folder), **(fixed | options))
+
+
+def run(engine: Engine, kinds: list[dict[str, Any]]) -> dict[str, RequestOutput]:
+    prompts = random_prompts(len(kinds), seed=1)
+    # The same canvas twice, so that pages are copied.
+    every = zip([*prompts, prompts[0]], [*kinds, {}], strict=True)
+    names = [
+        engine.add_request(
+            prompt, SamplingParams(**({"max_tokens": 20, "ignore_eos": True} | kind)), str(index)
+        )
+        for index, (prompt, kind) in enumerate(every)
+    ]
+    outputs = (out for out in OutputStream(engine, names) if isinstance(out, RequestOutput))
+    return {output.request_id: output for output in outputs}
+
+
+def assert_same_tokens(folder: Path | str, kinds: list[dict[str, Any]], count: int = 2) -> None:
+    expected = run(Engine(config_of(folder)), kinds)
+    engine = Engine(config_of(folder, tensor_parallel_size=count), RankThreads)
+    try:
+        outputs = run(engine, kinds)
+        assert len(outputs) == len(kinds) + 1
+        for name, output in outputs.items():
+            assert output.error is None
+            assert output.token_ids == expected[name].token_ids
+            assert output.nfe == expected[name].nfe
+        assert_all_pages_free(engine)
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_a_mixed_batch_gives_the_tokens_of_one_rank(tmp_path: Path, architecture: str) -> None:
+    make_sharp(tmp_path / "model", architecture)
+    spec = LLM(str(tmp_path / "model"), num_pages=80, device="cpu").engine.spec
+    kinds = KINDS + (BIDIRECTIONAL if spec.mask_block is None else [])
+    if not (spec.logits_shift or spec.seeds_block):
+        kinds = kinds + SHADOWED
+    assert_same_tokens(tmp_path / "model", kinds)
+
+
+def test_nothing_but_settings_and_batches_crosses(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, llada_config(n_kv_heads=2))
+    groups: list[RankThreads] = []
+
+    def start(count: int, device: torch.device) -> RankThreads:
+        groups.append(RankThreads(count, device))
+        return groups[-1]
+
+    engine = Engine(config_of(folder, tensor_parallel_size=2), start)
+    engine.add_request([5, 6, 7], SamplingParams(max_tokens=8, cache_probe_rate=1.0))
+    num_steps = 0
+    while engine.has_unfinished:
+        engine.step()
+        num_steps += 1
+    engine.close()
+    load, pages, *steps, last = groups[0].messages
+    assert json.loads(load)["folder"] == str(folder)
+    assert json.loads(pages)["num_pages"] == 80
+    assert last == b""
+    assert len(steps) == 2 * num_steps  # and a probe each
+    layouts = [unpack_step(message)[0] for message in steps]
+    assert all(len(layout.input_ids) in (8, 11) for layout in layouts)
+
+
+def test_a_layout_is_the_same_once_it_has_travelled() -> None:
+    layout = StepLayout(
+        input_ids=np.arange(5),
+        positions=np.arange(5) + 7,
+        slot_mapping=np.arange(5) - 1,
+        read_slots=np.arange(9),
+        logits_rows=np.array([4, 0]),
+        visible=np.full(5, 3, np.int32),
+        cu_query=np.array([0, 2, 5], np.int32),
+        cu_read=np.array([0, 9, 9], np.int32),
+        page_table=np.arange(6, dtype=np.int32).reshape(2, 3),
+        shadow_lens=np.array([1, 0], np.int32),
+        shadow_columns=np.array([2, 0], np.int32),
+        limited=np.array([0, 1], np.int32),
+        prefix_reads=np.array([1, 0], np.int32),
+    )
+    copies = (PageCopy(source=(1, 2), target=(3, 4)), PageCopy(source=(3,), target=(5,)))
+    got, got_copies = unpack_step(layout.pack(copies))
+    assert got_copies == copies
+    for name in StepLayout.__slots__:
+        assert np.array_equal(getattr(got, name), getattr(layout, name))
+        assert getattr(got, name).dtype == getattr(layout, name).dtype
+    assert unpack_step(layout.pack(()))[1] == ()
+
+
+@pytest.mark.parametrize(
+    ("cache", "args"), [("dllm", {}), ("dual", {"refresh": "drift", "drift_budget": 0.5})]
+)
+def test_what_needs_whole_values_is_refused(
+    tmp_path: Path, cache: str, args: dict[str, Any]
+) -> None:
+    folder = write_checkpoint(tmp_path)
+    engine = Engine(config_of(folder, tensor_parallel_size=2), RankThreads)
+    params = SamplingParams(max_tokens=8, cache=cache, cache_args=args)
+    with pytest.raises(RequestError, match="how far whole values have moved"):
+        engine.add_request([5, 6, 7], params)
+    engine.close()
