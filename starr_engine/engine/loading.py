@@ -18,7 +18,7 @@ from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
 from starr_engine.engine.rank_processes import RankProcesses, rank_device
 from starr_engine.errors import CapacityError, ConfigError
-from starr_engine.models.base import DiffusionModel, ModelSpec, share_of_heads, split_problem
+from starr_engine.models.base import DiffusionModel, ModelSpec, split_problem
 from starr_engine.models.loading.loader import build_model, fill_model
 from starr_engine.models.loading.locate import fetch_weights, resolve_model
 from starr_engine.models.loading.quantization import (
@@ -135,8 +135,7 @@ def _load_share(
             return free_memory(device) // config.tensor_parallel_size
         return min([free_memory(device), *elsewhere])
 
-    share = share_of_heads(model.spec, config.tensor_parallel_size)
-    resolved = resolve_lengths(config, share, dtype, free)
+    resolved = resolve_lengths(config, model.spec_here, dtype, free)
     sizes = {"num_pages": resolved.num_pages, "page_size": resolved.page_size}
     backend, kv_pool = make_pages(model, dtype, device, config.attention_backend, **sizes)
     if group is not None:
@@ -215,8 +214,7 @@ def make_pages(
         ConfigError: If the backend cannot serve it.
         CapacityError: If the pages do not fit into the memory of the device.
     """
-    count = 1 if model.ranks is None else model.ranks.count
-    spec = share_of_heads(model.spec, count)
+    spec = model.spec_here
     shape = AttentionShape(
         num_heads=spec.num_heads,
         num_kv_heads=spec.num_kv_heads,

@@ -90,20 +90,8 @@ class RankProcesses:
         except BaseException:
             self.close()
             raise
-        self._life_line()
-
-    def _life_line(self) -> None:
-        """On CUDA a collective waits for a dead rank until it is broken off."""
-        collectives: Any = self.ranks.collectives
-        life = self._life
-
-        def break_off() -> None:
-            life.ended.wait()
-            if not life.is_ending:
-                collectives.abort()
-
-        if hasattr(collectives, "abort"):
-            threading.Thread(target=break_off, daemon=True).start()
+        break_off = (self._life, self.ranks.collectives)
+        threading.Thread(target=_break_off, args=break_off, daemon=True).start()
 
     @property
     def process_ids(self) -> list[int]:
@@ -170,7 +158,6 @@ def connect(rank: int, count: int, device: torch.device, meeting: Path) -> Ranks
     distributed: Any = torch_distributed  # its stubs lack most of what is used here
     store = distributed.FileStore(str(meeting), count)
     if device.type == "cuda":
-        torch.cuda.set_device(device)
         nccl = distributed.ProcessGroupNCCL.Options()
         nccl._timeout = COLLECTIVE_TIMEOUT
         made = distributed.ProcessGroupNCCL(store, rank, count, nccl)
@@ -215,6 +202,13 @@ def _watch(life: _Life, member: _Member) -> None:
     if not life.is_ending and life.death is None:
         life.death = f"rank {member.rank} (process {member.process.pid}) {how}"
     life.ended.set()
+
+
+def _break_off(life: _Life, collectives: Any) -> None:
+    """End what waits for a rank that has died: on CUDA it would wait until the time limit."""
+    life.ended.wait()
+    if not life.is_ending:
+        collectives.abort()
 
 
 def _last_words(member: _Member) -> str | None:

@@ -109,6 +109,8 @@ def main() -> None:
     channel.answer(b"{}")
     channel.listen()
     where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
     status = 1
     try:
         follow(channel, connect(int(rank), int(count), where, Path(meeting)), where)

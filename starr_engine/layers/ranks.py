@@ -71,7 +71,7 @@ class Ranks:
 
         Args:
             columns: [M, of this rank], or [M, size] where nothing was split.
-            size: V.
+            size: V, at least 2.
 
         Returns:
             [M, size] on rank 0; elsewhere ``columns``, which nobody needs.

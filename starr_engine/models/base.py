@@ -152,6 +152,11 @@ class DiffusionModel(nn.Module, ABC):
         }
 
     @property
+    def spec_here(self) -> ModelSpec:
+        """``spec`` with the heads that this rank has."""
+        return self.spec if self.ranks is None else share_of_heads(self.spec, self.ranks.count)
+
+    @property
     def vocabulary_tables(self) -> Sequence[Splits]:
         """The embedding, and an output head of its own: split by token ids.
 

@@ -85,6 +85,27 @@ def test_a_mixed_batch_gives_the_tokens_of_one_rank(tmp_path: Path, architecture
     assert_same_tokens(tmp_path / "model", kinds)
 
 
+def test_four_ranks_share_two_key_value_heads(tmp_path: Path) -> None:
+    make_sharp(tmp_path / "model", "sdar")
+    assert_same_tokens(tmp_path / "model", KINDS[:3], count=4)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_rows_are_summed_too(tmp_path: Path, dtype: str) -> None:
+    make_sharp(tmp_path / "model", "llada-moe")
+    scores = []
+    for options in ({}, {"tensor_parallel_size": 2}):
+        engine = Engine(config_of(tmp_path / "model", dtype=dtype, **options), RankThreads)
+        params = SamplingParams(max_tokens=8, logprobs=1, cache="none")
+        engine.add_request([5, 6, 7], params.with_overrides({"ignore_eos": True}), "one")
+        *_, output = OutputStream(engine, ["one"])
+        assert isinstance(output, RequestOutput)
+        assert output.logprobs
+        scores.append(output.logprobs[0].logprob)
+        engine.close()
+    assert scores[0] == pytest.approx(scores[1], abs=0.1)
+
+
 def test_nothing_but_settings_and_batches_crosses(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, llada_config(n_kv_heads=2))
     groups: list[RankThreads] = []

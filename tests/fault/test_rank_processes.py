@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,12 @@ def test_a_rank_that_cannot_load_says_why(groups: list[RankProcesses], tmp_path:
     tell_settings(groups[0], folder=str(tmp_path), num_threads=1, **wanted)
     with pytest.raises(ConfigError, match=r"rank 1: .*config\.json"):
         hear_answers(groups[0])
+
+
+def test_a_rank_that_cannot_start_is_no_riddle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(EngineDeadError, match=r"rank 1 \(process \d+\) ended with exit status 1"):
+        RankProcesses(2, CPU)
 
 
 def test_a_forgotten_engine_takes_its_ranks_along() -> None:
