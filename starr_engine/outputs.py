@@ -28,6 +28,24 @@ class FinishReason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """How probable a token was at the step that put it there, by unmasking or editing."""
+
+    token_id: int
+
+    logprob: float
+    """Natural logarithm, of the distribution after bias, penalties and forbidden tokens, before
+    temperature and truncation: the logarithm of the token's confidence."""
+
+    step: int
+    """The forward that put it there, counted from 1 (NFE); the last one if there were several."""
+
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable tokens at that step and their log-probabilities, best first; without
+    those that were forbidden."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockOutput:
     """One committed block of a running request, for streaming."""
 
@@ -46,6 +64,9 @@ class BlockOutput:
     num_forwards: int
     """NFE of the request so far."""
 
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    """As ``RequestOutput.logprobs``, of what this block adds."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProvisionalOutput:
@@ -59,24 +80,6 @@ class ProvisionalOutput:
 
     num_forwards: int
     """NFE of the request so far."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenLogprob:
-    """How probable a token was at the step that put it there, by unmasking or editing."""
-
-    token_id: int
-
-    logprob: float
-    """Natural logarithm, of the distribution after bias, penalties and forbidden tokens, before
-    temperature and truncation: the logarithm of the token's confidence."""
-
-    step: int
-    """The forward that put it there, counted from 1 (NFE); the last one if there were several."""
-
-    top: tuple[tuple[int, float], ...] = ()
-    """The most probable tokens at that step and their log-probabilities, best first; without
-    those that were forbidden."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remark
 
 _PACKAGE: Final = Package(
     module="flash_attn",
-    install="pip install 'flash-attn>=2.6'",
+    install="pip install 'flash-attn>=2.8'",
     functions={"flash_attn_varlen_func": ("block_table", "causal")},
 )
 

@@ -28,10 +28,10 @@ from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remark
 _WORKSPACE_BYTES: Final = 128 << 20
 _HEAD_DIMS: Final = (64, 128, 256)
 _LAYOUT: Final = "NHD"
-_PLAN: Final = ("qo_indptr", "head_dim_qk", "causal", "q_data_type", "kv_data_type")
+_PLAN: Final = ("qo_indptr", "head_dim_qk", "causal", "q_data_type", "disable_split_kv")
 _PACKAGE: Final = Package(
     module="flashinfer",
-    install="pip install flashinfer-python",
+    install="pip install 'flashinfer-python>=0.6'",
     functions={
         "BatchPrefillWithPagedKVCacheWrapper.plan": (*_PLAN, "paged_kv_last_page_len", "page_size"),
         "BatchPrefillWithRaggedKVCacheWrapper.plan": (*_PLAN, "kv_indptr"),
@@ -125,6 +125,8 @@ class FlashInferAttention(VarlenAttention):
         return [
             *common_remarks(reads_pages=True),
             f"takes {_WORKSPACE_BYTES >> 20} MiB beside the pages",
+            "splits keys among thread blocks by the load, so that last bits depend on the batch, "
+            "unless torch.use_deterministic_algorithms(True) is set",
             "compiles its kernels when it is first used, unless they are installed compiled",
         ]
 
@@ -178,6 +180,8 @@ class FlashInferAttention(VarlenAttention):
             "num_kv_heads": self.shape.num_kv_heads,
             "head_dim_qk": self.shape.head_dim,
             "causal": False,
+            # By default the keys of a request are split by what else is in the batch.
+            "disable_split_kv": torch.are_deterministic_algorithms_enabled(),
             "q_data_type": self.shape.dtype,
             "kv_data_type": self.shape.dtype,
         }

@@ -9,16 +9,16 @@ needs no copy and leaves every result as it is; those with rows that do not see 
 call and a mask of their own. Shadow rows have a second call with a mask; the other rows of their
 requests are computed as if there were none.
 
-Slots are gathered before they are read, but on a CPU those of a call whose requests each read
-consecutive slots, evenly spaced, are read in place: new pages mostly allow it, and the values and
-their order are the same. Where the slots lie is known without a wait on the CPU only.
+Slots are gathered before they are read, but on a CPU those of a call of few rows whose requests
+each read consecutive slots, evenly spaced, are read in place: new pages mostly allow it, and the
+values and their order are the same. Where the slots lie is known without a wait on the CPU only.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import groupby
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from starr_engine import ops
 from starr_engine.attention.base import AttentionMetadata, AttentionShape
 from starr_engine.attention.slot_runs import SlotRun, first_slots, split_evenly
+
+_IN_PLACE_ROWS: Final = 128
+"""Most query rows of a request that reads in place: keys read more often are better laid together
+first (``benchmarks/bench_attention.py``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +173,10 @@ class SdpaAttention:
             if limited >= 0:
                 reach = metadata.visible[first_row : first_row + query_len - shadow_len, None]
                 mask = self._added(torch.arange(read_len, device=reach.device) < reach)
-            for length, in_place in split_evenly(starts[request : request + size]):
+            known = (
+                starts[request : request + size] if query_len <= _IN_PLACE_ROWS else [None] * size
+            )
+            for length, in_place in split_evenly(known):
                 calls.append(
                     _Call(
                         num_requests=length,

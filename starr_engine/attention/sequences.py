@@ -174,8 +174,11 @@ def page_rows_of(page_table: Tensor, owners: Sequence[int]) -> Tensor:
 
 
 def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """A copy on the device, or a view where it is the host."""
-    return torch.from_numpy(array).to(device)
+    """A copy on the device that the host does not wait for; a view where the device is the host."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def _ranges(bounds: Sequence[tuple[int, int]]) -> Indices:

@@ -30,7 +30,7 @@ _PAGED_HEAD_DIMS: Final = (16, 32, 64, 128, 256)
 
 _PACKAGE: Final = Package(
     module="xformers.ops",
-    install="pip install 'xformers>=0.0.35'",
+    install="pip install 'xformers>=0.0.33'",
     functions={
         "memory_efficient_attention_forward": ("attn_bias",),
         "fmha.attn_bias.BlockDiagonalMask.from_seqlens": ("q_seqlen", "kv_seqlen", "device"),

@@ -1,4 +1,4 @@
-"""``starr-engine batch``: a file in, a file out."""
+"""``starr-engine batch``: rows in, a file out, by one engine or several."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ rows:
 
 interruption:
   Finished rows are kept in OUTPUT.partial until the last one is done. After Ctrl-C, a kill or a
-  full disk, run the same command with --resume: no row is lost and none is run twice.
+  full disk, run the same command with --resume: no row is lost and none is run twice. With
+  --workers a worker that dies is replaced; a row that ends its worker twice gets an error.
 """
 
 
@@ -69,6 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         help=".jsonl or .parquet; need not be of the input's kind",
+    )
+    group.add_argument(
+        "--shard-rows",
+        type=int,
+        metavar="ROWS",
+        help="make OUTPUT a folder of files with so many rows each, and a manifest.json",
     )
     group.add_argument(
         "--resume",
@@ -138,6 +145,7 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         overwrite=args.overwrite,
         window=args.window,
+        shard_rows=args.shard_rows,
         progress=not args.quiet,
     )
     check_job(job)  # before the model takes its time to load

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -116,7 +117,6 @@ def model_report(args: argparse.Namespace) -> Report:
     spec = built.spec
     num_parameters = sum(weight.numel() for weight in built.parameters())
     num_active = num_parameters - built.num_idle_parameters
-    values = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim  # keys and values
     model = {
         "name": args.model,
         "folder": str(folder),
@@ -126,16 +126,18 @@ def model_report(args: argparse.Namespace) -> Report:
         "weight bytes": _weight_bytes(built),
         "layers": spec.num_layers,
         "hidden size": spec.hidden_size,
-        "heads": f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values",
-        "vocabulary": spec.vocab_size,
+        "heads": _heads_line(spec),
+        "vocabulary": spec.vocab_size - (spec.noise == "uniform"),
         "attention": spec.attention_kind,
         "a row sees": SIGHT[spec.attention_kind],
         **_block_lines(spec),
         "logits": _logits_line(spec),
         "longest request": f"{spec.max_model_len} tokens, prompt included",
-        "mask token id": spec.mask_token_id,
+        "mask token id": spec.mask_token_id if spec.noise == "mask" else "none: noise is drawn",
         "EOS token ids": list(spec.eos_token_ids),
-        "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
+        "KV bytes per token": {
+            name: spec.kv_values_per_row * size for name, size in _BYTES_PER_VALUE.items()
+        },
     }
     advice = recommended(args.model, built)
     return {
@@ -157,7 +159,7 @@ def _rank_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
         return {}
     model.split(Ranks(rank=count - 1, count=count))
     spec = model.spec_here
-    values = spec.num_layers * 2 * spec.num_kv_heads * spec.head_dim
+    values = spec.kv_values_per_row
     heads = f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values"
     return {
         f"each of {count} ranks": {
@@ -200,6 +202,19 @@ def _block_lines(spec: ModelSpec) -> Report:
     if spec.sub_block_length is not None:
         lines["decoded in sub-blocks of"] = spec.sub_block_length
     return lines
+
+
+def _heads_line(spec: ModelSpec) -> str:
+    """Of every kind of layer, the most frequent first."""
+    kinds = Counter(spec.shapes).most_common()
+    lines = [
+        f"{spec.num_heads} of {shape.head_dim}, {shape.num_kv_heads} for keys and values"
+        + ("" if shape.window is None else f", a window of {shape.window}")
+        for shape, _ in kinds
+    ]
+    if len(kinds) == 1:
+        return lines[0]
+    return "; ".join(f"{line} ({count})" for line, (_, count) in zip(lines, kinds, strict=True))
 
 
 def _logits_line(spec: ModelSpec) -> str:

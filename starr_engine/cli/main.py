@@ -14,11 +14,13 @@ from starr_engine.errors import StarrError
 
 PROGRAM: Final = "starr-engine"
 COMMANDS: Final = {
-    "batch": "run every row of a JSONL or Parquet file and write a file of the same order",
+    "batch": "run every row of files and write a file of the same order, on one engine or many",
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
+    "serve": "an OpenAI-compatible server with one engine",
     "trace": "decode one prompt and write a page that shows every step of it",
     "calibrate": "find a policy's arguments on your own prompts",
+    "bench": "measure latency or throughput, and where the time of a step goes",
     "make-checkpoint": "write a random checkpoint in a published format",
     "info": "show models, policies, compiled parts and devices",
 }

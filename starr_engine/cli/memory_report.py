@@ -99,7 +99,9 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
     num_pages = budget // page_bytes
     lengths = request_lengths(args.request_length, page_size, limit)
     return {
-        "cache policies for this model": cache_labels(spec.mask_block, num_ranks),
+        "cache policies for this model": cache_labels(
+            spec.mask_block, exact_only=spec.needs_exact_cache, num_ranks=num_ranks
+        ),
         "KV cache": cache | {"budget in bytes": budget, "pages": num_pages},
         "requests that fit at once": fitting_requests(lengths, page_size, num_pages),
     }
@@ -133,14 +135,17 @@ def fitting_requests(
     ]
 
 
-def cache_labels(mask_block: int | None, num_ranks: int = 1) -> dict[str, str]:
+def cache_labels(
+    mask_block: int | None, *, exact_only: bool = False, num_ranks: int = 1
+) -> dict[str, str]:
     """What each cache policy says of its outputs, with its default arguments.
 
     Args:
         mask_block: See ``ModelSpec.mask_block``.
+        exact_only: See ``ModelSpec.needs_exact_cache``.
         num_ranks: Over which the model is split.
     """
-    from starr_engine.cache.base import CACHE_POLICIES
+    from starr_engine.cache.base import CACHE_POLICIES, EXACT
 
     labels = {}
     for name in CACHE_POLICIES.names():
@@ -149,8 +154,9 @@ def cache_labels(mask_block: int | None, num_ranks: int = 1) -> dict[str, str]:
         except StarrError as error:  # it needs arguments, or is another package's and broken
             labels[name] = str(error)
         else:
-            usable = not policy.refusal(mask_block)
-            labels[name] = policy.label(mask_block) if usable else "not for this model"
+            label = policy.label(mask_block)
+            usable = not policy.refusal(mask_block) and (label == EXACT or not exact_only)
+            labels[name] = label if usable else "not for this model"
             if usable and num_ranks > 1 and policy.keeps_features:
                 labels[name] = "not for a split model"
     return labels

@@ -160,6 +160,23 @@ class RemaskingPolicy(Protocol):
         """
         ...
 
+    @property
+    def step_limit(self) -> int | None:
+        """Steps after which the policy is done with a block, whatever it has taken back.
+
+        Its rows then need no other bound: the engine neither makes them unmask at every step nor
+        counts their revocations, and ends the block at this step. None leaves that to the engine.
+        """
+        ...
+
+    def temperature(self, step: int) -> float:
+        """What the policy divides the logits by at a step of a block, counted from 0.
+
+        Self-conditioned models are told their logits so at the next step. 1 if it reads them as
+        they are.
+        """
+        ...
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         """The state of ``rows`` blocks that have just been opened; empty if stateless."""
         ...
@@ -169,7 +186,23 @@ class RemaskingPolicy(Protocol):
         ...
 
 
-class PolicyDefaults:
+class EngineBounded:
+    """What nearly all policies answer: the engine ends blocks, and logits are read as they are."""
+
+    __slots__ = ()
+
+    @property
+    def step_limit(self) -> int | None:
+        """None: the engine sees to it that every block ends."""
+        return None
+
+    def temperature(self, step: int) -> float:
+        """1: logits are read as they are."""
+        del step
+        return 1.0
+
+
+class PolicyDefaults(EngineBounded):
     """What most policies ask of a step: only masks scored, no logits, no shadow rows."""
 
     __slots__ = ()
@@ -193,8 +226,11 @@ REMASKING_POLICIES: Registry[RemaskingPolicy] = Registry(
     "remasking policy",
     RequestError,
     group="starr_engine.remasking_policies",
-    members=("scores_unmasked", "needs_logits", "needs_shadow", "init_state", "decide"),
-)
+    members=(
+        "scores_unmasked", "needs_logits", "needs_shadow", "step_limit", "temperature",
+        "init_state", "decide",
+    ),
+)  # fmt: skip
 for _name, _target in {
     "low_confidence": "low_confidence:LowConfidencePolicy",
     "random": "random:RandomPolicy",
@@ -220,5 +256,6 @@ for _name, _target in {
     "t2m": "t2m:T2mPolicy",
     "token_edit": "token_edit:TokenEditPolicy",
     "wino": "wino:WinoPolicy",
+    "entropy_bound": "entropy_bound:EntropyBoundPolicy",
 }.items():
     REMASKING_POLICIES.add(_name, f"starr_engine.decoding.policies.{_target}")

@@ -18,6 +18,7 @@ from starr_engine.decoding.exit.base import ExitRule, exit_early
 from starr_engine.decoding.guarantee import (
     bound_holding,
     bound_revocation,
+    bound_steps,
     drop_vain_edits,
     guarantee_progress,
     keep_fixed,
@@ -97,11 +98,15 @@ def _decide_group(
         stages.append((Decider.ENGINE, decision))
         decision = exit_early(group[0].exit_rule, view, decision)
         stages.append((Decider.EARLY_EXIT, decision))
-        decision = bound_revocation(decision, [row.num_revoked for row in group])
-        decision = bound_holding(decision, [row.num_held for row in group])
+        if policy.step_limit is None:
+            decision = bound_revocation(decision, [row.num_revoked for row in group])
+            decision = bound_holding(decision, [row.num_held for row in group])
         decision = drop_vain_edits(view, _put_allowed(view, decision, members, logits))
         stages.append((Decider.ENGINE, decision))
-        decision = guarantee_progress(view, decision)
+        if policy.step_limit is None:
+            decision = guarantee_progress(view, decision)
+        else:
+            decision = bound_steps(view, decision, policy.step_limit)
         stages.append((Decider.GUARANTEE, decision))
         confidence = _put_confidence(view, decision, members, logits)
         decision = _spare(group, view, decision, confidence)

@@ -78,6 +78,18 @@ def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision
     return replace(decision, revoke=decision.revoke & may[:, None])
 
 
+def bound_steps(view: BlockView, decision: Decision, step_limit: int) -> Decision:
+    """End the blocks of a policy that bounds its own steps, at the last of them."""
+    is_last = view.step + 1 >= step_limit
+    revoke, hold = decision.revoke, decision.hold
+    return replace(
+        decision,
+        unmask=decision.unmask | (view.masked & is_last[:, None]),
+        revoke=None if revoke is None else revoke & ~is_last[:, None],
+        hold=None if hold is None else hold & ~is_last,
+    )
+
+
 def guarantee_progress(view: BlockView, decision: Decision) -> Decision:
     """Unmask the most confident mask, leftmost among equals, of every row that would unmask none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final
@@ -13,11 +14,13 @@ from starr_engine.distributed.worker import EngineWorker, capacity
 from starr_engine.errors import ConfigError
 from starr_engine.offline.job import (
     WINDOW_PER_REQUEST,
+    BatchInterruptedError,
     BatchJob,
     RowTask,
     check_job,
     write_output,
 )
+from starr_engine.offline.signals import StopSignals
 from starr_engine.offline.summary import BatchSummary
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 0.2
 """So often, at least, the driver looks whether a signal has come."""
+
+SHOW_INTERVAL_S: Final = 0.5
+"""So often the state of all workers is looked at, for the terminal and the metrics."""
 
 CALLS_PER_WORKER: Final = 2
 """One that runs, and one that follows it without a round trip in between."""
@@ -70,7 +76,7 @@ def run_workers(
     check_job(job)
     with connected(workers, engine):
         wanted = resources(workers, engine)
-        options = engine_options(workers, engine, wanted)
+        options = engine_options(engine, wanted)
         with Pool(workers.count, wanted, options, job.params, worker_class) as pool:
             config = _first_config(pool)
             monitor = Monitor(workers.count)
@@ -86,16 +92,30 @@ def run_workers(
 
 def _first_config(pool: Pool) -> EngineConfig:
     """Of the first engine that is there; all of them have the same."""
-    while not (infos := [member.info for member in pool.members if member.info]):
-        pool.wait(WAIT_S)
+    with StopSignals() as stop:
+        while not (infos := [member.info for member in pool.members if member.info]):
+            if stop.received is not None:
+                raise BatchInterruptedError(stop.received, "no worker had loaded its model yet")
+            pool.wait(WAIT_S)
     return infos[0].config
 
 
 def _run(task: RowTask, window: int, pool: Pool, monitor: Monitor) -> None:
     from starr_engine.distributed.pool import Died, Finished
 
-    handout = Handout(task.rows, start=task.start, window=window, emit=task.emit)
+    handout = Handout(
+        task.rows,
+        start=task.start,
+        end=task.end,
+        num_workers=len(pool.members),
+        window=window,
+        emit=task.emit,
+    )
+    next_show = 0.0
     while not task.is_stopped():
+        if time.monotonic() >= next_show:
+            monitor.show(pool.members, handout)
+            next_show = time.monotonic() + SHOW_INTERVAL_S
         for member in pool.members:
             if member.info:
                 _feed(handout, pool, member, capacity(member.info.config.max_num_requests))
@@ -108,7 +128,6 @@ def _run(task: RowTask, window: int, pool: Pool, monitor: Monitor) -> None:
             elif isinstance(event, Died):
                 handout.lose(event.member.key, event.reason, is_blameless=event.is_blameless)
             monitor.hear(event)
-        monitor.show(pool.members, handout)
 
 
 def _feed(handout: Handout, pool: Pool, member: Member, limit: int) -> None:

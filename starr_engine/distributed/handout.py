@@ -21,6 +21,8 @@ class Handout:
     Args:
         rows: With consecutive indices.
         start: The first index.
+        end: The last index + 1.
+        num_workers: That share the rows.
         window: Most rows between the first unfinished one and the last one handed out.
         emit: Takes each finished row of the output, in order.
     """
@@ -30,10 +32,14 @@ class Handout:
         rows: Iterator[RawRow],
         *,
         start: int,
+        end: int,
+        num_workers: int,
         window: int,
         emit: Callable[[OutputRow], None],
     ) -> None:
         self._rows: Final = rows
+        self._end: Final = end
+        self._num_workers: Final = num_workers
         self._window: Final = window
         self._order: Final = InOrder(emit, start)
         self._num_read = start
@@ -55,7 +61,13 @@ class Handout:
         return len(self._held.get(worker, ()))
 
     def take(self, worker: int, capacity: int) -> list[RawRow]:
-        """The rows to give to a worker now, so that it has at most ``capacity``; may be none."""
+        """The rows to give to a worker now; may be none.
+
+        Args:
+            worker: Its key.
+            capacity: Most rows that it is to have; near the end it has no more than its share of
+                those that are unfinished, so that the workers end together.
+        """
         held = self._held.setdefault(worker, {})
         if not held:
             self._alone.discard(worker)
@@ -67,10 +79,15 @@ class Handout:
         if worker in self._alone:
             return []
         taken = []
-        while len(held) < capacity and (row := self._next()) is not None:
+        limit = min(capacity, max(1, -(-self._num_unfinished() // self._num_workers)))
+        while len(held) < limit and (row := self._next()) is not None:
             held[row.index] = row
             taken.append(row)
         return taken
+
+    def _num_unfinished(self) -> int:
+        waiting = len(self._returned) + len(self._suspects)
+        return self._end - self._num_read + waiting + sum(map(len, self._held.values()))
 
     def _next(self) -> RawRow | None:
         if self._returned:

@@ -18,14 +18,14 @@ MAX_SHOWN: Final = 4
 class Monitor:
     """Counts events.
 
-    Metrics, which Ray's agents export to Prometheus with the prefix ``ray_``; those marked * by
-    worker:
+    Metrics, which Ray's agents export to Prometheus; by worker those marked *:
 
     * ``starr_batch_rows``*, ``starr_batch_errors``*: finished rows; those of them with an error
     * ``starr_batch_tokens``*, ``starr_batch_forwards``*: generated tokens; model forwards
     * ``starr_batch_held_rows``*: rows that a worker has and has not finished
+    * ``starr_batch_worker_deaths``*
     * ``starr_batch_ready_workers``: those with their model loaded
-    * ``starr_batch_worker_deaths``*, ``starr_batch_set_aside_rows``
+    * ``starr_batch_set_aside_rows``
 
     Args:
         count: Workers.

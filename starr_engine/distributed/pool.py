@@ -118,7 +118,10 @@ class Pool:
         """
         # An actor answers in order, so that only its first call can be the next to be answered.
         heads = {member.calls[0]: member for member in self.members if member.calls}
-        ready, _ = ray.wait(list(heads), num_returns=1, timeout=timeout_s)
+        calls = list(heads)
+        ray.wait(calls, num_returns=1, timeout=timeout_s)
+        # All that are there, so that no worker waits behind others that answer more often.
+        ready, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
         return [self._hear(heads[call], call) for call in ready]
 
     def _hear(self, member: Member, call: Any) -> Event:

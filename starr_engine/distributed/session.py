@@ -88,7 +88,7 @@ def resources(workers: Workers, engine: EngineConfig) -> dict[str, float]:
         gpus = 1.0 if wants_gpu else 0.0
     cpus = workers.cpus_per_worker
     if cpus is None:
-        is_alone = not gpus and len(ray.nodes()) == 1
+        is_alone = not gpus and sum(node["Alive"] for node in ray.nodes()) == 1
         cpus = max(1, int(there.get("CPU", 1)) // workers.count) if is_alone else 1
     wanted = {"num_cpus": float(cpus), "num_gpus": gpus}
     _report_missing(wanted, there, workers)
@@ -110,9 +110,7 @@ def _report_missing(wanted: dict[str, float], there: dict[str, float], workers: 
     logging.getLogger(__name__).warning("%s; waiting for the cluster to grow", problem)
 
 
-def engine_options(
-    workers: Workers, engine: EngineConfig, wanted: dict[str, float]
-) -> dict[str, Any]:
+def engine_options(engine: EngineConfig, wanted: dict[str, float]) -> dict[str, Any]:
     """Keyword arguments of each worker's ``LLM``."""
     options = {name: getattr(engine, name) for name in engine.__dataclass_fields__}
     if not wanted["num_gpus"]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -16,14 +16,25 @@ from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
 from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
-from starr_engine.engine.step_layout import StepLayout
+from starr_engine.engine.step_arrays import StepArrays, StepSizes
+from starr_engine.models.base import CanvasRows, ModelSpec
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """A step as layers with one window see it."""
+
+    attention: AttentionMetadata
+    hidden: Tensor | None
+    """[T] int32 rows read that a row does not see, at their front; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +45,7 @@ class StepBatch:
     """Who takes part, in the order of the rows."""
 
     input_ids: Tensor
-    """[T] int64, masks included."""
+    """[T] int64, masks included, or in their places what models of uniform noise see."""
 
     positions: Tensor
     """[T] int64, counted from 0 in each request."""
@@ -53,8 +64,9 @@ class StepBatch:
     """Per request: canvas positions whose shadow rows are scored, ascending."""
 
     attention: AttentionMetadata
+    """Of layers without a window."""
 
-    layout: StepLayout
+    arrays: StepArrays
     """The same on the host, for other ranks."""
 
     started_s: float
@@ -71,6 +83,12 @@ class StepBatch:
 
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
+
+    canvas: CanvasRows | None = None
+    """Rows of active blocks, for models that treat them differently."""
+
+    windows: Mapping[int, WindowView] = field(default_factory=dict)
+    """By the window that some layers have; without those that hide no row at this step."""
 
     probes: tuple[StepBatch, ...] = ()
     """The same step for the requests that are probed, in order, with nothing reused and no shadow
@@ -89,24 +107,19 @@ class StepBatch:
         return rows
 
     @classmethod
-    def of_other_rank(
-        cls, layout: StepLayout, copies: tuple[PageCopy, ...], device: torch.device
-    ) -> StepBatch:
+    def of_other_rank(cls, arrays: StepArrays, copies: tuple[PageCopy, ...]) -> StepBatch:
         """The batch of a rank that owns no requests: enough for the forward."""
-
-        def upload(array: NDArray[np.generic]) -> Tensor:
-            return torch.from_numpy(array).to(device)
-
+        tensors = arrays.packed.upload()
         return cls(
             entries=(),
-            input_ids=upload(layout.input_ids),
-            positions=upload(layout.positions),
-            logits_rows=upload(layout.logits_rows),
-            present_ids=upload(np.empty(0, np.int64)),
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            present_ids=tensors["present_ids"],
             score_positions=(),
             shadow_positions=(),
-            attention=layout.attention(upload),
-            layout=layout,
+            attention=arrays.attention(arrays.rows(), tensors),
+            arrays=arrays,
             started_s=0.0,
             copies=copies,
         )
@@ -123,6 +136,9 @@ class Batcher:
         opens_block: See ``ModelSpec.opens_block``.
         canvases: Says which pages to copy first.
         max_num_batched_tokens: Most rows of one forward of probes.
+        spec: Of the model, where its noise, its self-conditioning or its windows ask for more than
+            the above; None for a model without any.
+        dtype: Of the model's rows.
     """
 
     def __init__(
@@ -135,7 +151,11 @@ class Batcher:
         *,
         opens_block: bool = False,
         max_num_batched_tokens: int,
+        spec: ModelSpec | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
+        self._spec = spec
+        self._dtype = dtype
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
         self._builder = BatchBuilder(page_size, mask_block or 0, opens_block)
@@ -214,70 +234,108 @@ class Batcher:
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        builder = self._builder
-        num_rows, num_requests = builder.num_query_rows, builder.num_requests
-        input_ids, positions, slots = np.empty((3, num_rows), np.int64)
-        cu_query, cu_read = np.empty((2, num_requests + 1), np.int32)
-        read_slots = np.empty(builder.num_read_rows, np.int64)
-        page_table = np.empty((num_requests, builder.max_pages), np.int32)
-        logits_rows = np.empty(builder.num_score_rows, np.int64)
-        score_request, score_positions = np.empty((2, builder.num_score_rows), np.int32)
-        shadow_lens, shadow_columns, limited = np.empty((3, num_requests), np.int32)
-        visible = np.empty(num_rows, np.int32)
-        builder.fill(
-            input_ids=input_ids,
-            positions=positions,
-            slot_mapping=slots,
-            cu_query=cu_query,
-            cu_read=cu_read,
-            read_slots=read_slots,
-            page_table=page_table,
-            logits_rows=logits_rows,
-            score_request=score_request,
-            score_positions=score_positions,
-            shadow_lens=shadow_lens,
-            shadow_columns=shadow_columns,
-            visible=visible,
-            limited=limited,
-        )
-        present_ids = np.empty(len(logits_rows), np.int64)
+        arrays = self._fill()
+        packed = arrays.packed
         present = [
             entry.running.request.canvas.token_ids[masks]
             for entry, masks in zip(entries, scored, strict=True)
         ]
         # Shadow rows hold the mask instead of the token they check.
-        np.concatenate([*present, *checked, *_NO_IDS], out=present_ids)
-        prefix_reads = reads_prefix([entry.plan.read for entry in entries], np.diff(cu_read))
-        layout = StepLayout(
-            input_ids=input_ids,
-            positions=positions,
-            slot_mapping=slots,
-            read_slots=read_slots,
-            logits_rows=logits_rows,
-            visible=visible,
-            cu_query=cu_query,
-            cu_read=cu_read,
-            page_table=page_table,
-            shadow_lens=shadow_lens,
-            shadow_columns=shadow_columns,
-            limited=limited,
-            prefix_reads=np.array(prefix_reads, np.int32),
-        )
-        attention = layout.attention(self._upload)
+        np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
+        positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
+        layout = arrays.rows()
+        reads = [entry.plan.read for entry in entries]
+        packed.int32("reads_prefix")[:] = reads_prefix(reads, np.diff(layout.cu_read))
+        requests = [entry.running.request for entry in entries]
+        if self._spec is not None and self._spec.noise == "uniform":
+            put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
+        tensors = packed.upload()
+        attention = arrays.attention(layout, tensors)
+        canvas = None
+        if self._spec is not None and self._spec.self_conditioning:
+            canvas = canvas_rows(
+                [entry.running for entry in entries],
+                self._spec,
+                positions,
+                layout.cu_query,
+                dtype=self._dtype,
+                device=self._device,
+            )
         return StepBatch(
             entries=tuple(entries),
-            input_ids=self._upload(input_ids),
-            positions=self._upload(positions),
-            logits_rows=self._upload(logits_rows),
-            present_ids=self._upload(present_ids),
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            present_ids=tensors["present_ids"],
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
-            layout=layout,
+            arrays=arrays,
             started_s=started_s,
+            canvas=canvas,
+            windows=self._windows(entries, arrays, tensors),
             features=feature_rows(entries, positions, slots, attention, self._upload),
-            measured=self._measured(entries, cu_query, slots),
+            measured=self._measured(entries, layout.cu_query, slots),
         )
+
+    def _fill(self) -> StepArrays:
+        """What the builder holds; ``present_ids`` and ``reads_prefix`` are left to the caller."""
+        builder = self._builder
+        sizes = StepSizes(
+            builder.num_query_rows,
+            builder.num_requests,
+            builder.num_read_rows,
+            builder.max_pages,
+            builder.num_score_rows,
+        )
+        arrays = StepArrays(sizes, self._device)
+        packed = arrays.packed
+        builder.fill(
+            input_ids=packed.int64("input_ids"),
+            positions=packed.int64("positions"),
+            slot_mapping=packed.int64("slot_mapping"),
+            cu_query=packed.int32("cu_query"),
+            cu_read=packed.int32("cu_read"),
+            read_slots=packed.int64("read_slots"),
+            page_table=packed.int32("page_table"),
+            logits_rows=packed.int64("logits_rows"),
+            score_request=packed.int32("score_request"),
+            score_positions=packed.int32("score_positions"),
+            shadow_lens=packed.int32("shadow_lens"),
+            shadow_columns=packed.int32("shadow_columns"),
+            visible=packed.int32("visible"),
+            limited=packed.int32("limited"),
+        )
+        return arrays
+
+    def _windows(
+        self,
+        entries: Sequence[ScheduledRequest],
+        arrays: StepArrays,
+        tensors: Mapping[str, Tensor],
+    ) -> dict[int, WindowView]:
+        layout, positions = arrays.rows(), arrays.packed.int64("positions")
+        sizes = set() if self._spec is None else {shape.window for shape in self._spec.shapes}
+        starts = np.array([each.running.request.canvas.block_start for each in entries], np.int64)
+        views: dict[int, WindowView] = {}
+        for window in sizes:
+            if window is None:
+                continue
+            assert all(each.plan.read[0][0] == 0 and len(each.plan.read) == 1 for each in entries)
+            anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+            cut, hidden = layout.cut(anchors.astype(np.int32), window)
+            if len(cut.read_slots) == len(layout.read_slots) and not hidden.any():
+                continue
+            own = {
+                "cu_read": self._upload(cut.cu_read),
+                "read_slots": self._upload(cut.read_slots),
+                "visible": self._upload(cut.visible),
+            }
+            views[window] = WindowView(
+                attention=arrays.attention(cut, {**tensors, **own}),
+                hidden=self._upload(hidden) if hidden.any() else None,
+            )
+        return views
 
     def _measured(
         self,

@@ -10,7 +10,7 @@ from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.stats import StatsKeeper
 from starr_engine.engine.stopping import Visible
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput, TokenLogprob
-from starr_engine.request import Request, TokenIds
+from starr_engine.request import Request
 
 
 class OutputCollector:
@@ -70,6 +70,7 @@ class OutputCollector:
             token_ids=tuple(visible.token_ids[sent_ids : visible.num_sure_ids].tolist()),
             text=visible.text[sent_chars : visible.num_sure_chars],
             num_forwards=request.num_forwards,
+            logprobs=_logprobs(request, sent_ids, visible.num_sure_ids),
         )
 
 
@@ -100,7 +101,7 @@ def _request_output(
         error=error,
         mean_log_confidence=request.mean_log_confidence,
         slots=visible.slots,
-        logprobs=_logprobs(request, visible.token_ids),
+        logprobs=_logprobs(request, 0, len(visible.token_ids)),
         trace=(
             None
             if running.recorder is None
@@ -113,10 +114,11 @@ def _request_output(
     )
 
 
-def _logprobs(request: Request, token_ids: TokenIds) -> tuple[TokenLogprob, ...] | None:
+def _logprobs(request: Request, first: int, last: int) -> tuple[TokenLogprob, ...] | None:
+    """Of the output's tokens from ``first`` up to ``last``."""
     if request.params.logprobs is None:
         return None
     start = request.canvas.prompt_len
-    places = range(start, start + len(token_ids))
+    places = range(start + first, start + last)
     # The fixed tokens of a template were not generated.
     return tuple(request.logprobs[place] for place in places if place in request.logprobs)

@@ -7,8 +7,9 @@ import operator
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-from starr_engine.cache.base import CACHE_POLICIES, CachePolicy
+from starr_engine.cache.base import CACHE_POLICIES, EXACT, CachePolicy
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
@@ -91,9 +92,11 @@ class Engine:
             self.canvases,
             opens_block=self.spec.opens_block,
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
+            spec=self.spec,
+            dtype=getattr(torch, loaded.config.dtype),
         )
         self._others = loaded.others
-        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backend, loaded.others)
+        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends, loaded.others)
         self.decoder = Decoder(self.spec.mask_token_id)
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
@@ -337,6 +340,13 @@ class Engine:
             )
         if refusal := cache.refusal(self.spec.mask_block) or self._split_refusal(cache):
             raise RequestError(f"cache={params.cache!r}: {refusal}")
+        label = cache.label(self.spec.mask_block)
+        if self.spec.needs_exact_cache and label != EXACT:
+            raise RequestError(
+                f"cache={params.cache!r} is {label}, and this model needs an exact one: rows that "
+                "are not decided hold other noise at every step, so that what was computed before "
+                "is of another canvas; use cache='block_causal' or 'none'"
+            )
         pages, available = self.keeper.num_pages_for(length), self.keeper.num_usable
         if cache.uses_pages and pages > available:
             raise RequestError(

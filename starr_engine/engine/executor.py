@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from starr_engine import ops
-from starr_engine.attention.base import AttentionBackend
+from starr_engine.attention.base import AttentionBackend, StepAttention
+from starr_engine.attention.windows import WindowedStep
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.drafting import remember
 from starr_engine.engine.feature_forward import feature_forward
 from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.engine.rank_group import RankGroup, in_step
@@ -28,7 +29,7 @@ class Executor:
     Args:
         model: On its device, in its dtype.
         kv_pool: On the same device.
-        backend: Supports the model's shape.
+        backends: Of every layer; each supports its layer's shape.
         others: The other ranks if the model is split and this is rank 0; they get every batch and
             run it on an executor of their own.
     """
@@ -37,17 +38,22 @@ class Executor:
         self,
         model: DiffusionModel,
         kv_pool: KVPool,
-        backend: AttentionBackend,
+        backends: Sequence[AttentionBackend],
         others: RankGroup | None = None,
     ) -> None:
         self._model = model
         self._kv_pool = kv_pool
-        self._backend = backend
+        self._backends = backends
         self._others = others
         self._feature_pool: FeaturePool | None = None
 
         self.drift_layer = model.spec.num_layers - 1
         """Layer whose values say how far rows drift."""
+
+    @property
+    def model(self) -> DiffusionModel:
+        """What it runs."""
+        return self._model
 
     @property
     def feature_bytes(self) -> int:
@@ -80,8 +86,11 @@ class Executor:
 
     def _forward(self, batch: StepBatch) -> Tensor:
         for copy in batch.copies:
-            ops.copy_pages(self._kv_pool.pages, copy.source, copy.target)
+            self._kv_pool.copy_pages(copy.source, copy.target)
         logits, similarity = self._run(batch)
+        if self._model.spec.self_conditioning:
+            running = [entry.running for entry in batch.entries]
+            remember(self._model, running, batch.score_positions, logits)
         if batch.probes or similarity is not None:
             self._observe(batch, logits, similarity)
         return logits
@@ -89,7 +98,7 @@ class Executor:
     def _run(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Logits, and the cosines of the measured rows if there are any."""
         if self._others is not None:
-            self._others.tell(batch.layout.pack(batch.copies))
+            self._others.tell(batch.arrays.message(batch.copies))
         pool, measured = self._kv_pool, batch.measured
         similarity: Tensor | None = None
 
@@ -103,7 +112,7 @@ class Executor:
         else:
             assert self._feature_pool is not None, "made when the request was added"
             hidden = feature_forward(
-                self._model, pool, self._feature_pool, self._backend, batch, observe
+                self._model, pool, self._feature_pool, self._backends[0], batch, observe
             )
         logits = self._model.compute_logits(hidden[batch.logits_rows])
         if (ranks := self._model.ranks) is not None:
@@ -113,16 +122,28 @@ class Executor:
     def _plain_forward(self, batch: StepBatch, observe: Callable[[int, Tensor], None]) -> Tensor:
         pool, metadata = self._kv_pool, batch.attention
         keeps_rows = not all(metadata.fresh)
-        step = self._backend.plan(metadata)
+        steps = self._plan(batch)
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             observe(layer, value)
             if keeps_rows:
                 pool.store(layer, key, value, metadata.slot_mapping)
-            return step.attend(query, key, value, *pool.layer(layer))
+            return steps[layer].attend(query, key, value, *pool.layer(layer))
 
-        hidden: Tensor = self._model(batch.input_ids, batch.positions, attention)
+        hidden: Tensor = self._model(batch.input_ids, batch.positions, attention, batch.canvas)
         return hidden
+
+    def _plan(self, batch: StepBatch) -> list[StepAttention]:
+        """Attention of every layer; layers that see the same share one."""
+        made: dict[tuple[int, int | None], StepAttention] = {}
+        steps: list[StepAttention] = []
+        for backend, shape in zip(self._backends, self._model.spec.shapes, strict=True):
+            window = shape.window if shape.window in batch.windows else None
+            kind = (id(backend), window)
+            if kind not in made:
+                made[kind] = _step(backend, batch, window)
+            steps.append(made[kind])
+        return steps
 
     def _observe(self, batch: StepBatch, logits: Tensor, similarity: Tensor | None) -> None:
         """Run the probes, and add all findings to the requests, with one copy to the host."""
@@ -146,3 +167,12 @@ class Executor:
             for entry, each in zip(entries, errors_of, strict=True):
                 assert entry.running.probes is not None
                 entry.running.probes.add(each)
+
+
+def _step(backend: AttentionBackend, batch: StepBatch, window: int | None) -> StepAttention:
+    if window is None:
+        return backend.plan(batch.attention)
+    view = batch.windows[window]
+    if view.hidden is None:
+        return backend.plan(view.attention)
+    return WindowedStep(metadata=view.attention, hidden=view.hidden)

@@ -46,8 +46,8 @@ def feature_forward(
     whole = backend.plan(batch.attention)
     reduced = whole if partial is None else backend.plan(partial.attention)
     rows = model.embed(batch.input_ids)
-    rotation = model.rotation(batch.positions, rows.dtype)
-    for index, layer in enumerate(model.layers):
+    rotations = model.rotations(batch.positions, rows.dtype)
+    for index, (layer, rotation) in enumerate(zip(model.layers, rotations, strict=True)):
         keys, values = kv_pool.layer(index)
         normed = layer.normed(rows)
         value = layer.value(normed)
@@ -64,12 +64,12 @@ def feature_forward(
         attended = layer.attention_output(mixed)
         if index == 0:
             rows = rows + attended
-            rows = rows + layer.feed_forward(rows)
+            rows = layer.finished(rows + layer.feed_forward(rows), None)
             continue
         attention_pages, feed_pages = feature_pool.layer(index)
         rows = rows + _completed(attended, picked, attention_pages, features)
         fed = layer.feed_forward(_take(rows, picked))
-        rows = rows + _completed(fed, picked, feed_pages, features)
+        rows = layer.finished(rows + _completed(fed, picked, feed_pages, features), None)
     return model.final_norm(rows)
 
 

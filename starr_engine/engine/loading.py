@@ -12,7 +12,7 @@ import torch
 from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
 from starr_engine.attention.select import make_backend
-from starr_engine.cache.pool import KVPool, bytes_per_page
+from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
@@ -46,7 +46,9 @@ class LoadedEngine:
     tokenizer: Tokenizer | None
     page_pool: PagePool
     kv_pool: KVPool
-    backend: AttentionBackend
+    backends: tuple[AttentionBackend, ...]
+    """Of every layer."""
+
     num_parameters: int
     """Of the whole model."""
 
@@ -137,20 +139,20 @@ def _load_share(
 
     resolved = resolve_lengths(config, model.spec_here, dtype, free)
     sizes = {"num_pages": resolved.num_pages, "page_size": resolved.page_size}
-    backend, kv_pool = make_pages(model, dtype, device, config.attention_backend, **sizes)
+    backends, kv_pool = make_pages(model, dtype, device, config.attention_backend, **sizes)
     if group is not None:
-        tell_settings(group, attention_backend=backend.name, **sizes)
+        tell_settings(group, attention_backend=backends[-1].name, **sizes)
         hear_answers(group)
     mask = model.spec.mask_token_id
     return LoadedEngine(
-        config=replace(resolved, attention_backend=backend.name),
+        config=replace(resolved, attention_backend=backends[-1].name),
         device=device,
         model=model,
         num_parameters=num_parameters,
         tokenizer=Tokenizer.from_folder(folder, mask) if has_tokenizer(folder) else None,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
-        backend=backend,
+        backends=backends,
         others=group,
     )
 
@@ -207,23 +209,15 @@ def make_pages(
     *,
     num_pages: int,
     page_size: int,
-) -> tuple[AttentionBackend, KVPool]:
-    """The backend that serves a model, or a rank's share of one, and its pages.
+) -> tuple[tuple[AttentionBackend, ...], KVPool]:
+    """The backend of every layer of a model, or of a rank's share of one, and its pages.
 
     Raises:
         ConfigError: If the backend cannot serve it.
         CapacityError: If the pages do not fit into the memory of the device.
     """
     spec = model.spec_here
-    shape = AttentionShape(
-        num_heads=spec.num_heads,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        page_size=page_size,
-        dtype=dtype,
-        device=device,
-    )
-    backend = make_backend(attention_backend, shape)
+    backends = _make_backends(attention_backend, spec, page_size, dtype, device)
     try:
         pool = KVPool(
             num_layers=spec.num_layers,
@@ -233,13 +227,36 @@ def make_pages(
             head_dim=spec.head_dim,
             dtype=dtype,
             device=device,
+            layer_shapes=[(shape.num_kv_heads, shape.head_dim) for shape in spec.layer_shapes],
         )
     except RuntimeError as error:  # torch's, on every device: no memory, or a size beyond 64 bits
         raise CapacityError(
             f"a pool of {num_pages} pages of {page_size} rows does not fit into the "
             f"memory of {device}; lower num_pages or kv_memory"
         ) from error
-    return backend, pool
+    return backends, pool
+
+
+def _make_backends(
+    name: str, spec: ModelSpec, page_size: int, dtype: torch.dtype, device: torch.device
+) -> tuple[AttentionBackend, ...]:
+    """Of every layer; layers of one shape share one."""
+    heads = [(shape.num_kv_heads, shape.head_dim) for shape in spec.shapes]
+    made = {
+        (num_kv_heads, head_dim): make_backend(
+            name,
+            AttentionShape(
+                num_heads=spec.num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                page_size=page_size,
+                dtype=dtype,
+                device=device,
+            ),
+        )
+        for num_kv_heads, head_dim in dict.fromkeys(heads)
+    }
+    return tuple(made[each] for each in heads)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -367,10 +384,4 @@ def resolve_page_size(page_size: int | None, block_length: int | None) -> int:
 
 def spec_page_bytes(spec: ModelSpec, page_size: int, dtype: torch.dtype) -> int:
     """Memory of one page of a model's keys and values."""
-    return bytes_per_page(
-        num_layers=spec.num_layers,
-        page_size=page_size,
-        num_kv_heads=spec.num_kv_heads,
-        head_dim=spec.head_dim,
-        dtype=dtype,
-    )
+    return spec.kv_values_per_row * page_size * dtype.itemsize

@@ -1,7 +1,7 @@
 """The other ranks of a split model as rank 0 sees them, whoever hosts them.
 
 Rank 0 owns the engine; the others do as they are told. What is told goes to all of them alike, in
-order: how to load, which pages to make, then every batch (``StepLayout.pack``), at last nothing,
+order: how to load, which pages to make, then every batch (``StepArrays.message``), at last nothing,
 which ends them. Tensors go by collectives.
 """
 

@@ -25,7 +25,7 @@ from starr_engine.engine.loading import make_pages
 from starr_engine.engine.memory import free_memory
 from starr_engine.engine.rank_group import Channel, failed
 from starr_engine.engine.rank_processes import connect
-from starr_engine.engine.step_layout import unpack_step
+from starr_engine.engine.step_arrays import read_message
 from starr_engine.layers.ranks import Ranks
 from starr_engine.models.loading.loader import build_model, fill_model
 
@@ -43,8 +43,7 @@ def follow(channel: Channel, ranks: Ranks, device: torch.device) -> None:
         if executor is None:
             return
         while message := channel.receive():
-            layout, copies = unpack_step(message)
-            executor.forward(StepBatch.of_other_rank(layout, copies, device))
+            executor.forward(StepBatch.of_other_rank(*read_message(message, device)))
     except BaseException as error:
         channel.answer(failed(error))
         raise
@@ -67,9 +66,9 @@ def _load(channel: Channel, ranks: Ranks, device: torch.device) -> Executor | No
     if not (message := channel.receive()):
         return None
     pages = json.loads(message)
-    backend, kv_pool = make_pages(model, dtype, device, **pages)
+    backends, kv_pool = make_pages(model, dtype, device, **pages)
     channel.answer(b"{}")
-    return Executor(model, kv_pool, backend)
+    return Executor(model, kv_pool, backends)
 
 
 class _Socket:

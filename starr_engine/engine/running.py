@@ -141,6 +141,10 @@ class RunningRequest:
         self.cache = cache
         self.exit_rule = exit_rule
         self.rules = rules
+        self.soft: torch.Tensor | None = None
+        """[block length, hidden size] what a self-conditioned model is told of the active block at
+        its next step; None before the first. Set by the executor."""
+
         self.pages: PageTable | None = None
         """Set at admission if the cache policy uses pages."""
 
@@ -167,6 +171,7 @@ class RunningRequest:
 
     def open_block(self) -> None:
         """Start the remasking policy's state anew; it never outlives a block."""
+        self.soft = None
         length = len(self.request.canvas.active_block)
         self.state = self.remasking.init_state(1, length, self._device)
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starr_engine.errors import ConfigError
-from starr_engine.layers.mlp import swiglu
+from starr_engine.layers.mlp import Gate, swiglu
 from starr_engine.layers.places import Cut, TensorPlace, cut_parameter
 from starr_engine.layers.ranks import Ranks
 
@@ -46,10 +46,12 @@ class Experts(nn.Module):
         num_experts: E.
         size: H.
         inner_size: F.
+        gate: Joins the two halves of what an expert's first product makes of a row.
     """
 
-    def __init__(self, num_experts: int, size: int, inner_size: int) -> None:
+    def __init__(self, num_experts: int, size: int, inner_size: int, gate: Gate = swiglu) -> None:
         super().__init__()
+        self.gate = gate
         self.gate_up = nn.Parameter(torch.empty((num_experts, 2 * inner_size, size)))
         self.down = nn.Parameter(torch.empty((num_experts, size, inner_size)))
         self._num_experts = num_experts
@@ -85,6 +87,12 @@ class Experts(nn.Module):
                 places[f"{self._first + index}.{name}.weight"] = place
         return places
 
+    def num_idle_parameters(self, num_chosen: int) -> int:
+        """Those that a row does not pass through which is sent to so many experts."""
+        num_experts = len(self.down)
+        held = sum(weight.numel() for weight in self.parameters())
+        return held // num_experts * (num_experts - num_chosen)
+
     def forward(self, rows: Tensor, expert_ids: Tensor, weights: Tensor) -> Tensor:
         """Weighted sum of what each row's experts make of it.
 
@@ -105,7 +113,7 @@ class Experts(nn.Module):
         every_expert = torch.arange(len(self.down), device=rows.device)
         ends = torch.searchsorted(pair_experts, every_expert, right=True, out_int32=True)
         inner = grouped_linear(rows.index_select(0, order // num_chosen), self.gate_up, ends)
-        made = grouped_linear(swiglu(*inner.chunk(2, dim=-1)), self.down, ends)
+        made = grouped_linear(self.gate(*inner.chunk(2, dim=-1)), self.down, ends)
         by_row = torch.empty_like(made).index_copy_(0, order, made)
         by_row = by_row.view(num_rows, num_chosen, rows.shape[1])
         if is_elsewhere is not None:
@@ -117,6 +125,17 @@ class Experts(nn.Module):
         if len(self.down) == self._num_experts:
             return None
         return (expert_ids < self._first) | (expert_ids >= self._first + len(self.down))
+
+
+class StackedExperts(Experts):
+    """Experts that are published as they are kept: in two tensors for all of them."""
+
+    def published_places(self) -> Mapping[str, TensorPlace]:
+        """``gate_up_proj`` [E, 2 * F, H] and ``down_proj`` [E, H, F]."""
+        return {
+            "gate_up_proj": TensorPlace(parameter="gate_up"),
+            "down_proj": TensorPlace(parameter="down"),
+        }
 
 
 def grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:

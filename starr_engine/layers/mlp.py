@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from starr_engine.layers.linear import Linear
 from starr_engine.layers.ranks import Ranks
+
+Gate = Callable[[Tensor, Tensor], Tensor]
+"""``(gate, up)``, both [..., hidden] -> [..., hidden]."""
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -17,19 +22,30 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     Source:
         Shazeer, "GLU variants improve transformer", arXiv 2002.05202, without biases.
     """
-    return functional.silu(gate) * up
+    return functional.silu(gate).mul_(up)
+
+
+def geglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Product of ``up`` and the GELU of ``gate``, in its tanh form, both [..., hidden].
+
+    Source:
+        As :func:`swiglu`; ``gelu_pytorch_tanh`` of Gemma.
+    """
+    return functional.gelu(gate, approximate="tanh").mul_(up)
 
 
 class GatedFeedForward(nn.Module):
-    """SwiGLU between three projections, under the names that most checkpoints use.
+    """A gate between three projections, under the names that most checkpoints use.
 
     Args:
         size: Length of a row.
         inner_size: Length of the gated row.
+        gate: Joins what the first two projections make of a row.
     """
 
-    def __init__(self, size: int, inner_size: int) -> None:
+    def __init__(self, size: int, inner_size: int, gate: Gate = swiglu) -> None:
         super().__init__()
+        self.gate = gate
         self.gate_proj = Linear(size, inner_size, bias=False)
         self.up_proj = Linear(size, inner_size, bias=False)
         self.down_proj = Linear(inner_size, size, bias=False)
@@ -43,5 +59,5 @@ class GatedFeedForward(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[T, size] -> [T, size]."""
-        out: Tensor = self.down_proj(swiglu(self.gate_proj(rows), self.up_proj(rows)))
+        out: Tensor = self.down_proj(self.gate(self.gate_proj(rows), self.up_proj(rows)))
         return out

@@ -47,9 +47,7 @@ class MoEFeedForward(nn.Module):
     @property
     def num_idle_parameters(self) -> int:
         """Those of the experts that a row is not sent to."""
-        num_experts = len(self.experts.down)
-        held = sum(weight.numel() for weight in self.experts.parameters())
-        return held // num_experts * (num_experts - self.gate.num_chosen)
+        return self.experts.num_idle_parameters(self.gate.num_chosen)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[T, size] -> [T, size]."""

@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from starr_engine.layers.linear import Linear
+from starr_engine.layers.norm import WideRMSNorm
+
 _TINY: Final = 1e-20
 """Added to a sum of sigmoid scores before it divides, as in the published files."""
 
@@ -110,3 +113,36 @@ class GroupLimitedRouter(nn.Module):
         best = group_ranks.topk(self.num_groups_chosen).indices
         is_best = torch.zeros_like(group_ranks, dtype=torch.bool).scatter_(-1, best, value=True)
         return grouped.masked_fill(~is_best.unsqueeze(-1), -torch.inf).flatten(-2)
+
+
+class ScaledRouter(nn.Module):
+    """A softmax over scores of the normalised and scaled row, with a learnt factor per expert.
+
+    The weights of a row's experts sum to one before that factor. Probabilities and weights are
+    float32.
+
+    Args:
+        size: H.
+        num_experts: E.
+        num_chosen: k.
+        eps: Of the norm.
+
+    Source:
+        ``DiffusionGemmaTextRouter`` of transformers, as in Gemma 4.
+    """
+
+    def __init__(self, size: int, num_experts: int, num_chosen: int, eps: float) -> None:
+        super().__init__()
+        self.num_chosen = num_chosen
+        self.norm = WideRMSNorm(size, eps, scale=False)
+        self.scale = nn.Parameter(torch.empty(size))
+        self.proj = Linear(size, num_experts, bias=False)
+        self.per_expert_scale = nn.Parameter(torch.empty(num_experts))
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows [T, H] -> ids [T, k] int64, the likeliest first, and weights [T, k] float32."""
+        scaled = self.norm(rows) * self.scale * rows.shape[-1] ** -0.5
+        odds = self.proj(scaled).softmax(-1, dtype=torch.float32)
+        weights, expert_ids = odds.topk(self.num_chosen)
+        weights = weights / weights.sum(-1, keepdim=True)
+        return expert_ids, weights * self.per_expert_scale.float()[expert_ids]

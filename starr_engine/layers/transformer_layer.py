@@ -42,6 +42,17 @@ class TransformerLayer(nn.Module, ABC):
     def feed_forward(self, rows: Tensor) -> Tensor:
         """What the second part adds to the rows, its norm included: [T, hidden_size]."""
 
+    def finished(self, rows: Tensor, is_canvas: Tensor | None) -> Tensor:
+        """What the next layer gets once both parts are added: [T, hidden_size], mostly as it is.
+
+        Args:
+            rows: [T, hidden_size].
+            is_canvas: [T] bool, whether a row is one of the active block; None for a model to
+                which these are rows like any other.
+        """
+        del is_canvas
+        return rows
+
     def split(self, ranks: Ranks) -> None:
         """Keep one rank's heads and its share of the feed-forward part.
 

@@ -50,6 +50,7 @@ class PublishedModel:
 
 ARCHITECTURES: Final = {
     "a2d": "a2d",
+    "diffusion-gemma": "diffusion_gemma",
     "dream": "dream",
     "fast-dllm-v2": "fast_dllm_v2",
     "nemotron-diffusion": "nemotron_diffusion",

@@ -17,7 +17,7 @@ from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.make_checkpoint.published import PublishedModel
 from starr_engine.make_checkpoint.tokenizer import write_tokenizer
 from starr_engine.models.base import DiffusionModel
-from starr_engine.models.loading.loader import build_model
+from starr_engine.models.loading.loader import build_model, starts_near_one
 
 WEIGHT_SPREAD: Final = 0.02
 """Standard deviation of matrices, the usual one of untrained transformers."""
@@ -99,8 +99,8 @@ def random_tensor(plan: TensorPlan, dtype: torch.dtype, seed: int) -> Tensor:
     # The CPU's generator heeds 32 bits.
     generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {plan.name}".encode()))
     values = torch.randn(plan.shape, generator=generator).mul_(WEIGHT_SPREAD)
-    is_scale = len(plan.shape) == 1 and plan.name.endswith(".weight")
-    return (values.add_(1.0) if is_scale else values).to(dtype)
+    near_one = starts_near_one(plan.name, len(plan.shape))
+    return (values.add_(1.0) if near_one else values).to(dtype)
 
 
 def _shards(plans: list[TensorPlan], max_bytes: int) -> Iterator[list[TensorPlan]]:

@@ -21,6 +21,33 @@ from starr_engine.models.loading.config_files import ConfigFiles
 from starr_engine.registry import Registry
 
 AttentionKind = Literal["bidirectional", "block_causal", "causal_context"]
+NoiseKind = Literal["mask", "uniform"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShape:
+    """What a layer's attention has of its own, where layers differ."""
+
+    num_kv_heads: int
+    head_dim: int
+    window: int | None = None
+    """Rows up to itself, and itself, that a row of the context sees; rows of the active block see
+    the ``window - 1`` in front of the block, and the block. None sees all that the kind allows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanvasRows:
+    """The rows of a forward that are of an active block; T rows in all, C of these."""
+
+    is_canvas: Tensor
+    """[T] bool."""
+
+    rows: Tensor
+    """[C] int64: where it holds, ascending."""
+
+    soft: Tensor
+    """[C, hidden_size] what :meth:`DiffusionModel.soft_rows` made of the logits of the step before;
+    0 for rows that have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +56,15 @@ class ModelSpec:
 
     architecture: str
     vocab_size: int
-    """Rows of the embedding, and columns of the logits."""
+    """Columns of the logits; of as many token ids, the mask's may be one that stands in no text."""
 
     hidden_size: int
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
+    """With ``layer_shapes``, both are those of the first layer."""
+
     max_model_len: int
     """Longest canvas, prompt included."""
 
@@ -69,6 +98,17 @@ class ModelSpec:
     """Whether a checkpoint of this architecture may have been trained with a block-causal mask
     although no file says so: ``mask_block_length`` then makes the model so."""
 
+    noise: NoiseKind = "mask"
+    """What a row of the active block holds that is not decided: the mask token, or a token drawn
+    uniformly from the vocabulary, anew at every step. With the latter ``mask_token_id`` is the last
+    column of the logits, an id that no text has and the model never sees."""
+
+    self_conditioning: bool = False
+    """Whether rows of the active block are shown the logits of the step before."""
+
+    layer_shapes: tuple[LayerShape, ...] = ()
+    """Of every layer, where they differ; empty if all are alike."""
+
     generation_defaults: Mapping[str, Any] = field(default_factory=dict)
     """Sampling parameters that the checkpoint's files ask for, by field."""
 
@@ -76,6 +116,11 @@ class ModelSpec:
         assert not (self.logits_shift and self.seeds_block)
         assert (self.block_length is not None) == (self.attention_kind != "bidirectional")
         assert self.block_length is None or not self.block_length % (self.sub_block_length or 1)
+        assert len(self.layer_shapes) in (0, self.num_layers)
+        # Rows of the active block are told apart from final ones by a causal context alone.
+        is_plain = self.noise == "mask" and not self.self_conditioning and not self.has_windows
+        assert is_plain or self.opens_block
+        assert self.noise == "mask" or self.mask_token_id == self.vocab_size - 1
 
     @property
     def mask_block(self) -> int | None:
@@ -89,6 +134,31 @@ class ModelSpec:
     def opens_block(self) -> bool:
         """Whether rows of the active block see its end, whatever ``mask_block`` says."""
         return self.attention_kind == "causal_context"
+
+    @property
+    def shapes(self) -> tuple[LayerShape, ...]:
+        """Of every layer, alike or not."""
+        alike = LayerShape(num_kv_heads=self.num_kv_heads, head_dim=self.head_dim)
+        return self.layer_shapes or (alike,) * self.num_layers
+
+    @property
+    def has_windows(self) -> bool:
+        """Whether some layers see a part of the rows only."""
+        return any(shape.window is not None for shape in self.layer_shapes)
+
+    @property
+    def kv_values_per_row(self) -> int:
+        """Numbers that keys and values of one row have over all layers."""
+        return sum(2 * shape.num_kv_heads * shape.head_dim for shape in self.shapes)
+
+    @property
+    def needs_exact_cache(self) -> bool:
+        """Whether rows of the active block must be computed at every step, and all in front read.
+
+        Their noise is new at every step, so that what was computed before is of another canvas;
+        and windows are counted in rows that are read without a gap.
+        """
+        return self.noise == "uniform" or self.has_windows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +263,11 @@ class DiffusionModel(nn.Module, ABC):
         return {}
 
     @property
+    def unread_prefixes(self) -> tuple[str, ...]:
+        """How names of tensors begin that a checkpoint may hold for what is not computed here."""
+        return ()
+
+    @property
     @abstractmethod
     def layers(self) -> Sequence[TransformerLayer]:
         """The layers in the order of the forward; as many as ``spec.num_layers``."""
@@ -210,29 +285,60 @@ class DiffusionModel(nn.Module, ABC):
             dtype: Of the queries and keys.
         """
 
+    def rotations(self, positions: Tensor, dtype: torch.dtype) -> Sequence[Rotation]:
+        """:meth:`rotation` of every layer, for models whose layers turn differently."""
+        return [self.rotation(positions, dtype)] * len(self.layers)
+
+    def conditioned(self, rows: Tensor, canvas: CanvasRows) -> Tensor:
+        """Rows before the first layer once those of active blocks have been told of the last step.
+
+        Args:
+            rows: [T, hidden_size] of :meth:`embed`.
+            canvas: Which rows, and what they are told.
+
+        Returns:
+            [T, hidden_size]; ``rows`` if the model is not self-conditioned.
+        """
+        del canvas
+        return rows
+
+    def soft_rows(self, logits: Tensor) -> Tensor:
+        """What a self-conditioned model keeps of a row's logits: [M, vocab] -> [M, hidden_size]."""
+        raise NotImplementedError(f"{type(self).__name__} is not self-conditioned")
+
     @abstractmethod
     def final_norm(self, rows: Tensor) -> Tensor:
         """What the output head sees of the rows after the last layer: [T, hidden_size]."""
 
-    def forward(self, input_ids: Tensor, positions: Tensor, attention: LayerAttention) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        attention: LayerAttention,
+        canvas: CanvasRows | None = None,
+    ) -> Tensor:
         """Hidden states after the final norm.
 
         Args:
             input_ids: [T] int64, masks included.
             positions: [T] int64, counted from 0 in each request.
             attention: Where rows of one request meet.
+            canvas: Rows of active blocks, for models that treat them differently; None has none.
 
         Returns:
             [T, hidden_size].
         """
         rows = self.embed(input_ids)
-        rotation = self.rotation(positions, rows.dtype)
-        for index, layer in enumerate(self.layers):
+        if canvas is not None:
+            rows = self.conditioned(rows, canvas)
+        is_canvas = None if canvas is None else canvas.is_canvas
+        rotations = self.rotations(positions, rows.dtype)
+        for index, (layer, rotation) in enumerate(zip(self.layers, rotations, strict=True)):
             normed = layer.normed(rows)
             query, key = layer.query_key(normed, rotation)
             mixed = attention(index, query, key, layer.value(normed))
-            rows = rows + layer.attention_output(mixed)
-            rows = rows + layer.feed_forward(rows)
+            rows = layer.attention_output(mixed).add_(rows)
+            rows = layer.finished(layer.feed_forward(rows).add_(rows), is_canvas)
         return self.final_norm(rows)
 
     @abstractmethod
@@ -244,11 +350,16 @@ class DiffusionModel(nn.Module, ABC):
 
 
 def split_problem(spec: ModelSpec, count: int) -> str | None:
-    """Why the heads of a model cannot be shared by ``count`` ranks, or None.
+    """Why a model cannot be split over ``count`` ranks, or None.
 
     Every rank has as many query heads as any other, with all the key/value heads that these read;
     of a key/value head that several ranks read, each has a copy.
     """
+    if spec.layer_shapes or spec.self_conditioning:
+        return (
+            f"{spec.architecture} cannot be split: its layers have heads and windows of their own, "
+            "and its rows are told the logits of the step before; use tensor_parallel_size=1"
+        )
     shared = f"tensor_parallel_size={count} cannot share"
     if spec.num_heads % count:
         return f"{shared} {spec.num_heads} query heads evenly; take a divisor of {spec.num_heads}"
@@ -270,6 +381,10 @@ def share_of_heads(spec: ModelSpec, count: int) -> ModelSpec:
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")
+MODELS.add(
+    "DiffusionGemmaForBlockDiffusion",
+    "starr_engine.models.families.diffusion_gemma:DiffusionGemmaModel",
+)
 MODELS.add("DreamModel", "starr_engine.models.families.dream:DreamModel")
 MODELS.add("LLaDAModelLM", "starr_engine.models.families.llada:LLaDAModel")
 MODELS.add("LLaDAMoEModelLM", "starr_engine.models.families.llada_moe:LLaDAMoEModel")

@@ -19,6 +19,7 @@ from starr_engine.offline.progress import Progress
 from starr_engine.offline.reader import is_parquet, open_source
 from starr_engine.offline.rows import SAMPLING_FIELDS, RawRow
 from starr_engine.offline.runner import BatchLLM, OutputRow
+from starr_engine.offline.shards import write_shards
 from starr_engine.offline.signals import StopSignals
 from starr_engine.offline.source import Source
 from starr_engine.offline.summary import BatchSummary, Tally
@@ -55,23 +56,23 @@ class BatchJob:
     memory; a larger window keeps the batch full when one row takes much longer than others.
     None is 16 times the engine's ``max_num_requests``."""
 
+    shard_rows: int | None = None
+    """Make the output a folder of files with so many rows each, and a manifest; None: one file."""
+
     progress: bool = False
     """Show a progress bar on standard error."""
 
 
 class BatchInterruptedError(StarrError):
-    """A signal stopped the job; the journal holds what was finished.
+    """A signal stopped the job.
 
     Args:
         received: The signal.
-        journal: What it stopped.
+        kept: What is there, and how to go on.
     """
 
-    def __init__(self, received: signal.Signals, journal: Journal) -> None:
-        super().__init__(
-            f"stopped by {received.name}; {journal.path} holds {journal.num_rows} complete rows: "
-            f"run the same command with --resume to continue"
-        )
+    def __init__(self, received: signal.Signals, kept: str) -> None:
+        super().__init__(f"stopped by {received.name}; {kept}")
         self.exit_code = 128 + received
         """What a shell expects of a process that a signal ended."""
 
@@ -87,8 +88,10 @@ def check_job(job: BatchJob) -> None:
     is_parquet(job.output)
     if isinstance(job.input, Path):
         _check_input(job.input, job.output)
-    if job.window is not None and job.window < 1:
-        raise ConfigError(f"window must be at least 1, got {job.window}")
+    for name in ("window", "shard_rows"):
+        value = getattr(job, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
     check_output(job.output, resume=job.resume, overwrite=job.overwrite)
 
 
@@ -137,6 +140,9 @@ class RowTask:
     rows: Iterator[RawRow]
     start: int
     """Index of the first one."""
+
+    end: int
+    """Index of the last one, + 1."""
 
     emit: Callable[[OutputRow], None]
     """Writes a finished row; to be called in the order of the rows."""
@@ -190,6 +196,7 @@ def write_output(
                     RowTask(
                         rows=source.rows(start),
                         start=start,
+                        end=source.num_rows,
                         emit=emit,
                         is_stopped=lambda: stop.received is not None,
                     )
@@ -197,7 +204,11 @@ def write_output(
             finally:
                 journal.sync()
         if journal.num_rows < source.num_rows and stop.received is not None:
-            raise BatchInterruptedError(stop.received, journal)
+            raise BatchInterruptedError(
+                stop.received,
+                f"{journal.path} holds {journal.num_rows} complete rows: run the same command with "
+                f"--resume to continue",
+            )
         _publish(journal, job, source)
     return tally.summary(job.output)
 
@@ -208,7 +219,10 @@ def _publish(journal: Journal, job: BatchJob, source: Source) -> None:
             f"{source.name} changed while the job ran: it had {source.num_rows} rows and gave "
             f"{journal.num_rows}; run the job again with --overwrite"
         )
-    if is_parquet(job.output):
+    if job.shard_rows is not None:
+        shard_rows = job.shard_rows
+        journal.publish(lambda folder: write_shards(folder, journal, source, shard_rows))
+    elif is_parquet(job.output):
         journal.publish(lambda path: write_parquet(path, journal.rows, source))
     else:
         journal.publish()

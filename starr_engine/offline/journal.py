@@ -14,6 +14,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -66,13 +67,13 @@ class Journal:
         if _has_rows(self.path) and not (resume or overwrite):
             raise ConfigError(_journal_in_the_way(self.path))
         # Through JSON and back, so that settings read from the file compare equal.
-        wanted: Settings = json.loads(json.dumps(settings))
+        self.settings: Settings = json.loads(json.dumps(settings))
         with self._disk_errors():
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             self._lock()
             with self._disk_errors():
-                self._start(wanted, resume=resume)
+                self._start(self.settings, resume=resume)
         except BaseException:
             os.close(self._fd)
             raise
@@ -107,7 +108,7 @@ class Journal:
     def _recover(self) -> None:
         """Count the rows and cut off what follows the last complete one."""
         end = 0
-        for line in self._lines():
+        for line in self.lines():
             row = parse_line(line)
             if row is None:
                 break
@@ -153,12 +154,13 @@ class Journal:
 
     def rows(self) -> Iterator[dict[str, object]]:
         """All rows, from the first."""
-        for line in self._lines():
+        for line in self.lines():
             row = parse_line(line)
             assert row is not None, f"{self.path} holds a line that was not written by append()"
             yield row
 
-    def _lines(self) -> Iterator[bytes]:
+    def lines(self) -> Iterator[bytes]:
+        """All rows as they were given to :meth:`append`."""
         with self.path.open("rb") as file:
             yield from file
 
@@ -166,8 +168,8 @@ class Journal:
         """Give the output its name and remove the journal.
 
         Args:
-            convert: Writes the output, in another format, to the path it is given; by default the
-                journal itself becomes the output.
+            convert: Writes the output, in another format, to the path it is given, as a file or a
+                folder of files; by default the journal itself becomes the output.
 
         Raises:
             CapacityError: If the disk is full; the journal stays.
@@ -175,17 +177,17 @@ class Journal:
         self.sync()
         if convert is None:
             with self._disk_errors():
-                os.replace(self.path, self.output)
+                _replace(self.path, self.output)
         else:
             temporary = self.output.with_name(self.output.name + ".converting.partial")
             with self._disk_errors():
                 try:
+                    _remove(temporary)  # of a run that was killed here
                     convert(temporary)
-                    with temporary.open("rb") as file:
-                        os.fsync(file.fileno())
-                    os.replace(temporary, self.output)
+                    _sync_all(temporary)
+                    _replace(temporary, self.output)
                 finally:
-                    temporary.unlink(missing_ok=True)
+                    _remove(temporary)
             self.path.unlink()
         settings_path(self.output).unlink(missing_ok=True)
         _sync_folder(self.output.parent)
@@ -294,3 +296,33 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_all(path: Path) -> None:
+    """Wait until a file, or a folder and the files in it, are on the disk."""
+    for file in path.iterdir() if path.is_dir() else (path,):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+    if path.is_dir():
+        _sync_folder(path)
+
+
+def _replace(new: Path, output: Path) -> None:
+    """Give a file or folder its final name, whatever has it now."""
+    if new.is_dir() or output.is_dir():
+        # No folder that holds something can be replaced in one step.
+        aside = output.with_name(output.name + ".replaced.partial")
+        if output.exists():
+            _remove(aside)
+            os.replace(output, aside)
+        os.replace(new, output)
+        _remove(aside)
+    else:
+        os.replace(new, output)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -51,7 +51,7 @@ _DRIFT: Final = pa.struct(
     ]
 )
 _SAMPLE: Final = ("text", "token_ids", "finish_reason", "nfe", "tpf")
-_OPTIONAL_SCHEMA: Final = pa.schema(
+OPTIONAL_SCHEMA: Final = pa.schema(
     [
         ("logprobs", _LOGPROBS),
         ("drift", _DRIFT),
@@ -84,15 +84,21 @@ def write_parquet(path: Path, journal_rows: Callable[[], JournalRows], source: S
     Raises:
         OSError: If the disk is full.
     """
-    if isinstance(source, ColumnarSource):
-        schema = _with_optional(_copied_schema(source), journal_rows())
-        tables = _copied_tables(schema, journal_rows(), source)
-    else:
-        schema = _with_optional(_inferred_schema(journal_rows()), journal_rows())
-        tables = (_table(rows, schema) for rows in _groups(journal_rows()))
+    schema, tables = parquet_tables(journal_rows, source)
     with pq.ParquetWriter(path, schema) as writer:
         for table in tables:
             writer.write_table(table)
+
+
+def parquet_tables(
+    journal_rows: Callable[[], JournalRows], source: Source
+) -> tuple[pa.Schema, Iterator[pa.Table]]:
+    """The rows of a journal as tables of at most ``GROUP_ROWS`` rows; see :func:`write_parquet`."""
+    if isinstance(source, ColumnarSource):
+        schema = _with_optional(_copied_schema(source), journal_rows())
+        return schema, _copied_tables(schema, journal_rows(), source)
+    schema = _with_optional(_inferred_schema(journal_rows()), journal_rows())
+    return schema, (_table(rows, schema) for rows in _groups(journal_rows()))
 
 
 def _groups(rows: JournalRows) -> Iterator[list[dict[str, object]]]:
@@ -106,7 +112,7 @@ def _with_optional(schema: pa.Schema, rows: JournalRows) -> pa.Schema:
     found: set[str] = set()
     for row in rows:
         found.update(_OPTIONAL.intersection(row))
-    for field in _OPTIONAL_SCHEMA:
+    for field in OPTIONAL_SCHEMA:
         if field.name in found:
             schema = schema.append(field)
     return schema
@@ -116,11 +122,11 @@ def _copied_schema(source: ColumnarSource) -> pa.Schema:
     fields = {field.name: field for field in source.schema}
     own_id = fields.get("id", pa.field("id", pa.string()))
     return pa.schema(
-        [own_id, *(fields[name] for name in fields if is_carried(name)), *_result_fields(fields)]
+        [own_id, *(fields[name] for name in fields if is_carried(name)), *result_fields(fields)]
     )
 
 
-def _result_fields(columns: Collection[str]) -> list[pa.Field]:
+def result_fields(columns: Collection[str]) -> list[pa.Field]:
     """The results, with the slots if the columns ask for any and have no such name of their own."""
     has_slots = SLOTS_FIELD not in columns and any(name in columns for name in INFILL_FIELDS)
     return [*_RESULT_SCHEMA, *([pa.field(SLOTS_FIELD, pa.list_(pa.string()))] if has_slots else [])]
@@ -136,7 +142,7 @@ def _copied_tables(
         assert len(group) == batch.num_rows, "the journal has a row for each row of the input"
         yield pa.table(
             [
-                batch.column(field.name) if field.name in copied else _column(group, field)
+                batch.column(field.name) if field.name in copied else column(group, field)
                 for field in schema
             ],
             schema=schema,
@@ -144,10 +150,11 @@ def _copied_tables(
 
 
 def _table(rows: list[dict[str, object]], schema: pa.Schema) -> pa.Table:
-    return pa.table([_column(rows, field) for field in schema], schema=schema)
+    return pa.table([column(rows, field) for field in schema], schema=schema)
 
 
-def _column(rows: list[dict[str, object]], field: pa.Field) -> pa.Array:
+def column(rows: list[dict[str, object]], field: pa.Field) -> pa.Array:
+    """One column of rows of the output."""
     values = [row.get(field.name) for row in rows]
     if (field.metadata or {}).get(b"starr_engine") == b"json":
         values = [None if value is None else json.dumps(value) for value in values]
@@ -191,5 +198,5 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
     return any(_has_empty_struct(kind.field(place).type) for place in range(kind.num_fields))
 
 
-_OPTIONAL: Final = frozenset(_OPTIONAL_SCHEMA.names)
+_OPTIONAL: Final = frozenset(OPTIONAL_SCHEMA.names)
 _MADE: Final = _OPTIONAL.union(_RESULT_SCHEMA.names)

@@ -18,6 +18,7 @@ from starr_engine.decoding.guarantee import (
     MAX_REVOCATIONS_PER_POSITION,
     bound_holding,
     bound_revocation,
+    bound_steps,
     drop_vain_edits,
     first_argmax,
     guarantee_progress,
@@ -128,8 +129,7 @@ def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[Shot, Decision, S
         # A copy, so that a policy that changes what it is given shows when it is asked again.
         decision, after = policy.decide(pick(view, every), pick_state(state, every))
         yield Shot(rows=rows, step=step, view=view, state=state), decision, after
-        full = bound_holding(bound_revocation(decision, num_revoked.tolist()), num_held.tolist())
-        full = guarantee_progress(view, drop_vain_edits(view, full))
+        full = _bounded(policy, view, decision, num_revoked.tolist(), num_held.tolist())
         put = full.tokens_put(view)
         tokens = torch.where(full.unmask, put, tokens)
         if full.edit is not None:
@@ -150,6 +150,19 @@ def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[Shot, Decision, S
     raise AssertionError(
         f"progress: row {rows[0]} is not done after {MAX_STEPS} steps (seed {seed})"
     )
+
+
+def _bounded(
+    policy: RemaskingPolicy,
+    view: BlockView,
+    decision: Decision,
+    num_revoked: list[int],
+    num_held: list[int],
+) -> Decision:
+    if policy.step_limit is not None:
+        return bound_steps(view, drop_vain_edits(view, decision), policy.step_limit)
+    decision = bound_holding(bound_revocation(decision, num_revoked), num_held)
+    return guarantee_progress(view, drop_vain_edits(view, decision))
 
 
 def pick(view: BlockView, rows: Tensor) -> BlockView:

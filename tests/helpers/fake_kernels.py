@@ -187,9 +187,10 @@ class _Wrapper:
     workspace: Tensor
     plans: dict[str, Any] = field(default_factory=dict)
 
-    def keep(self, query: Tensor | None = None, **plan: Any) -> None:
+    def keep(self, **plan: Any) -> None:
         assert self.workspace.dtype == torch.uint8
         assert not plan["causal"]
+        assert plan["disable_split_kv"] == torch.are_deterministic_algorithms_enabled()
         assert plan["q_data_type"] == plan["kv_data_type"]
         assert plan["head_dim_qk"] in (64, 128, 256)
         for name in ("qo_indptr", "kv_indptr", "paged_kv_indptr", "paged_kv_last_page_len"):
@@ -227,6 +228,7 @@ def _flashinfer(calls: Calls) -> dict[str, Any]:
             causal: bool = False,
             q_data_type: Any = "float16",
             kv_data_type: Any = None,
+            disable_split_kv: bool = False,
         ) -> None:
             self.keep(**{name: each for name, each in locals().items() if name not in _HIDDEN})
 
@@ -268,6 +270,7 @@ def _flashinfer(calls: Calls) -> dict[str, Any]:
             causal: bool = False,
             q_data_type: Any = "float16",
             kv_data_type: Any = None,
+            disable_split_kv: bool = False,
         ) -> None:
             self.keep(**{name: each for name, each in locals().items() if name not in _HIDDEN})
 

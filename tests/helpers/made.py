@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from starr_engine.make_checkpoint.published import TINY, published_model
 from starr_engine.make_checkpoint.writer import make_checkpoint
+from starr_engine.models.loading.loader import starts_near_one
 
 Visible = NDArray[np.bool_]
 
@@ -27,6 +28,7 @@ def make_sharp(
     seed: int = 0,
     spread: float = 8.0,
     sharpness: float = 4.0,
+    feedback: float = 0.02,
 ) -> dict[str, Tensor]:
     """Write the tiny checkpoint of an architecture with weights of order 1; returns its tensors.
 
@@ -37,6 +39,8 @@ def make_sharp(
         seed: Of the weights.
         spread: Factor of all matrices and biases.
         sharpness: Factor of the last norm, the one that belongs to no layer.
+        feedback: Factor, beside ``spread``, of what a self-conditioned model is told of the step
+            before; with more, roundings grow from step to step until they decide tokens.
     """
     published = published_model(architecture, TINY)
     published = replace(published, config={**published.config, **(changes or {})})
@@ -44,11 +48,12 @@ def make_sharp(
     path = folder / "model.safetensors"
     tensors = load_file(path)
     for name, tensor in tensors.items():
-        is_norm = tensor.dim() == 1 and name.endswith(".weight")
-        if not is_norm:
+        if not starts_near_one(name, tensor.dim()):
             tensor *= spread
-        elif "layers" not in name:
+        elif "layers" not in name and "self_conditioning" not in name:
             tensor *= sharpness
+        if name.endswith("self_conditioning.down_proj.weight"):
+            tensor *= feedback
     save_file(tensors, path)
     return tensors
 

@@ -27,6 +27,13 @@ class Spy:
     def needs_logits(self) -> bool:
         return self.inner.needs_logits
 
+    @property
+    def step_limit(self) -> int | None:
+        return self.inner.step_limit
+
+    def temperature(self, step: int) -> float:
+        return self.inner.temperature(step)
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         return self.inner.init_state(rows, block_length, device)
 

@@ -21,7 +21,10 @@ class World:
         self._capacity = capacity
         self._num_workers = 0
         self.held: dict[int, list[int]] = {}
-        self.handout = Handout(self._rows(count), start=0, window=window, emit=self.emitted.append)
+        self.handout = Handout(
+            self._rows(count), start=0, end=count, num_workers=3, window=window,
+            emit=self.emitted.append,
+        )  # fmt: skip
 
     def _rows(self, count: int):
         for index in range(count):
@@ -136,3 +139,12 @@ def test_a_suspect_runs_alone_and_the_others_go_on():
     assert "twice" in row["error"] and "gone" in row["error"]
     assert row["text"] is None
     assert "prompt" not in row
+
+
+def test_near_the_end_no_worker_has_more_than_its_share():
+    world = World(10, set(), 20, 36)
+    for _ in range(3):
+        world.start()
+    for worker in range(3):
+        world.take(worker)
+    assert [len(rows) for rows in world.held.values()] == [4, 4, 2]

@@ -42,6 +42,13 @@ ARGUMENTS: dict[str, list[dict[str, Any]]] = {
     "age_threshold": [{}, {"threshold": 0.8, "end": 0.0, "num_steps": 3}],
     "factor": [{}, {"factor": 0.0}, {"factor": 3.0}],
     "frechet": [{}, {"delta": 0.0}, {"delta": 1.0}],
+    "entropy_bound": [
+        {},
+        {"entropy_bound": 2.0, "max_steps": 12, "stability_steps": 0, "confidence_threshold": 0.7},
+        {"entropy_bound": 0.0, "max_steps": 5, "t_max": 3.0, "t_min": 3.0},
+        {"entropy_bound": 40.0, "max_steps": 80, "stability_steps": 2, "confidence_threshold": 9.0},
+        {"max_steps": 1},
+    ],
     "eb_sampler": [{}, {"gamma": 0.0}, {"gamma": 2.0, "order_by": "margin"}],
     "local_leap": [{}, {"threshold": 0.8, "relaxed": 0.3, "radius": 1}, {"radius": 0}],
     "hierarchy": [{}, {"threshold": 0.7, "low": 0.2}, {"revoke_below": 0.4}, {"revoke_below": 1.0}],

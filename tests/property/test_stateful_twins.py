@@ -64,6 +64,13 @@ class Continuous:
     def scores_unmasked(self) -> bool:
         return self.policy.scores_unmasked
 
+    @property
+    def step_limit(self) -> int | None:
+        return self.policy.step_limit
+
+    def temperature(self, step: int) -> float:
+        return self.policy.temperature(step)
+
     def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
         return self.policy.init_state(rows, block_length, device)
 

@@ -69,9 +69,9 @@ def test_a_missing_device_is_a_reason(name: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "install"),
     [
-        ("flash_attn", "flash_attn is not installed: pip install 'flash-attn>=2.6'"),
-        ("flashinfer", "flashinfer is not installed: pip install flashinfer-python"),
-        ("xformers", "xformers is not installed: pip install 'xformers>=0.0.35'"),
+        ("flash_attn", "flash_attn is not installed: pip install 'flash-attn>=2.8'"),
+        ("flashinfer", "flashinfer is not installed: pip install 'flashinfer-python>=0.6'"),
+        ("xformers", "xformers is not installed: pip install 'xformers>=0.0.33'"),
     ],
 )
 def test_a_missing_package_is_a_reason_beside_the_others(

@@ -86,3 +86,9 @@ def test_reading_in_place_gives_the_same_bits_as_gathering(
     assert torch.equal(in_place, gathered)
     assert in_place.dtype == dtype
     assert in_place.is_contiguous()
+
+
+def test_keys_of_many_rows_are_gathered() -> None:
+    for rows, num_gathered in ((128, 0), (129, 129)):
+        metadata, _ = make_metadata([paged(rows, rows)], page_size=8, seed=None)
+        assert len(SdpaAttention(SHAPE).plan(metadata).gathered_slots) == num_gathered

@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, EngineBounded, State
 from starr_engine.decoding.policies.checks import check_unit_interval
 from starr_engine.decoding.policies.ranking import take_best
 from starr_engine.errors import RequestError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HierarchyPolicy:
+class HierarchyPolicy(EngineBounded):
     """Unmask the best of every run of masks if it is not too low, and whatever is sure.
 
     A mask is unmasked if c_i > ``threshold``, or if it is the most confident of its maximal run

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from starr_engine import ops
-from starr_engine.decoding.base import BlockView, Decision, State
+from starr_engine.decoding.base import BlockView, Decision, EngineBounded, State
 from starr_engine.decoding.policies.checks import (
     check_choice,
     check_count,
@@ -29,7 +29,7 @@ MAX_TOP_K: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StarrPolicy:
+class StarrPolicy(EngineBounded):
     """Release stable tokens early; let unstable ones and ones below their neighbours wait.
 
     With c_i the confidence of mask i, M the masks of the block, and all over the current step:

@@ -83,6 +83,22 @@ class Checkpoint:
         """Of all tensors as they are stored."""
         return sum(header.num_bytes for header in self.headers.values())
 
+    def without(self, prefixes: tuple[str, ...]) -> Checkpoint:
+        """Without the tensors whose names begin so."""
+        if not prefixes:
+            return self
+        return Checkpoint(
+            headers={
+                name: header
+                for name, header in self.headers.items()
+                if not name.startswith(prefixes)
+            },
+            files={
+                path: tuple(name for name in stored if not name.startswith(prefixes))
+                for path, stored in self.files.items()
+            },
+        )
+
     def pieces(
         self, names: Container[str], cuts: Mapping[str, Cut] | None = None
     ) -> Iterator[TensorPiece]:

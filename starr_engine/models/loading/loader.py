@@ -26,7 +26,7 @@ from starr_engine.models.loading.quantization import (
     parameter_dtype,
 )
 
-__all__ = ["build_model", "fill_model", "load_model"]
+__all__ = ["build_model", "fill_model", "load_model", "starts_near_one"]
 
 _FLOAT_DTYPES: Final = ("F64", "F32", "F16", "BF16")
 DUMMY_SPREAD: Final = 0.02
@@ -96,7 +96,7 @@ def fill_model(
     if load_format == "dummy":
         _fill_randomly(model, device, dtype, quantizer)
     else:
-        checkpoint = Checkpoint.open(folder)
+        checkpoint = Checkpoint.open(folder).without(model.unread_prefixes)
         _check_tensors(folder, model, checkpoint)
         _fill(folder, model, checkpoint, device, dtype, quantizer)
     for module in model.modules():
@@ -281,9 +281,14 @@ def _fill_randomly(
             own = 1 + model.ranks.rank if name in model.split_parameters else 0
             generator.manual_seed(zlib.crc32(name.encode()) + own)
         parameter.data.normal_(0.0, DUMMY_SPREAD, generator=generator)
-        if parameter.dim() == 1 and name.endswith("weight"):
-            parameter.data.add_(1.0)  # of a norm
+        if starts_near_one(name, parameter.dim()):
+            parameter.data.add_(1.0)
         quantizer.take(name)
+
+
+def starts_near_one(name: str, num_dims: int) -> bool:
+    """Whether an untrained parameter is near 1: those of norms and other factors; else near 0."""
+    return num_dims == 1 and name.endswith(("weight", "scale", "scalar"))
 
 
 def _progress(num_bytes: int, *, is_shown: bool) -> tqdm[NoReturn]:
