@@ -19,9 +19,10 @@ from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
-from starr_engine.engine.loading import LoadedEngine, load
+from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
@@ -48,14 +49,16 @@ class Engine:
 
     Args:
         config: Resolved against the model while loading; see ``Engine.config``.
+        start_ranks: Where the other ranks of a split model run.
 
     Raises:
         ConfigError: If model or settings cannot be used.
         CapacityError: If the pool does not fit into the memory given.
+        EngineDeadError: If another rank ended before it was ready.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._build(load(config))
+    def __init__(self, config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> None:
+        self._build(load(config, start_ranks))
 
     def _build(self, loaded: LoadedEngine) -> None:
         self.config = config = loaded.config
@@ -63,7 +66,7 @@ class Engine:
         self.tokenizer: Tokenizer | None = loaded.tokenizer
         self.device = loaded.device
         self.page_pool = loaded.page_pool
-        self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.num_parameters = loaded.num_parameters
         self.weight_bytes = held_weight_bytes(loaded.model)
         self.canvases = CanvasCache(loaded.page_pool, max_entries=loaded.config.canvas_cache)
         self.keeper = PageKeeper(
@@ -92,7 +95,8 @@ class Engine:
             spec=self.spec,
             dtype=getattr(torch, loaded.config.dtype),
         )
-        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends)
+        self._others = loaded.others
+        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends, loaded.others)
         self.decoder = Decoder(self.spec.mask_token_id)
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
@@ -111,6 +115,9 @@ class Engine:
         Returns:
             The blocks committed by it and the requests finished by it, in order; a request that
             failed is among these, with its reason, and takes no other with it.
+
+        Raises:
+            EngineDeadError: If the model is split and its ranks are no more; see ``close``.
         """
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
@@ -232,6 +239,15 @@ class Engine:
         assert pages is not None
         self.page_pool.release(pages)
 
+    def close(self) -> None:
+        """End the other ranks of a split model, after which no step can be taken.
+
+        It also happens when the engine is forgotten, or the process ends. With one rank there is
+        nothing to end.
+        """
+        if self._others is not None:
+            self._others.close()
+
     @property
     def has_unfinished(self) -> bool:
         """Whether a step would do anything."""
@@ -322,7 +338,7 @@ class Engine:
                 f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
-        if refusal := cache.refusal(self.spec.mask_block):
+        if refusal := cache.refusal(self.spec.mask_block) or self._split_refusal(cache):
             raise RequestError(f"cache={params.cache!r}: {refusal}")
         label = cache.label(self.spec.mask_block)
         if self.spec.needs_exact_cache and label != EXACT:
@@ -339,6 +355,18 @@ class Engine:
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")
+
+    def _split_refusal(self, cache: CachePolicy) -> str | None:
+        """Why a cache policy cannot serve a split model: no rank has all values of a row."""
+        if self._others is None or not (cache.keeps_features or cache.needs_drift):
+            return None
+        kind = "chooses rows" if cache.keeps_features else "refreshes"
+        remedy = "cache='dual'" if cache.keeps_features else "another refresh"
+        return (
+            f"it {kind} by how far whole values have moved, and over tensor_parallel_size="
+            f"{self.config.tensor_parallel_size} ranks each has some heads of them; use {remedy}, "
+            "or tensor_parallel_size=1"
+        )
 
     def _check_shift(
         self,
