@@ -1,6 +1,7 @@
 """Memory of each rank of a split model, and what it is told per step.
 
-    python -m benchmarks.bench_ranks [--arch a2d --size qwen3-0.6b] [--dtype bfloat16] [--ranks 1 2 4]
+    python -m benchmarks.bench_ranks [--arch a2d --size qwen3-0.6b] [--dtype bfloat16]
+        [--ranks 1 2 4]
 
 Writes a random checkpoint in shards of 1 GB into a temporary folder, and runs an engine over each
 number of ranks on the CPU, in a fresh process. ``held`` is what the kernel counts of a process
