@@ -14,6 +14,7 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
+from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drafting import canvas_rows, put_drafts
@@ -26,15 +27,6 @@ from starr_engine.models.base import CanvasRows, ModelSpec
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowView:
-    """A step as layers with one window see it."""
-
-    attention: AttentionMetadata
-    hidden: Tensor | None
-    """[T] int32 rows read that a row does not see, at their front; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +147,8 @@ class Batcher:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._spec = spec
+        shapes = () if spec is None else spec.layer_shapes
+        self._window_sizes = {shape.window for shape in shapes if shape.window is not None}
         self._dtype = dtype
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
@@ -314,15 +308,15 @@ class Batcher:
         arrays: StepArrays,
         tensors: Mapping[str, Tensor],
     ) -> dict[int, WindowView]:
+        if not self._window_sizes:
+            return {}
         layout, positions = arrays.rows(), arrays.packed.int64("positions")
-        sizes = set() if self._spec is None else {shape.window for shape in self._spec.shapes}
-        starts = np.array([each.running.request.canvas.block_start for each in entries], np.int64)
+        starts = [entry.running.request.canvas.block_start for entry in entries]
         views: dict[int, WindowView] = {}
-        for window in sizes:
-            if window is None:
-                continue
-            assert all(each.plan.read[0][0] == 0 and len(each.plan.read) == 1 for each in entries)
-            anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+        reads = [entry.plan.read for entry in entries]
+        assert all(rows[0][0] == 0 and len(rows) == 1 for rows in reads)
+        anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+        for window in self._window_sizes:
             cut, hidden = layout.cut(anchors.astype(np.int32), window)
             if len(cut.read_slots) == len(layout.read_slots) and not hidden.any():
                 continue

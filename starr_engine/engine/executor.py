@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionBackend, StepAttention
-from starr_engine.attention.windows import WindowedStep
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
@@ -44,6 +43,7 @@ class Executor:
         self._model = model
         self._kv_pool = kv_pool
         self._backends = backends
+        self._windows = [shape.window for shape in model.spec.shapes]
         self._others = others
         self._feature_pool: FeaturePool | None = None
 
@@ -137,11 +137,15 @@ class Executor:
         """Attention of every layer; layers that see the same share one."""
         made: dict[tuple[int, int | None], StepAttention] = {}
         steps: list[StepAttention] = []
-        for backend, shape in zip(self._backends, self._model.spec.shapes, strict=True):
-            window = shape.window if shape.window in batch.windows else None
+        for backend, own in zip(self._backends, self._windows, strict=True):
+            window = own if own in batch.windows else None
             kind = (id(backend), window)
             if kind not in made:
-                made[kind] = _step(backend, batch, window)
+                made[kind] = (
+                    backend.plan(batch.attention)
+                    if window is None
+                    else batch.windows[window].plan(backend)
+                )
             steps.append(made[kind])
         return steps
 
@@ -167,12 +171,3 @@ class Executor:
             for entry, each in zip(entries, errors_of, strict=True):
                 assert entry.running.probes is not None
                 entry.running.probes.add(each)
-
-
-def _step(backend: AttentionBackend, batch: StepBatch, window: int | None) -> StepAttention:
-    if window is None:
-        return backend.plan(batch.attention)
-    view = batch.windows[window]
-    if view.hidden is None:
-        return backend.plan(view.attention)
-    return WindowedStep(metadata=view.attention, hidden=view.hidden)
