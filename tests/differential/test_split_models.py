@@ -18,7 +18,7 @@ from starr_engine.make_checkpoint.published import ARCHITECTURES
 from starr_engine.models.base import DiffusionModel, share_of_heads
 from starr_engine.models.loading import checkpoint as checkpoint_module
 from starr_engine.models.loading.loader import build_model, fill_model, load_model
-from tests.helpers.checkpoints import llada_config, write_checkpoint
+from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.made import make_sharp
 from tests.helpers.rank_threads import as_ranks
 
@@ -147,6 +147,19 @@ def test_a_rank_reads_its_slices_alone(tmp_path: Path, monkeypatch: pytest.Monke
     held = sum(weight.nbytes for weight in model.parameters())
     # Norms are on every rank, and 101 tokens are one more on rank 1.
     assert sum(read) == held < 0.53 * whole
+
+
+def test_a_tied_head_that_is_stored_again_is_held_to_the_share(tmp_path: Path) -> None:
+    config = llada_config(weight_tying=True)
+    tensors = llada_tensors(config)
+    head = tensors["model.transformer.wte.weight"].clone()
+    stored = {**tensors, "model.transformer.ff_out.weight": head}
+    folder = write_checkpoint(tmp_path, config, stored)
+    assert_equal_split(folder, 2)
+    head[-1] += 1
+    write_checkpoint(tmp_path, config, stored)
+    with pytest.raises(ConfigError, match="stores different values"):
+        load_share(folder, Ranks(rank=1, count=2))
 
 
 def test_a_tensor_that_another_rank_holds_is_still_missed(tmp_path: Path) -> None:
