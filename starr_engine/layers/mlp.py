@@ -11,18 +11,18 @@ from starr_engine.layers.linear import Linear
 from starr_engine.layers.ranks import Ranks
 
 Gate = Callable[[Tensor, Tensor], Tensor]
-"""``(gate, up)``, both [..., hidden] -> [..., hidden]."""
+"""``(gate, up)``, both [..., hidden] -> [..., hidden]; may overwrite ``gate``."""
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden].
+    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden]; overwrites ``gate``.
 
     A function and not a module, because families name the projections around it differently.
 
     Source:
         Shazeer, "GLU variants improve transformer", arXiv 2002.05202, without biases.
     """
-    return functional.silu(gate).mul_(up)
+    return functional.silu(gate, inplace=True).mul_(up)
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
