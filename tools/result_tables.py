@@ -92,9 +92,9 @@ def ray(result: Result) -> str:
         f"\nWith an engine that answers at once, on one core, a row of "
         f"{overhead['prompt_tokens']} tokens takes {took['in_process']:.0f} us in one process and "
         f"{took['worker']:.0f} us through a worker. A job of {faults['rows']:,} rows took "
-        f"{faults['undisturbed_s']:.0f} s undisturbed and {faults['with_two_kills_s']:.0f} s with a "
-        f"worker killed after a third and the driver after two thirds. Every row once: "
-        f"{_yes(kept)}; the same bytes: {_yes(faults['same_bytes'])}; processes left: "
+        f"{faults['undisturbed_s']:.0f} s undisturbed and {faults['with_two_kills_s']:.0f} s with "
+        f"a worker killed after a third and the driver after two thirds. Every row once: "
+        f"{_yes(kept)}; same bytes: {_yes(faults['same_bytes'])}; processes left: "
         f"{faults['processes_left']}."
     )
     return grid([f"{scaling['rows']:,} rows", "tokens/s", ""], rows) + _fill(costs)
