@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from starr_engine.study.grid.axes import Grid
 from starr_engine.study.grid.job import StudyJob, check_job
-from starr_engine.study.grid.read import make_grid, parse_values, read_grid
+from starr_engine.study.grid.read import (
+    make_grid,
+    parse_choice,
+    parse_task,
+    parse_values,
+    read_grids,
+)
 from starr_engine.study.grid.results import CellResult
 
 _EPILOG: Final = """\
@@ -114,17 +121,38 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         StarrError: If a grid cannot be run, or the study is interrupted.
     """
-    job = StudyJob(
-        grids=grids_of(args),
-        folder=args.output,
-        resume=args.resume,
-        overwrite=args.overwrite,
-        retry_failed=args.retry_failed,
-    )
-    check_job(job)
-    from starr_engine.study.grid.run import run_study
+    from starr_engine.study.report.figures import check_drawing
+    from starr_engine.study.report.page import note_command, write_report
 
-    run_study(job, on_cell=(lambda *told: None) if args.quiet else show)
+    check_drawing()
+    if not args.report_only:
+        job = StudyJob(
+            grids=grids_of(args),
+            folder=args.output,
+            resume=args.resume,
+            overwrite=args.overwrite,
+            retry_failed=args.retry_failed,
+        )
+        check_job(job)
+        from starr_engine.study.grid.run import run_study
+
+        note_command(args.output, command_of(args))
+        run_study(job, on_cell=(lambda *told: None) if args.quiet else show)
+    page = write_report(args.output)
+    if not args.quiet:
+        print(f"{page}: the report; report.md, report.csv and cells.csv are beside it")
+
+
+def command_of(args: argparse.Namespace) -> str:
+    """What was asked, as one would type it anew."""
+    words = ["starr-engine", "study", *map(str, args.grids)]
+    flags = [(flag, name) for flag, name, *_ in _AXES]
+    for flag, name in (*flags, ("--task", "tasks"), ("--limit", "limit"), ("--engine", "engine"),
+                       ("--sampling", "sampling"), ("--output", "output")):  # fmt: skip
+        values = getattr(args, name)
+        for value in values if isinstance(values, list) else [values]:
+            words += [] if value is None else [flag, str(value)]
+    return shlex.join(words)
 
 
 def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:
@@ -136,8 +164,12 @@ def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:
     changes: dict[str, Any] = {
         name: values for _, name, *_ in _AXES if (values := getattr(args, name)) is not None
     }
+    # What is typed lies where the caller is, not where a grid's file is.
+    for name in ("caches", "remasking"):
+        if name in changes:
+            changes[name] = [parse_choice(text) for text in changes[name]]
     if args.tasks is not None:
-        changes["tasks"] = [_task(text) for text in args.tasks]
+        changes["tasks"] = [each for text in args.tasks for each in parse_task(_task(text))]
     if args.limit is not None:
         changes["num_problems"] = args.limit
     for name in ("engine", "sampling"):
@@ -145,7 +177,7 @@ def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:
             changes[name] = parse_values(f"--{name}", entries)
     if not args.grids:
         return (make_grid(changes),)
-    return tuple(read_grid(path, changes) for path in args.grids)
+    return tuple(each for path in args.grids for each in read_grids(path, changes))
 
 
 def show(result: CellResult, number: int, total: int) -> None:
@@ -164,9 +196,5 @@ def show(result: CellResult, number: int, total: int) -> None:
 
 
 def _task(text: str) -> object:
-    """A task as the grid takes it; a typed path is the caller's, not the grid file's."""
     path, _, scorer = text.partition(":")
-    if not Path(path).suffix:
-        return text
-    asked = {"file": str(Path(path).absolute())}
-    return {**asked, "scorer": scorer} if scorer else asked
+    return {"file": path, "scorer": scorer} if scorer else text

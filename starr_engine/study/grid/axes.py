@@ -41,7 +41,7 @@ class Choice:
 
     def __str__(self) -> str:
         """As it is typed: ``dual`` or ``dual:refresh_every=4``."""
-        listed = ",".join(f"{name}={_typed(value)}" for name, value in self.args.items())
+        listed = ",".join(f"{name}={typed(value)}" for name, value in self.args.items())
         return f"{self.name}:{listed}" if listed else self.name
 
 
@@ -239,7 +239,7 @@ class Grid:
             yield str(error)
 
 
-def _typed(value: ArgValue) -> str:
+def typed(value: ArgValue) -> str:
     """A value such that reading it as JSON, or else as text, gives it back."""
     if not isinstance(value, str):
         return json.dumps(value)

@@ -1,4 +1,4 @@
-"""A grid from a YAML file, or from what was typed."""
+"""Grids from a YAML file, or from what was typed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ALL: Final = "all"
 """As a task: every shipped set."""
 
 
-def read_grid(path: Path, changes: Mapping[str, object] | None = None) -> Grid:
-    """The grid of a YAML file.
+def read_grids(path: Path, changes: Mapping[str, object] | None = None) -> tuple[Grid, ...]:
+    """The grids of a YAML file: one for each of its documents, which ``---`` divides.
 
     Args:
         path: Of the file. Files it names are found from where it lies.
-        changes: Entries in place of the file's.
+        changes: Entries in place of the file's, in every grid.
 
     Raises:
         ConfigError: If it cannot be read, or says something that no grid can be.
@@ -38,15 +38,13 @@ def read_grid(path: Path, changes: Mapping[str, object] | None = None) -> Grid:
             'a grid in YAML needs PyYAML: pip install "starr-engine[study]", or give it as flags'
         ) from error
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"the grid {path} cannot be read: {error}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
+    if not documents or not all(isinstance(each, dict) for each in documents):
         raise ConfigError(f"the grid {path} must map names of axes to values")
     try:
-        return make_grid({**content, **(changes or {})}, path.parent)
+        return tuple(make_grid({**each, **(changes or {})}, path.parent) for each in documents)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
 
@@ -110,6 +108,8 @@ def parse_task(value: object, folder: Path = Path()) -> list[TaskChoice]:
     Raises:
         ConfigError: If it is none of these, or the file cannot be read.
     """
+    if isinstance(value, TaskChoice):
+        return [value]
     if value == ALL:
         return [TaskChoice(name=name) for name in PROBLEM_SETS]
     if isinstance(value, str) and not Path(value).suffix:
