@@ -142,7 +142,8 @@ def main() -> None:
     for cache, found in slopes.items():
         for what, each in found.items():
             print(
-                f"{cache:12} grows with {what} as its power {each['all']:.2f}, {each['last']:.2f} at last"
+                f"{cache:12} grows with {what} as its power {each['all']:.2f}, "
+                f"{each['last']:.2f} at last"
             )
     setting = {
         "block_length": BLOCK, "steps": args.steps, "prompt": args.prompt,
