@@ -22,6 +22,7 @@ from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.rank_limits import refusal_of_ranks
 from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
@@ -338,7 +339,8 @@ class Engine:
                 f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
-        if refusal := cache.refusal(self.spec.mask_block) or self._split_refusal(cache):
+        ranks = self.config.tensor_parallel_size
+        if refusal := cache.refusal(self.spec.mask_block) or refusal_of_ranks(cache, ranks):
             raise RequestError(f"cache={params.cache!r}: {refusal}")
         label = cache.label(self.spec.mask_block)
         if self.spec.needs_exact_cache and label != EXACT:
@@ -355,18 +357,6 @@ class Engine:
             )
         if params.stop and self.tokenizer is None:
             raise RequestError("stop strings need a tokenizer, and this model folder has none")
-
-    def _split_refusal(self, cache: CachePolicy) -> str | None:
-        """Why a cache policy cannot serve a split model: no rank has all values of a row."""
-        if self._others is None or not (cache.keeps_features or cache.needs_drift):
-            return None
-        kind = "chooses rows" if cache.keeps_features else "refreshes"
-        remedy = "cache='dual'" if cache.keeps_features else "another refresh"
-        return (
-            f"it {kind} by how far whole values have moved, and over tensor_parallel_size="
-            f"{self.config.tensor_parallel_size} ranks each has some heads of them; use {remedy}, "
-            "or tensor_parallel_size=1"
-        )
 
     def _check_shift(
         self,

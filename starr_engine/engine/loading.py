@@ -16,9 +16,10 @@ from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
+from starr_engine.engine.rank_limits import check_ranks
 from starr_engine.engine.rank_processes import RankProcesses, rank_device
 from starr_engine.errors import CapacityError, ConfigError
-from starr_engine.models.base import DiffusionModel, ModelSpec, split_problem
+from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model
 from starr_engine.models.loading.locate import fetch_weights, resolve_model
 from starr_engine.models.loading.quantization import (
@@ -81,9 +82,7 @@ def load(config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> Loade
     config = replace(config, dtype=dtype_name, device=str(device))
     if count == 1:
         return _load_share(config, folder, model, device, None)
-    check_ranks(device, count)
-    if problem := split_problem(model.spec, count):
-        raise ConfigError(problem)
+    check_ranks(model.spec, device, count)
     if device.type == "cpu" and config.num_threads is None:
         # Ranks on one machine share its cores.
         config = replace(config, num_threads=max(1, torch.get_num_threads() // count))
@@ -155,25 +154,6 @@ def _load_share(
         backends=backends,
         others=group,
     )
-
-
-def check_ranks(device: torch.device, count: int) -> None:
-    """Refuse more ranks than there is room for.
-
-    Raises:
-        ConfigError: If the device is one GPU, or there are too few.
-    """
-    if device.type == "cpu":
-        return
-    if device.index is not None:
-        raise ConfigError(
-            f"device={str(device)!r} is one GPU, and tensor_parallel_size={count} takes one for "
-            "each rank: use device='cuda', and choose them by CUDA_VISIBLE_DEVICES"
-        )
-    if (found := torch.cuda.device_count()) < count:
-        raise ConfigError(
-            f"tensor_parallel_size={count} takes one GPU for each rank, and torch sees {found}"
-        )
 
 
 def check_weights_fit(

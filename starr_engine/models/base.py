@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +18,7 @@ from starr_engine.layers.ranks import Ranks, Splits
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
 from starr_engine.models.loading.config_files import ConfigFiles
+from starr_engine.models.sharing import share_of_heads, split_problem
 from starr_engine.registry import Registry
 
 AttentionKind = Literal["bidirectional", "block_causal", "causal_context"]
@@ -347,37 +348,6 @@ class DiffusionModel(nn.Module, ABC):
 
         Of a rank's tokens alone if the head is one of the ``vocabulary_tables`` and split.
         """
-
-
-def split_problem(spec: ModelSpec, count: int) -> str | None:
-    """Why a model cannot be split over ``count`` ranks, or None.
-
-    Every rank has as many query heads as any other, with all the key/value heads that these read;
-    of a key/value head that several ranks read, each has a copy.
-    """
-    if spec.layer_shapes or spec.self_conditioning:
-        return (
-            f"{spec.architecture} cannot be split: its layers have heads and windows of their own, "
-            "and its rows are told the logits of the step before; use tensor_parallel_size=1"
-        )
-    shared = f"tensor_parallel_size={count} cannot share"
-    if spec.num_heads % count:
-        return f"{shared} {spec.num_heads} query heads evenly; take a divisor of {spec.num_heads}"
-    if spec.num_kv_heads % count and count % spec.num_kv_heads:
-        return (
-            f"{shared} {spec.num_kv_heads} key/value heads evenly; take a divisor or a multiple of "
-            f"{spec.num_kv_heads}"
-        )
-    return None
-
-
-def share_of_heads(spec: ModelSpec, count: int) -> ModelSpec:
-    """The same model with the heads that one of ``count`` ranks has."""
-    return replace(
-        spec,
-        num_heads=spec.num_heads // count,
-        num_kv_heads=max(1, spec.num_kv_heads // count),
-    )
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")

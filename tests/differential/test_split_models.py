@@ -15,9 +15,10 @@ from starr_engine.errors import ConfigError
 from starr_engine.layers.ranks import Ranks
 from starr_engine.layers.transformer_layer import TransformerLayer
 from starr_engine.make_checkpoint.published import ARCHITECTURES
-from starr_engine.models.base import DiffusionModel, share_of_heads
+from starr_engine.models.base import DiffusionModel
 from starr_engine.models.loading import checkpoint as checkpoint_module
 from starr_engine.models.loading.loader import build_model, fill_model, load_model
+from starr_engine.models.sharing import share_of_heads
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.made import make_sharp
 from tests.helpers.rank_threads import as_ranks

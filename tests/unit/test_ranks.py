@@ -8,9 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starr_engine.config import EngineConfig
-from starr_engine.engine.loading import check_ranks, load
+from starr_engine.engine.loading import load
+from starr_engine.engine.rank_limits import check_ranks
 from starr_engine.errors import ConfigError
 from starr_engine.layers.ranks import Ranks
+from starr_engine.models.loading.loader import build_model
+from starr_engine.models.loading.locate import resolve_model
 from tests.helpers.rank_threads import as_ranks
 
 
@@ -52,11 +55,12 @@ def test_columns_come_together_in_order(size: int) -> None:
 
 def test_too_few_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    check_ranks(torch.device("cpu"), 8)
+    spec = build_model(resolve_model("tiny-llada")).spec
+    check_ranks(spec, torch.device("cpu"), 6)
     with pytest.raises(ConfigError, match="takes one GPU for each rank, and torch sees 1"):
-        check_ranks(torch.device("cuda"), 2)
+        check_ranks(spec, torch.device("cuda"), 2)
     with pytest.raises(ConfigError, match=r"is one GPU, .* use device='cuda'"):
-        check_ranks(torch.device("cuda", 0), 2)
+        check_ranks(spec, torch.device("cuda", 0), 2)
 
 
 def test_a_model_that_cannot_be_split_starts_no_rank() -> None:
