@@ -143,7 +143,7 @@ def main() -> None:
         for what, each in found.items():
             print(
                 f"{cache:12} grows with {what} as its power {each['all']:.2f}, "
-                f"at last {each['last']:.2f}"
+                f"{each['last']:.2f} at last"
             )
     setting = {
         "block_length": BLOCK, "steps": args.steps, "prompt": args.prompt,

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starr_engine.layers.linear import Linear
+from starr_engine.layers.ranks import Ranks
 
 Gate = Callable[[Tensor, Tensor], Tensor]
 """``(gate, up)``, both [..., hidden] -> [..., hidden]; may overwrite ``gate``."""
@@ -48,6 +49,13 @@ class GatedFeedForward(nn.Module):
         self.gate_proj = Linear(size, inner_size, bias=False)
         self.up_proj = Linear(size, inner_size, bias=False)
         self.down_proj = Linear(inner_size, size, bias=False)
+
+    def split(self, ranks: Ranks, *, sums: bool = True) -> None:
+        """Keep this rank's share of the gated row; without ``sums`` the caller adds up."""
+        inner = ranks.share(len(self.gate_proj.weight))
+        self.gate_proj.keep_outputs(inner)
+        self.up_proj.keep_outputs(inner)
+        self.down_proj.keep_inputs(inner, ranks if sums else None)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[T, size] -> [T, size]."""
