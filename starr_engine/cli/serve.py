@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
             engine has failed.
     """
     try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
@@ -37,6 +38,9 @@ _PAGE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_LIFE_PATIENCE_S: Final = 0.5
+"""A dead engine says so at once."""
+
 _STREAM: Final = {"text/event-stream": {"schema": {"type": "string"}}}
 _GENERATED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"model": Completion, "content": _STREAM},
@@ -98,7 +102,7 @@ def make_app(engine: ServedEngine, config: ServeConfig, fleet: Fleet | None = No
     @app.get("/health", responses={503: {"model": ErrorBody}})
     async def health() -> Response:
         """Whether the engine lives; 503 is reason to start the server anew."""
-        await state()
+        await _check_life()
         return JsonResponse({"status": "ok"})
 
     @app.get("/ready", responses={503: {"model": ErrorBody}})
@@ -108,7 +112,7 @@ def make_app(engine: ServedEngine, config: ServeConfig, fleet: Fleet | None = No
             raise ApiError(
                 503, "the server finishes what it has and takes no more", code="draining"
             )
-        _, replicas = await state()
+        replicas = await _check_life()
         if replicas is not None and not replicas.is_ready:
             raise ApiError(503, "no replica is ready yet; one is being started", code="starting")
         return JsonResponse({"status": "ok"})
@@ -122,6 +126,12 @@ def make_app(engine: ServedEngine, config: ServeConfig, fleet: Fleet | None = No
     async def metrics_text() -> Response:
         """Prometheus's text format."""
         return Response(metrics.render(*await state()), media_type=CONTENT_TYPE)
+
+    async def _check_life() -> FleetState | None:
+        with suppress(TimeoutError):  # it answers between two steps, and is in a long one
+            async with asyncio.timeout(_LIFE_PATIENCE_S):
+                return (await state())[1]
+        return None
 
     async def state() -> tuple[dict[str, EngineStats], FleetState | None]:
         """Of each engine by its name, and of all together."""

@@ -12,6 +12,8 @@ from starr_engine.errors import CapacityError, EngineDeadError, ReplicaDiedError
 from starr_engine.registry import unknown_name
 from starr_engine.unsupported import UNSUPPORTED_FIELDS
 
+NOT_JSON: Final = "the body must be a JSON object, sent with `Content-Type: application/json`"
+
 _MAX_PROBLEMS: Final = 5
 _MAX_MESSAGE_CHARS: Final = 1000
 """A message quotes what was sent, and that may be a megabyte."""
@@ -140,9 +142,7 @@ def field_error(problems: Sequence[Any], known: Sequence[str]) -> ApiError:
         if problem["type"] == "extra_forbidden" and len(names) == 1:
             texts.append(_unknown_field(names[0], known))
         elif problem["type"] == "json_invalid" or not names:
-            texts.append(
-                "the body must be a JSON object, sent with `Content-Type: application/json`"
-            )
+            texts.append(NOT_JSON)
         else:
             texts.append(f"{'.'.join(names)}: {problem['msg']}")
     place = problems[0]["loc"][1:] if problems else ()
