@@ -111,7 +111,7 @@ class ReplicaFleet:
         self._call(lambda: self._spawn(answer()))
         return future
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError as error:
@@ -129,10 +129,11 @@ class ReplicaFleet:
         self._fill()
         self._spawn(self._watch())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
+        return task
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -383,7 +384,7 @@ class ReplicaFleet:
             raise self._death
         ready = [member for member in self._members.values() if member.info]
         if ready:
-            asked = [self._loop.create_task(self._refresh(member)) for member in ready]
+            asked = [self._spawn(self._refresh(member)) for member in ready]
             _, late = await asyncio.wait(asked, timeout=_STATE_TIMEOUT_S)
             for task in late:
                 task.cancel()
