@@ -132,7 +132,9 @@ class _Runner:
             self._opened = self._bench = None
             failed = f"{type(error).__name__}: {error}"
         except StarrError as error:
-            failed = str(error)
+            # The runner puts policy and prompt in front, which differ where the reason does not.
+            cause = error.__cause__
+            failed = str(cause if isinstance(cause, StarrError) else error)
         return CellResult(cell=cell, baseline="", error=failed, environment=self._environment)
 
     def _open(self, cell: Cell) -> Bench:

@@ -166,31 +166,28 @@ def _bar(axis: Any, at: int, each: Shares) -> None:
 
 
 def heat_maps(condition: Condition) -> str:
-    """Cache by policy: accuracy, forwards and speed-up."""
+    """Policy by cache: accuracy, forwards and speed-up."""
     caches, policies = condition.caches, condition.policies
-    longest = max(map(len, policies))
-    height = 1.3 + 0.3 * len(caches) + 0.055 * longest
-    panels: list[tuple[str, Callable[[Setting], float | None], str]] = [
-        ("accuracy", lambda each: each.accuracy, "{:.0%}"),
+    height = 1.2 + 0.27 * len(policies) + 0.06 * max(map(len, caches))
+    panels: list[tuple[str, Callable[[Setting], Any], str]] = [
+        ("accuracy, %", lambda each: 100 * each.accuracy, "{:.3g}"),
         ("forwards per problem", lambda each: each.nfe, "{:.1f}"),
-        (
-            f"times faster than the baseline, batch {condition.batch_size}",
-            lambda each: each.compared.faster if each.compared else None,
-            "{:.1f}",
-        ),
     ]
+    if condition.baseline is not None:
+        title = f"times faster, batch {condition.batch_size}"
+        panels += [(title, lambda each: each.compared and each.compared.faster, "{:.1f}")]
     with _figure("heat", WIDTH, height) as (figure, drawn):
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (title, value, form) in zip(axes, panels, strict=True):
             grid = [
-                [None if (one := condition.find(c, p)) is None else value(one) for p in policies]
-                for c in caches
+                [None if (one := condition.find(c, p)) is None else value(one) for c in caches]
+                for p in policies
             ]
-            _heat(axis, grid, form, is_log=title != "accuracy")
+            _heat(axis, grid, form, is_log=not title.startswith("accuracy"))
             axis.set_title(title, fontsize=9)
-            axis.set_xticks(range(len(policies)), policies, rotation=60, ha="right",
+            axis.set_xticks(range(len(caches)), caches, rotation=50, ha="right",
                             rotation_mode="anchor")  # fmt: skip
-            axis.set_yticks(range(len(caches)), caches)
+            axis.set_yticks(range(len(policies)), policies)
     return drawn()
 
 
@@ -239,7 +236,8 @@ def budgets(condition: Condition) -> str:
             axis.set_xlabel(label)
             axis.set_title(title, fontsize=9)
             axis.legend(frameon=False, fontsize=8, loc="lower right")
-            axis.set_ylim(0, 1.04)
+            lowest = min(each.accuracy[0] for each in curves)
+            axis.set_ylim(max(0.0, lowest - 0.15), 1.02)
         figure.axes[0].set_ylabel("best accuracy within the budget")
     return drawn()
 

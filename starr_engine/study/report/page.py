@@ -152,7 +152,7 @@ def _figures(condition: Condition) -> list[Figure]:
             table=tables.shares_table(condition),
         ),
         Figure(
-            title="Cache by policy",
+            title="Policy by cache",
             svg=figures.heat_maps(condition) if many else "",
             caption="A dash stands where a setting has no numbers, see below.",
         ),
