@@ -19,7 +19,8 @@ PAGE = (ROOT / "docs" / "study.md").read_text()
 
 
 def blocks(kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == kind]
 
 
 def test_the_table_lists_every_entry_of_a_grid_and_its_flag():
