@@ -135,7 +135,8 @@ def _figures(condition: Condition) -> list[Figure]:
             title="Accuracy against forwards, and against speed",
             svg=figures.pareto(condition),
             caption="Up is better; left is better in the left panel, right in the right one. "
-            "Large marks are on the front: nothing is at least as good in both and better in one.",
+            "Large marks are on the front: nothing is at least as good in both and better in one. "
+            "Equal settings lie on one another; the heat maps below have them all.",
             table_title="Settings on a front",
             table=tables.front_table(condition),
             is_open=True,
@@ -191,7 +192,7 @@ def findings(condition: Condition) -> list[str]:
         return ["The baseline has no numbers, so nothing is compared with it."]
     lines = [
         f"Baseline {base.name}: {_said(base)}. {base.num_problems} problems of "
-        f"{len(condition.tasks)} tasks.",
+        f"{', '.join(condition.tasks)}.",
     ]
     if best is base:
         lines.append(f"No setting within {SLACK:.0%} of its accuracy is faster.")
