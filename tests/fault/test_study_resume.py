@@ -63,7 +63,7 @@ def whole(tmp_path_factory) -> tuple[StudyJob, bytes, dict[str, object]]:
 
 
 @given(data=st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_a_journal_cut_off_at_any_byte_is_continued(whole, data):
     job, journal, expected = whole
     cut = data.draw(st.integers(0, len(journal)))

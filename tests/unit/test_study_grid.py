@@ -129,6 +129,17 @@ def test_a_file_is_known_by_what_it_holds_and_not_by_where_it_lies(tmp_path):
     assert next(make_grid({"tasks": ["mine.jsonl"]}, other).cells()).id != ids[0]
 
 
+def test_two_files_of_one_name_are_told_apart_by_the_user(tmp_path):
+    one, other = (tmp_path / name / "mine.jsonl" for name in ("a", "b"))
+    for each in (one, other):
+        each.parent.mkdir()
+        write_questions(each)
+    with pytest.raises(ConfigError, match="tasks has mine twice"):
+        make_grid({"tasks": [str(one), str(other)]})
+    grid = make_grid({"tasks": [str(one), {"file": str(other), "name": "yours"}]})
+    assert [each.name for each in grid.tasks] == ["mine", "yours"]
+
+
 def test_shots_make_prompts_longer_and_change_nothing_else():
     plain = ask(replace(CELL, num_problems=3), FakeTokenizer)
     longer = ask(replace(CELL, num_problems=3, shots=2), FakeTokenizer)

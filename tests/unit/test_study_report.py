@@ -26,6 +26,7 @@ from starr_engine.study.report.analysis import (
 )
 from starr_engine.study.report.page import note_command, parts_of, write_report
 from starr_engine.study.report.settings import main_conditions, pool
+from tests.helpers.browser import CHROMIUM, browsing
 from tests.helpers.made_results import made_cell, made_result, two_by_two
 
 HOSTILE = '</style></svg><script>alert(1)</script> <!-- & "quotes" | pipe'
@@ -181,6 +182,18 @@ def test_a_page_needs_nothing_else_and_texts_stay_texts(hostile):
     assert page.count("<svg") == page.count("</svg>") >= 4
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
     assert page.count("starr-engine study --report-only") >= 4  # each figure names its command
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+def test_a_browser_shows_the_page_as_it_is_meant(hostile, tmp_path):
+    with browsing(f"file://{hostile[0] / 'report.html'}", tmp_path / "profile") as page:
+        assert page.problems == []
+        assert page.run("document.querySelectorAll('figure svg').length") >= 4
+        for width in (1180, 420):  # what is wider scrolls in its own box
+            page.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
+                      deviceScaleFactor=1, mobile=False)  # fmt: skip
+            assert page.run("document.documentElement.scrollWidth") <= width
+        assert page.problems == []
 
 
 def test_no_table_shows_tokens_per_second_alone(hostile):

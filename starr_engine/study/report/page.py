@@ -62,10 +62,16 @@ class Part:
     tables: Mapping[str, Sequence[tables.Row]] = field(default_factory=dict)
 
 
-def note_command(folder: Path, command: str) -> None:
-    """Remember a command that measured cells of a study."""
+def note_command(folder: Path, command: str, *, is_first: bool = False) -> None:
+    """Remember a command that measures cells of a study.
+
+    Args:
+        folder: Of the study.
+        command: As one would type it.
+        is_first: Whether it starts a study, so that earlier ones are of no interest.
+    """
     path = folder / COMMANDS
-    known = path.read_text().splitlines() if path.exists() else []
+    known = path.read_text().splitlines() if path.exists() and not is_first else []
     if command not in known:
         path.write_text("".join(f"{line}\n" for line in (*known, command)))
 
