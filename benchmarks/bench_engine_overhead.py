@@ -4,13 +4,16 @@ The bare loop is what one would write without an engine: dense [batch, length] t
 one length, the same weights, the same rows computed and scored at the same steps (so the same
 NFE), arg-max and top-1 by torch, and no bookkeeping. The engine runs the same requests through
 scheduling, plan checks, ragged batches and pages. Outputs are compared before anything is timed.
+Two models: a shipped one, whose forwards are so short that the engine's cost shows most, and a
+random one of about 50 M parameters.
 
-    python -m benchmarks.bench_engine_overhead [--model tiny-llada] [--repeats 10]
+    python -m benchmarks.bench_engine_overhead [--model tiny-llada] [--model random] [--repeats 10]
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,12 +22,18 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.harness import summary, time_calls, write_result
+from benchmarks.random_model import write_random_model
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.models.base import DiffusionModel
 from starr_engine.models.loading.loader import load_model
 from starr_engine.models.loading.locate import resolve_model
 
 PROMPT_LEN, MAX_TOKENS, BLOCK_LENGTH = 48, 64, 32
+RANDOM = "random"
+"""Stands for the random model; its results go to a file of their own."""
+
+CACHES = {RANDOM: ("dual",)}
+"""Without a cache the random model would take hours and tell the same."""
 
 
 @dataclass
@@ -125,19 +134,12 @@ def compare(
     return row
 
 
-def main() -> None:
-    """Compare at batch 1 and 16, with cache none and dual."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny-llada")
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
-    parser.add_argument("--output", type=Path, default=None)
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+def run_model(name: str, folder: Path, args: argparse.Namespace) -> None:
+    """Compare at batch 1 and 16, with every cache, and write the result."""
+    model_name = str(folder) if name == RANDOM else name
     # Every run makes all of its forwards, equal canvases or not.
-    llm = LLM(args.model, device="cpu", dtype="float32", max_num_requests=16, canvas_cache=0)
-    model = load_model(resolve_model(args.model), torch.device("cpu"), torch.float32)
+    llm = LLM(model_name, device="cpu", dtype="float32", max_num_requests=16, canvas_cache=0)
+    model = load_model(resolve_model(model_name), torch.device("cpu"), torch.float32)
     spec = model.spec
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, spec.vocab_size, (16, PROMPT_LEN), generator=generator)
@@ -145,17 +147,42 @@ def main() -> None:
     rows = [
         compare(llm, model, ids[:batch], cache, args.repeats)
         for batch in (1, 16)
-        for cache in ("none", "dual")
+        for cache in CACHES.get(name, ("none", "dual"))
     ]
     setting = {
-        "model": args.model,
+        "model": name,
+        "num_parameters": llm.engine.num_parameters,
         "prompt_len": PROMPT_LEN,
         "max_tokens": MAX_TOKENS,
         "block_length": BLOCK_LENGTH,
         "remasking": "low_confidence",
         "repeats": args.repeats,
     }
-    write_result("engine_overhead", {"setting": setting, "rows": rows}, args.output)
+    file = "engine_overhead_50m" if name == RANDOM else "engine_overhead"
+    output = None if args.output is None else args.output / f"{file}.json"
+    write_result(file, {"setting": setting, "rows": rows}, output)
+
+
+def main() -> None:
+    """One model after the other."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument(
+        "--model", action="append", help="a shipped one, or random (default: tiny-llada, random)"
+    )
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--threads", type=int, default=None, help="default: torch's own choice")
+    parser.add_argument("--tiny", action="store_true", help="tiny random model, to try this out")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: benchmarks/results")
+    args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    with tempfile.TemporaryDirectory() as name:
+        for model in args.model or ["tiny-llada", RANDOM]:
+            folder = Path(name)
+            if model == RANDOM:
+                length = PROMPT_LEN + MAX_TOKENS
+                folder = write_random_model(folder, length=length, tiny=args.tiny)
+            run_model(model, folder, args)
 
 
 if __name__ == "__main__":

@@ -26,15 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks import python_page_manager as plain
 from benchmarks.harness import summary, write_result
+from benchmarks.stub_executor import StubExecutor
 from starr_engine import SamplingParams, _core
 from starr_engine.config import EngineConfig
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.engine import Engine
 from tests.helpers.checkpoints import llada_config, write_checkpoint
 from tests.helpers.sdar_checkpoints import sdar_config, write_sdar_checkpoint
@@ -228,22 +226,6 @@ def compare_managers(load: Workload, repeats: int) -> dict[str, Any]:
     }
 
 
-class StubExecutor:
-    """Stands in for the forward: logits that nobody computed.
-
-    Args:
-        vocab_size: Of the model.
-    """
-
-    def __init__(self, vocab_size: int) -> None:
-        self._logits = torch.randn(1 << 14, vocab_size, generator=torch.Generator().manual_seed(0))
-
-    def forward(self, batch: StepBatch) -> Tensor:
-        """[M, vocab_size]."""
-        count = len(batch.logits_rows)
-        return self._logits[torch.arange(count) % len(self._logits)]
-
-
 PARTS = ("schedule", "build", "apply")
 
 
@@ -260,7 +242,7 @@ def engine_steps(folder: Path, cache: str, num_requests: int, num_steps: int) ->
             canvas_cache=0,
         )
     )
-    engine.executor = StubExecutor(engine.spec.vocab_size)  # type: ignore[assignment]
+    engine.executor = StubExecutor(engine.executor.model)  # type: ignore[assignment]
     rng = np.random.default_rng(0)
     params = SamplingParams(max_tokens=256, block_length=32, cache=cache, ignore_eos=True)
     for _ in range(num_requests):

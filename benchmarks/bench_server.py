@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import statistics
 import tempfile
 import threading
 import time
@@ -170,9 +171,12 @@ def measure(ways: Ways, repeats: int) -> list[dict[str, Any]]:
     expected = {name: run()[1] for name, run in named.items()}
     assert len(set(expected.values())) == 1, f"tokens differ: {expected}"
     samples: dict[str, list[float]] = {name: [] for name in named}
+    cpu: dict[str, list[float]] = {name: [] for name in named}
     for _ in range(repeats):
         for name, run in named.items():
+            before = time.process_time()
             samples[name].append(run()[0])
+            cpu[name].append(time.process_time() - before)
     bare = summary(samples["llm"])["median_s"]
     rows = []
     for name, taken in samples.items():
@@ -183,12 +187,17 @@ def measure(ways: Ways, repeats: int) -> list[dict[str, Any]]:
                 "tokens_per_s": expected[name] / median,
                 "loss_of_tokens_per_s": 1 - bare / median,
                 "samples_s": taken,
+                # Of engine and server, without the client: other load on the machine hardly
+                # changes it.
+                "cpu_s": cpu[name],
+                "median_cpu_s": statistics.median(cpu[name]),
             }
             | summary(taken)
         )
         print(
             f"{name:12} {expected[name] / median:9.1f} tokens/s  "
-            f"{bare / median - 1:+.1%} against one call of LLM.generate"
+            f"{bare / median - 1:+.1%} against one call of LLM.generate  "
+            f"{statistics.median(cpu[name]):.2f} s of CPU"
         )
     return rows
 

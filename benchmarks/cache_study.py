@@ -20,9 +20,9 @@ from benchmarks.harness import write_result
 from benchmarks.policy_settings import Setting
 from benchmarks.policy_study import Study, numbers
 from starr_engine import LLM
+from starr_engine.environment import environment
 from starr_engine.models.loading.locate import shipped_models
 from starr_engine.params import ArgValue
-from starr_engine.study.environment import environment
 from starr_engine.study.problem_sets import PROBLEM_SETS
 from starr_engine.study.references import References, SetOutputs
 

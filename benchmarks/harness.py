@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from starr_engine.study.environment import environment
+from starr_engine.environment import environment
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -23,12 +23,12 @@ import torch
 from benchmarks.harness import RESULTS, write_result
 from benchmarks.policy_settings import CALIBRATED, REFERENCE, Setting, study_settings
 from starr_engine import LLM, SamplingParams
+from starr_engine.environment import environment
 from starr_engine.models.loading.locate import resolve_model
 from starr_engine.outputs import RequestOutput
 from starr_engine.study.agreement import equal_share, is_identical
 from starr_engine.study.calibration.outcomes import Outcome, summarize
 from starr_engine.study.comparison import Measured, compare_all
-from starr_engine.study.environment import environment
 from starr_engine.study.intervals import mean
 from starr_engine.study.policy_file import load_policy_args
 from starr_engine.study.problem_sets import PROBLEM_SETS

@@ -51,9 +51,12 @@ class KVPool:
             )
             for kind in kinds
         ]
-        self._places = [
-            (kinds.index(shape), shapes[:layer].count(shape)) for layer, shape in enumerate(shapes)
+        places = [
+            (self._tensors[kinds.index(shape)], shapes[:layer].count(shape))
+            for layer, shape in enumerate(shapes)
         ]
+        # Made once: every layer of every step asks for its own twice.
+        self._layers = [(pages[place, 0], pages[place, 1]) for pages, place in places]
 
     @property
     def pages(self) -> Tensor:
@@ -63,9 +66,7 @@ class KVPool:
 
     def layer(self, index: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer, each ``[page, page_size, kv_head, head_dim]``."""
-        tensor, place = self._places[index]
-        pages = self._tensors[tensor]
-        return pages[place, 0], pages[place, 1]
+        return self._layers[index]
 
     def copy_pages(self, source: tuple[int, ...], target: tuple[int, ...]) -> None:
         """Copy whole pages, each to its partner."""

@@ -17,10 +17,11 @@ COMMANDS: Final = {
     "batch": "run every row of files and write a file of the same order, on one engine or many",
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
-    "serve": "an OpenAI-compatible server with one engine",
+    "serve": "an OpenAI-compatible server with one engine, or several on Ray",
     "trace": "decode one prompt and write a page that shows every step of it",
     "study": "measure a grid of caches and remasking policies on tasks, and write a report",
     "calibrate": "find a policy's arguments on your own prompts",
+    "bench": "measure latency or throughput, and where the time of a step goes",
     "make-checkpoint": "write a random checkpoint in a published format",
     "info": "show models, policies, compiled parts and devices",
 }

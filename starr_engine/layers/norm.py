@@ -28,9 +28,10 @@ class RMSNorm(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Normalise rows [..., size]; the dtype is kept."""
         wide = rows.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        scaled = (wide * scale).to(rows.dtype) * self.weight
-        return scaled if self.bias is None else scaled + self.bias
+        scale = wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
+        # In place where the rows are ours: large tensors cost more to get than to fill.
+        scaled = (wide * scale).to(rows.dtype).mul_(self.weight)
+        return scaled if self.bias is None else scaled.add_(self.bias)
 
 
 class WideRMSNorm(nn.Module):
@@ -55,7 +56,7 @@ class WideRMSNorm(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Normalise rows [..., size]; the dtype is kept."""
         wide = rows.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        scaled = wide * wide.square().mean(-1, keepdim=True).add_(self.eps).rsqrt_()
         if self.weight is not None:
-            scaled = scaled * self.weight.float()
+            scaled.mul_(self.weight.float())
         return scaled.to(rows.dtype)

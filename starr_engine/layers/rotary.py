@@ -18,13 +18,18 @@ class Rotation:
     """Cosines and sines of one forward's rows, looked up once and used by every layer."""
 
     cos: Tensor
-    """[T, 1, R/2]"""
+    """[T, 1, R], each angle's twice: for both components of a pair."""
 
     sin: Tensor
-    """[T, 1, R/2]"""
+    """[T, 1, R], likewise, and negative for the first component."""
 
     query_scale: Tensor | None = None
     """[T, 1, 1] what queries are multiplied by once they are turned; None for nothing."""
+
+    @classmethod
+    def of_pairs(cls, cos: Tensor, sin: Tensor) -> Rotation:
+        """From one cosine and sine for each pair, [T, 1, R/2]."""
+        return cls(cos=torch.cat((cos, cos), dim=-1), sin=torch.cat((-sin, sin), dim=-1))
 
     def take(self, rows: Tensor) -> Rotation:
         """The rotation of some of the rows, in the order of their indices ``rows`` [R] int64."""
@@ -51,12 +56,13 @@ class Rotation:
         Returns:
             [T, H, D] in the dtype of ``heads``.
         """
-        num_turned = 2 * self.cos.shape[-1]
-        turning = heads if num_turned == heads.shape[-1] else heads[..., :num_turned]
-        first, second = turning.to(self.cos.dtype).chunk(2, dim=-1)
-        turned = (first * self.cos - second * self.sin, second * self.cos + first * self.sin)
-        out = torch.cat(turned, dim=-1).to(heads.dtype)
-        if turning is heads:
+        num_turned = self.cos.shape[-1]
+        is_whole = num_turned == heads.shape[-1]
+        turning = (heads if is_whole else heads[..., :num_turned]).to(self.cos.dtype)
+        first, second = turning.chunk(2, dim=-1)
+        partners = torch.cat((second, first), dim=-1)
+        out = (turning * self.cos).add_(partners.mul_(self.sin)).to(heads.dtype)
+        if is_whole:
             return out
         return torch.cat((out, heads[..., num_turned:]), dim=-1)
 
@@ -109,7 +115,7 @@ class RotaryEmbedding(nn.Module):
             table.index_select(0, positions).unsqueeze(1).to(table_dtype)
             for table in (self.cos, self.sin)
         )
-        return Rotation(cos=cos, sin=sin)
+        return Rotation.of_pairs(cos, sin)
 
 
 class RotaryAngles(nn.Module):
@@ -136,4 +142,4 @@ class RotaryAngles(nn.Module):
     def forward(self, positions: Tensor, dtype: torch.dtype) -> Rotation:
         """Rotation of rows at ``positions`` [T] int64, for heads of ``dtype``."""
         angles = (positions.float()[:, None] * self.speeds).unsqueeze(1)
-        return Rotation(cos=angles.cos().to(dtype), sin=angles.sin().to(dtype))
+        return Rotation.of_pairs(angles.cos().to(dtype), angles.sin().to(dtype))

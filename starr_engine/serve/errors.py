@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from typing_extensions import TypedDict
 
-from starr_engine.errors import CapacityError, EngineDeadError, RequestError
+from starr_engine.errors import CapacityError, EngineDeadError, ReplicaDiedError, RequestError
 from starr_engine.registry import unknown_name
 from starr_engine.unsupported import UNSUPPORTED_FIELDS
+
+NOT_JSON: Final = "the body must be a JSON object, sent with `Content-Type: application/json`"
 
 _MAX_PROBLEMS: Final = 5
 _MAX_MESSAGE_CHARS: Final = 1000
@@ -118,6 +120,8 @@ def as_api_error(error: Exception, fields: Collection[str] = ()) -> ApiError:
         return ApiError(400, str(error), param=_blamed(str(error), fields))
     if isinstance(error, CapacityError):
         return ApiError(503, str(error), code="no_capacity")
+    if isinstance(error, ReplicaDiedError):
+        return ApiError(503, str(error), code="replica_died", headers={"retry-after": "1"})
     if isinstance(error, EngineDeadError):
         return ApiError(503, "the engine has failed; the server ends", code="engine_dead")
     if isinstance(error, TimeoutError):
@@ -138,9 +142,7 @@ def field_error(problems: Sequence[Any], known: Sequence[str]) -> ApiError:
         if problem["type"] == "extra_forbidden" and len(names) == 1:
             texts.append(_unknown_field(names[0], known))
         elif problem["type"] == "json_invalid" or not names:
-            texts.append(
-                "the body must be a JSON object, sent with `Content-Type: application/json`"
-            )
+            texts.append(NOT_JSON)
         else:
             texts.append(f"{'.'.join(names)}: {problem['msg']}")
     place = problems[0]["loc"][1:] if problems else ()

@@ -13,7 +13,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starr_engine.serve.config import ServeConfig
-from starr_engine.serve.errors import ApiError, ClientGoneError, as_api_error, server_ends
+from starr_engine.serve.errors import (
+    NOT_JSON,
+    ApiError,
+    ClientGoneError,
+    as_api_error,
+    server_ends,
+)
 from starr_engine.serve.json_text import JsonResponse
 from starr_engine.serve.keys import ApiKey, find_key
 from starr_engine.serve.logs import log, log_failure, log_request
@@ -102,6 +108,9 @@ class Guard:
         if record.path not in GENERATING_PATHS or record.method != "POST":
             await self._app(scope, await self._with_body(headers, receive), send)
             return
+        # A page of another site may send a body of no type or of a form's unasked, JSON it may not.
+        if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise ApiError(400, NOT_JSON)
         with self._place(key):
             await self._app(scope, await self._with_body(headers, receive), send)
 
@@ -212,7 +221,7 @@ async def _respond(answer: ApiError, scope: Scope, receive: Receive, send: Send)
 
 
 def _too_long(limit: int) -> ApiError:
-    # What was not read of it would be taken for the next request.
+    # Closed, so that the rest of it need not be read.
     return ApiError(
         413,
         f"the body is longer than the {limit} bytes that this server takes",

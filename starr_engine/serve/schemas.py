@@ -68,6 +68,7 @@ class SamplingFields(_Strict):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
+    priority: int | None = None
     # Of diffusion models.
     block_length: int | None = Field(None, description="positions denoised together")
     remasking: str | None = Field(None, description="remasking policy; GET /v1/models lists them")
@@ -99,9 +100,12 @@ class SamplingFields(_Strict):
 class CompletionBody(SamplingFields):
     """``POST /v1/completions``."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1)] | TokenIds | list[TokenIds] = Field(
-        description="a text, its token ids, or a list of either"
-    )
+    prompt: (
+        str
+        | Annotated[list[str], Field(min_length=1, max_length=1024)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(max_length=1024)]
+    ) = Field(description="a text, its token ids, or a list of either")
     suffix: str | None = Field(None, description="what stands behind the text to generate")
     gap: int | Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
         None,

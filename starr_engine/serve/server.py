@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Iterator
@@ -80,6 +81,9 @@ class Server(uvicorn.Server):
     Args:
         app: Of ``make_app``.
         listening: As it was bound.
+
+    Raises:
+        ConfigError: If the certificate or its key cannot be used.
     """
 
     def __init__(self, app: FastAPI, listening: Listening) -> None:
@@ -99,6 +103,13 @@ class Server(uvicorn.Server):
                 ssl_keyfile=listening.tls_key,
             )
         )
+        try:
+            self.config.load()
+        except OSError as error:
+            raise ConfigError(
+                f"the certificate {listening.tls_cert} and the key {listening.tls_key} cannot be "
+                f"used: {error}"
+            ) from error
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve on bound sockets.
@@ -145,5 +156,5 @@ class Server(uvicorn.Server):
 
     async def _end_with_engine(self) -> None:
         await self._app.state.engine_died.wait()
-        log("engine dead", level=40)
+        log("engine dead", logging.ERROR)
         self.handle_exit(0, None)

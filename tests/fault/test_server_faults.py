@@ -11,13 +11,14 @@ import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from starr_engine import AsyncLLM, BlockOutput
+from starr_engine import AsyncLLM, BlockOutput, EngineDeadError
 from starr_engine.engine.engine import Engine
 from tests.helpers.servers import Running, logged, running, stoppable_steps
 
@@ -25,11 +26,20 @@ ROOT = Path(__file__).parents[2]
 BODY = {"prompt": "2 + 3 =", "max_tokens": 64, "block_length": 16, "ignore_eos": True}
 
 
-@pytest.fixture
+def make_engine() -> AsyncLLM:
+    return AsyncLLM("tiny-llada", num_threads=1, canvas_cache=0)
+
+
+@pytest.fixture(scope="module")
 def engine() -> Iterator[AsyncLLM]:
-    made = AsyncLLM("tiny-llada", num_threads=1, canvas_cache=0)
-    yield made
-    made.close()
+    with closing(make_engine()) as made:
+        yield made
+
+
+@pytest.fixture
+def mortal() -> Iterator[AsyncLLM]:
+    with closing(make_engine()) as made:
+        yield made
 
 
 @pytest.fixture
@@ -57,14 +67,18 @@ def post(served: Running, **fields: Any) -> httpx.Response:
     return httpx.post(f"{served.url}/v1/completions", json=BODY | fields, timeout=60)
 
 
-def assert_all_given_back(served: Running, num_aborted: int) -> None:
+@contextmanager
+def all_given_back(served: Running, num_aborted: int) -> Iterator[None]:
+    """So many requests are ended in the block, and their pages are free after it."""
+    before = served.stats().num_aborted
+    yield
     stats = served.wait_until_idle()
-    assert stats.num_aborted == num_aborted
+    assert stats.num_aborted == before + num_aborted
     assert stats.num_free_pages == stats.num_pages
 
 
 def test_a_client_that_goes_while_it_waits_ends_its_request(engine, stopped):
-    with running(engine) as served:
+    with running(engine) as served, all_given_back(served, 1):
         stopped.set()
         with socket.create_connection(("127.0.0.1", served.port)) as client:
             body = json.dumps(BODY).encode()
@@ -74,17 +88,15 @@ def test_a_client_that_goes_while_it_waits_ends_its_request(engine, stopped):
             )
             client.sendall(head.encode() + body)
             served.wait_for(1)
-        assert_all_given_back(served, num_aborted=1)
 
 
 @pytest.mark.parametrize("fields", [{}, {"n": 3, "temperature": 1.0}, {"prompt": ["a", "b"]}])
 def test_a_client_that_goes_during_a_stream_ends_all_its_choices(engine, stops_at_block, fields):
-    with running(engine) as served:
+    choices = max(fields.get("n", 1), len(fields.get("prompt", "x")))
+    with running(engine) as served, all_given_back(served, choices):
         body = BODY | fields | {"stream": True}
         with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
             assert next(answer.iter_lines()).startswith("data: {")
-        choices = max(fields.get("n", 1), len(fields.get("prompt", "x")))
-        assert_all_given_back(served, num_aborted=choices)
 
 
 def test_one_of_many_prompts_that_is_refused_ends_the_others(engine, stopped):
@@ -98,23 +110,21 @@ def test_one_of_many_prompts_that_is_refused_ends_the_others(engine, stopped):
 
 
 def test_a_request_that_takes_too_long_ends_with_an_error(engine, stopped):
-    with running(engine, request_timeout_s=0.1) as served:
+    with running(engine, request_timeout_s=0.1) as served, all_given_back(served, 2):
         stopped.set()
         answer = post(served)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
         assert post(served, stream=True).status_code == 504
-        assert_all_given_back(served, num_aborted=2)
 
 
 def test_a_stream_that_takes_too_long_ends_with_an_error_event(engine, stops_at_block):
-    with running(engine, request_timeout_s=1.0) as served:
+    with running(engine, request_timeout_s=1.0) as served, all_given_back(served, 1):
         answer = post(served, stream=True)
         assert answer.status_code == 200
         first, last = answer.text.split("\n\n")[0], answer.text.split("\n\n")[-2]
         assert json.loads(first.removeprefix("data: "))["choices"][0]["block_index"] == 0
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
         assert "[DONE]" not in answer.text
-        assert_all_given_back(served, num_aborted=1)
 
 
 def test_a_silent_stream_sends_comments(engine, stopped):
@@ -170,8 +180,8 @@ def test_a_client_that_stops_reading_is_not_written_to_for_ever(engine, monkeypa
         assert post(served, request_timeout=1).status_code == 400  # the place is free again
 
 
-def test_an_engine_that_dies_takes_the_server_with_it(engine, stopped, monkeypatch):
-    with running(engine) as served, ThreadPoolExecutor(2) as pool:
+def test_an_engine_that_dies_takes_the_server_with_it(mortal, stopped, monkeypatch):
+    with running(mortal) as served, ThreadPoolExecutor(2) as pool:
         stopped.set()
         calls = [pool.submit(post, served), pool.submit(post, served, stream=True)]
         served.wait_for(2)
@@ -186,12 +196,12 @@ def test_an_engine_that_dies_takes_the_server_with_it(engine, stopped, monkeypat
             assert "secret" not in answer.text
         served.thread.join(30)
         assert not served.thread.is_alive()
-        assert served.server.engine_was_dead
+        assert [type(error) for error in served.errors] == [EngineDeadError]
 
 
-def test_an_idle_servers_health_finds_a_dead_engine(engine):
-    with running(engine) as served:
-        engine.close()
+def test_an_idle_servers_health_finds_a_dead_engine(mortal):
+    with running(mortal) as served:
+        mortal.close()
         assert httpx.get(f"{served.url}/health").status_code == 503
         served.thread.join(30)
         assert not served.thread.is_alive()
@@ -215,18 +225,21 @@ def test_a_server_that_is_told_to_end_finishes_what_runs(engine, stopped):
 
 
 def test_what_is_left_after_the_drain_is_cancelled(engine, stopped):
-    with running(engine, drain_s=0) as served, ThreadPoolExecutor(1) as pool:
+    with (
+        running(engine, drain_s=0) as served,
+        all_given_back(served, 1),
+        ThreadPoolExecutor(1) as pool,
+    ):
         stopped.set()
         call = pool.submit(post, served)
         served.wait_for(1)
         served.end()
         answer = call.result()
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "shutdown")
-        assert_all_given_back(served, num_aborted=1)
 
 
 def test_a_stream_that_is_cut_off_by_the_end_says_so(engine, stops_at_block):
-    with running(engine, drain_s=0) as served:
+    with running(engine, drain_s=0) as served, all_given_back(served, 1):
         body = BODY | {"stream": True}
         with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
             lines = answer.iter_lines()
@@ -234,7 +247,6 @@ def test_a_stream_that_is_cut_off_by_the_end_says_so(engine, stops_at_block):
             served.end()
             last = [line for line in lines if line][-1]
         assert json.loads(last.removeprefix("data: "))["error"]["code"] == "shutdown"
-        assert_all_given_back(served, num_aborted=1)
 
 
 def _takes_connections(port: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from starr_engine import AsyncLLM
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
+from starr_engine.errors import StarrError
 from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.logs import LOGGER, JsonLines
@@ -33,6 +35,8 @@ class Running:
     engine: Any
     server: Server
     thread: threading.Thread
+    errors: list[StarrError]
+    """What the server has ended with."""
 
     def stats(self) -> EngineStats:
         """Of the engine, now."""
@@ -77,7 +81,8 @@ def running(
     with bind(listening) as bound:
         server = Server(make_app(served, config), listening)
         port = bound.getsockname()[1]
-        thread = threading.Thread(target=_serve, args=(server, bound), name="server")
+        errors: list[StarrError] = []
+        thread = threading.Thread(target=_serve, args=(server, bound, errors), name="server")
         thread.start()
         try:
             while not server.started:
@@ -89,6 +94,7 @@ def running(
                 engine=served,
                 server=server,
                 thread=thread,
+                errors=errors,
             )
         finally:
             server.handle_exit(15, None)
@@ -136,10 +142,8 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
         LOGGER.propagate = propagate
 
 
-def _serve(server: Server, bound: Any) -> None:
-    from starr_engine.errors import EngineDeadError
-
+def _serve(server: Server, bound: socket.socket, errors: list[StarrError]) -> None:
     try:
         server.run(sockets=[bound])
-    except EngineDeadError:
-        server.engine_was_dead = True  # type: ignore[attr-defined]
+    except StarrError as error:
+        errors.append(error)

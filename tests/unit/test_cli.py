@@ -302,6 +302,28 @@ def test_info_says_which_attention_backends_serve_a_model_and_why_not_the_others
     }
 
 
+def test_info_describes_a_model_whose_layers_differ(tmp_path, capsys):
+    folder = str(tmp_path / "it")
+    assert main(["make-checkpoint", "--arch", "diffusion-gemma", "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["info", "--model", folder, "--json", "--device", "cpu"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    described = report["model"]
+    assert described["heads"] == (
+        "4 of 16, 2 for keys and values, a window of 12 (2); 4 of 32, 1 for keys and values (1)"
+    )
+    assert described["vocabulary"] == 512
+    assert described["mask token id"] == "none: noise is drawn"
+    assert described["KV bytes per token"]["float32"] == (2 * 2 * 2 * 16 + 2 * 32) * 4
+    labels = report["cache policies for this model"]
+    assert labels["none"] == labels["block_causal"] == "exact"
+    assert labels["delayed"] == labels["dllm"] == "not for this model"
+    backends = report["attention backends"]
+    assert "4 heads of 16, 2 for keys and values; or 4 heads of 32, 1" in backends["asked for"]
+    assert backends["sdpa"] == "yes"
+    assert "one masked call of sdpa" in backends["layers with a window"]
+
+
 def test_the_attention_backend_has_a_short_flag(model, capsys):
     asked = ["generate", "hello", "--model", model, "--attention", "flash_attn", "--device", "cpu"]
     assert main(asked) != 0

@@ -16,13 +16,13 @@ LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
     | {"tokenizer_files"}
     | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"}
-    | {"memory_size", "prompts"},
+    | {"memory_size", "prompts", "environment"},
     {"ops", "ops_reference", "_core"},
     {"layers"},
     {"cache", "decoding", "attention", "models"},
     {"engine"},
     {"llm", "async_llm"},
-    {"offline", "serve", "testing", "make_checkpoint"},
+    {"bench", "offline", "serve", "testing", "make_checkpoint"},
     {"distributed"},
     {"study"},
     {"cli"},

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.arrival_simulation import draw_trace, simulate
 from starr_engine.engine.selection import PATIENCE, Candidate, paced_refresh_rows, select
-from tests.helpers.arrivals import draw_trace, simulate
 
 
 def block(arrival: int, rows: int = 4, **fields: Any) -> Candidate:

@@ -18,9 +18,10 @@ from starr_engine import AsyncLLM, ConfigError
 from starr_engine.cli.main import make_parser
 from starr_engine.cli.serve import serve_config
 from starr_engine.engine.engine import Engine
+from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.keys import find_key, parse_keys, read_keys
-from starr_engine.serve.server import Listening, bind
+from starr_engine.serve.server import Listening, Server, bind
 from tests.helpers.servers import Running, logged, running, stoppable_steps
 
 ANN, BOB = "ann-0123456789abcdef", "bob-0123456789abcdef"
@@ -145,7 +146,11 @@ def test_a_long_body_is_refused_however_it_comes(engine):
         long = {"prompt": "x" * 1000}
         for answer in (
             post(served, long),
-            httpx.post(f"{served.url}/v1/completions", content=iter([b"x" * 400] * 4)),
+            httpx.post(
+                f"{served.url}/v1/completions",
+                content=iter([b"x" * 400] * 4),
+                headers={"content-type": "application/json"},
+            ),
         ):
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_long")
 
@@ -155,8 +160,10 @@ def test_a_body_that_does_not_come_is_not_waited_for(engine):
         running(engine, body_timeout_s=0.1) as served,
         socket.create_connection(("127.0.0.1", served.port)) as client,
     ):
-        head = "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
-        client.sendall(head.encode())
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n"
+            b"content-type: application/json\r\ncontent-length: 9\r\n\r\n{"
+        )
         client.settimeout(30)
         assert client.recv(1 << 16).startswith(b"HTTP/1.1 408")
 
@@ -176,10 +183,9 @@ def test_other_names_of_the_server_are_refused(engine):
 def test_a_form_of_another_site_cannot_post(engine):
     with running(engine) as served:
         text = json.dumps(BODY)
-        for kind in ("text/plain", "application/x-www-form-urlencoded"):
-            answer = httpx.post(
-                f"{served.url}/v1/completions", content=text, headers={"content-type": kind}
-            )
+        for kind in ("text/plain", "application/x-www-form-urlencoded", None):
+            headers = {} if kind is None else {"content-type": kind}
+            answer = httpx.post(f"{served.url}/v1/completions", content=text, headers=headers)
             assert answer.status_code == 400
             assert "application/json" in answer.json()["error"]["message"]
         preflight = httpx.options(f"{served.url}/v1/completions", headers={"origin": "http://x"})
@@ -277,5 +283,14 @@ def test_a_port_in_use_is_a_plain_error():
         first.listen()
         with pytest.raises(ConfigError, match="choose another"):
             bind(Listening(port=first.getsockname()[1]))
+
+
+def test_tls_needs_a_certificate_and_a_key_that_can_be_read(engine, tmp_path: Path):
+    pem = tmp_path / "x.pem"
+    pem.write_text("nothing")
+    for path in (pem, tmp_path / "absent.pem"):
+        app = make_app(engine, ServeConfig(served_model="m"))
+        with pytest.raises(ConfigError, match="cannot be used"):
+            Server(app, Listening(tls_cert=path, tls_key=path))
     with pytest.raises(ConfigError, match="both or neither"):
         Listening(tls_cert=Path("cert.pem"))

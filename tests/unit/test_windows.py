@@ -121,11 +121,11 @@ def as_metadata(layout: RowLayout) -> AttentionMetadata:
         shadow_lens=tuple(layout.shadow_lens.tolist()),
         visible=torch.from_numpy(layout.visible),
         limited=tuple((layout.limited != 0).tolist()),
-        shadow_columns=tuple(layout.shadow_columns.tolist()),
         visible_runs=visible_runs(
             layout.visible, layout.cu_query, layout.shadow_lens, layout.limited
         ),
         reads_prefix=(False,) * len(fresh),
+        shadow_columns=tuple(layout.shadow_columns.tolist()),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
+from starr_engine.environment import environment
 from starr_engine.errors import RequestError
 from starr_engine.offline.journal import Journal, journal_path
 from starr_engine.offline.json_lines import json_line
@@ -34,7 +35,6 @@ from starr_engine.study.calibration.search import (
     search,
 )
 from starr_engine.study.calibration.spaces import SearchSpace
-from starr_engine.study.environment import environment
 from starr_engine.study.fronts import Point
 from starr_engine.study.runner import StudyEngine
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from starr_engine.environment import environment
 from starr_engine.errors import CapacityError, EngineDeadError, StarrError
 from starr_engine.offline.journal import Journal, journal_path
 from starr_engine.offline.signals import StopSignals
 from starr_engine.params import Args
-from starr_engine.study.environment import environment
 from starr_engine.study.grid.axes import Cell
 from starr_engine.study.grid.bench import Bench, MakeBench, open_bench
 from starr_engine.study.grid.job import StudyInterruptedError, StudyJob, check_job

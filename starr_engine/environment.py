@@ -34,7 +34,7 @@ def environment() -> dict[str, Any]:
 
 
 def _checkout() -> tuple[str | None, bool]:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     # An installed package may lie inside somebody else's checkout, whose commit says nothing.
     if not (root / ".git").exists() or not (root / "pyproject.toml").is_file():
         return None, False
