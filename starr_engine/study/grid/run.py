@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starr_engine.environment import environment
 from starr_engine.errors import CapacityError, EngineDeadError, StarrError
@@ -98,12 +98,12 @@ def run_study(
 
 
 class _Runner:
-    """Runs cells one by one; keeps the model, and the questions, of the one before."""
+    """Runs cells one by one; the model of the one before stays loaded."""
 
     def __init__(self, make_bench: MakeBench, is_stopped: Callable[[], bool]) -> None:
         self._make_bench = make_bench
         self._is_stopped = is_stopped
-        self._environment = environment()
+        self._environment: dict[str, Any] = {}
         self._opened: tuple[str, int, Args] | None = None
         self._bench: Bench | None = None
         self._load_error: StarrError | None = None
@@ -132,7 +132,9 @@ class _Runner:
             self._opened = self._bench = None
             failed = f"{type(error).__name__}: {error}"
         except StarrError as error:
-            failed = str(error)
+            # The runner puts policy and prompt in front, which differ where the reason does not.
+            cause = error.__cause__
+            failed = str(cause if isinstance(cause, StarrError) else error)
         return CellResult(cell=cell, baseline="", error=failed, environment=self._environment)
 
     def _open(self, cell: Cell) -> Bench:
