@@ -105,7 +105,8 @@ def read_prompts(
 
     Args:
         source: ``.jsonl`` or ``.parquet``; or names of sets with commas between them, ``all`` of
-            those that the shipped models were trained on, or ``shipped`` for the problems that come with the package.
+            those that the shipped models were trained on, or ``shipped`` for the problems that come
+            with the package.
         params: What a row asks for unless it says otherwise.
         get_tokenizer: Makes the ids; called only for rows of text.
         limit: Most prompts; of a longer file this many are drawn.
@@ -169,8 +170,8 @@ def _problem(raw: RawRow, source: str) -> Problem:
         what = f"it has no {', '.join(missing)}" if missing else f"{task!r} is not a task"
         raise ConfigError(
             f"row {raw.index} of {source} cannot be scored: {what}. A goal of accuracy needs rows "
-            f"with {', '.join(names)}, of a task among {', '.join(ALL_TASKS)}; give --min-agreement "
-            "for other prompts"
+            f"with {', '.join(names)}, of a task among {', '.join(ALL_TASKS)}; give "
+            "--min-agreement for other prompts"
         )
     values: dict[str, Any] = {name: raw.columns[name] for name in names}
     return Problem(**values)
