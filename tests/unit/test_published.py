@@ -32,7 +32,7 @@ MATH = [
 ]  # fmt: skip
 HUMANEVAL = [
     {"task_id": "HumanEval/0",
-     "prompt": "from typing import List\n\n\ndef twice(xs: List[int]) -> List[int]:\n    '''Double.'''\n",
+     "prompt": "from typing import List\n\n\ndef twice(xs: List[int]):\n    'Double all.'\n",
      "canonical_solution": "    return [2 * x for x in xs]\n", "entry_point": "twice",
      "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate([1, 2]) == [2, 4]\n"},
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from starr_engine.errors import ConfigError
 from starr_engine.offline.reader import open_source
@@ -17,7 +17,8 @@ from starr_engine.offline.rows import Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.calibration.outcomes import Goal
 from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS, set_rows, shipped_rows
-from starr_engine.study.tasks import ALL_TASKS, Problem
+from starr_engine.study.scoring import problem_of
+from starr_engine.study.tasks import Problem
 
 LEAST_PROMPTS: Final = 4
 """Fewer than this cannot be split into two parts that say anything."""
@@ -163,18 +164,12 @@ def _file_rows(source: str) -> list[RawRow]:
 
 
 def _problem(raw: RawRow, source: str) -> Problem:
-    names = ("id", "task", "prompt", "reference", "answer")
-    missing = [name for name in names if raw.columns.get(name) is None]
-    task = raw.columns.get("task")
-    if missing or task not in ALL_TASKS:
-        what = f"it has no {', '.join(missing)}" if missing else f"{task!r} is not a task"
+    try:
+        return problem_of(raw.columns, f"row {raw.index} of {source}")
+    except ConfigError as error:
         raise ConfigError(
-            f"row {raw.index} of {source} cannot be scored: {what}. A goal of accuracy needs rows "
-            f"with {', '.join(names)}, of a task among {', '.join(ALL_TASKS)}; give "
-            "--min-agreement for other prompts"
-        )
-    values: dict[str, Any] = {name: raw.columns[name] for name in names}
-    return Problem(**values)
+            f"{error}. A goal of accuracy needs problems; give --min-agreement for other prompts"
+        ) from error
 
 
 def _fingerprint(prompts: Sequence[CalibrationPrompt]) -> str:

@@ -25,6 +25,9 @@ from typing import Final
 
 from starr_engine.errors import ConfigError
 
+DEFAULT_TIME_S: Final = 5.0
+DEFAULT_MEMORY_BYTES: Final = 512 * 2**20
+
 _JAIL: Final = Path(__file__).with_name("jail.py")
 _NO_FENCE: Final = 3  # jail.py's
 _OUT_OF_TIME: Final = (None, 4, -signal.SIGKILL, 256 - signal.SIGKILL)  # the CPU limit kills
@@ -40,10 +43,10 @@ class CodeLimits:
         ConfigError: If a limit is not positive, or the platform is not Linux.
     """
 
-    time_s: float = 5.0
+    time_s: float = DEFAULT_TIME_S
     """Seconds of the clock, and of CPU rounded up, without the start of the interpreter."""
 
-    memory_bytes: int = 512 * 2**20
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
     """Of address space."""
 
     file_bytes: int = 2**20
