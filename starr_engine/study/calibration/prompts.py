@@ -17,6 +17,7 @@ from starr_engine.offline.rows import Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.calibration.outcomes import Goal
 from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS, set_rows, shipped_rows
+from starr_engine.study.published import RUN_CODE
 from starr_engine.study.scoring import problem_of
 from starr_engine.study.tasks import Problem
 
@@ -164,12 +165,19 @@ def _file_rows(source: str) -> list[RawRow]:
 
 
 def _problem(raw: RawRow, source: str) -> Problem:
+    where = f"row {raw.index} of {source}"
     try:
-        return problem_of(raw.columns, f"row {raw.index} of {source}")
+        problem = problem_of(raw.columns, where)
     except ConfigError as error:
         raise ConfigError(
             f"{error}. A goal of accuracy needs problems; give --min-agreement for other prompts"
         ) from error
+    if problem.task in RUN_CODE:
+        raise ConfigError(
+            f"{where} is of {problem.task}, whose answers are programs, and calibration runs none; "
+            "give --min-agreement"
+        )
+    return problem
 
 
 def _fingerprint(prompts: Sequence[CalibrationPrompt]) -> str:

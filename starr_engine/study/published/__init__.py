@@ -12,6 +12,9 @@ from starr_engine.study.published.word_answers import CompetitionMath, Gsm8k
 PUBLISHED = ("gsm8k", "math", "humaneval", "mbpp")
 """The names of all."""
 
+RUN_CODE = ("humaneval", "mbpp")
+"""Those whose answers are programs, scored by running them."""
+
 
 def published_tasks(code: CodeLimits | None = None) -> Mapping[str, PublishedTask]:
     """All benchmarks by name.
@@ -24,4 +27,4 @@ def published_tasks(code: CodeLimits | None = None) -> Mapping[str, PublishedTas
     return {task.name: task for task in tasks}
 
 
-__all__ = ["PUBLISHED", "CodeLimits", "PublishedTask", "Style", "published_tasks", "read_problems"]
+__all__ = ["PUBLISHED", "RUN_CODE", "CodeLimits", "PublishedTask", "Style", "published_tasks", "read_problems"]
