@@ -1,4 +1,4 @@
-"""Write the tables of docs/policies.md and docs/caches.md from the results, or check them.
+"""Write the tables of docs/policies.md, docs/caches.md and docs/tasks.md from the results, or check them.
 
 python -m tools.update_docs [--check]
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from tools import task_tables
 from tools.cache_tables import cache_tables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +21,7 @@ DOCUMENT = ROOT / "docs" / "policies.md"
 RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "policy_study.json"
 CACHES = ROOT / "docs" / "caches.md"
+TASKS = ROOT / "docs" / "tasks.md"
 
 Result = Mapping[str, Any]
 
@@ -32,6 +34,11 @@ def render(document: str, result: Result) -> str:
 def render_caches(document: str, results: Path = RESULTS) -> str:
     """The page on caches with every marked part as the results have it; see ``fill``."""
     return fill(document, cache_tables(results))
+
+
+def render_tasks(document: str, results: Path = RESULTS) -> str:
+    """The page on tasks with its marked part as the result has it; see ``fill``."""
+    return fill(document, {task_tables.NAME: task_tables.task_table(results)})
 
 
 def fill(document: str, tables: Mapping[str, str]) -> str:
@@ -186,10 +193,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     args = parser.parse_args()
-    before = {path: path.read_text() for path in (DOCUMENT, CACHES)}
+    before = {path: path.read_text() for path in (DOCUMENT, CACHES, TASKS)}
     after = {
         DOCUMENT: render(before[DOCUMENT], json.loads(RESULT.read_text())),
         CACHES: render_caches(before[CACHES]),
+        TASKS: render_tasks(before[TASKS]),
     }
     if args.check:
         return int(before != after)

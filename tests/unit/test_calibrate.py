@@ -274,7 +274,12 @@ def test_a_goal_of_accuracy_takes_problems(job: CalibrationJob):
 
 
 def test_problems_whose_answers_are_programs_are_refused_before_any_runs(job: CalibrationJob):
-    row = {"id": "1", "task": "mbpp", "prompt": "write", "answer": {"setup": "", "tests": "1"}}
+    row = {
+        "id": "1",
+        "task": "mbpp",
+        "prompt_token_ids": [1, 2],
+        "answer": {"setup": "", "tests": "1"},
+    }
     prompts = job.output.with_name("programs.jsonl")
     prompts.write_text(4 * (json.dumps(row) + "\n"))
     goal = Goal(measure="accuracy", least=0.9)

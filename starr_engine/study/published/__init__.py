@@ -27,4 +27,12 @@ def published_tasks(code: CodeLimits | None = None) -> Mapping[str, PublishedTas
     return {task.name: task for task in tasks}
 
 
-__all__ = ["PUBLISHED", "RUN_CODE", "CodeLimits", "PublishedTask", "Style", "published_tasks", "read_problems"]
+__all__ = [
+    "PUBLISHED",
+    "RUN_CODE",
+    "CodeLimits",
+    "PublishedTask",
+    "Style",
+    "published_tasks",
+    "read_problems",
+]
