@@ -36,8 +36,8 @@ def _share(row: Mapping[str, Any]) -> str:
 def _how(result: Mapping[str, Any]) -> str:
     setting, where = result["setting"], result["environment"]
     return (
-        f"Share of {setting['num_problems']} problems of the split `{setting['split']}`, in brackets "
-        f"the 95 % interval.\nCache {setting['cache']}, {setting['dtype']}, {where['cpu']}, torch "
-        f"{where['versions']['torch']}, {where['date'][:10]}, commit {where['commit'][:7]};\n"
-        "`benchmarks/results/harder_tasks.json`.\n"
+        f"Share of {setting['num_problems']} problems of the split `{setting['split']}`, in "
+        f"brackets the 95 % interval.\nCache {setting['cache']}, {setting['dtype']}, "
+        f"{where['cpu']}, torch {where['versions']['torch']}, {where['date'][:10]}, commit\n"
+        f"{where['commit'][:7]}; `benchmarks/results/harder_tasks.json`.\n"
     )

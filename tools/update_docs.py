@@ -1,4 +1,4 @@
-"""Write the tables of docs/policies.md, docs/caches.md and docs/tasks.md from the results, or check them.
+"""Write the tables of docs/policies.md, caches.md and tasks.md from the results, or check them.
 
 python -m tools.update_docs [--check]
 """

@@ -35,8 +35,8 @@ def test_defaults_are_those_of_the_code() -> None:
 def test_a_small_run_gives_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     empty = "<!-- harder-tasks:begin -->\n<!-- harder-tasks:end -->\n"
     assert "Not measured yet" in render_tasks(empty, tmp_path)
-    argv = ["harder_tasks", "--models", "tiny-sdar", "--sets", "long_sorting", "--num-problems", "2",
-            "--output", str(tmp_path / "harder_tasks.json")]  # fmt: skip
+    argv = ["harder_tasks", "--models", "tiny-sdar", "--sets", "long_sorting",
+            "--num-problems", "2", "--output", str(tmp_path / "harder_tasks.json")]  # fmt: skip
     monkeypatch.setattr(sys, "argv", argv)
     harder_tasks.main()
     shown = render_tasks(empty, tmp_path)
