@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -321,7 +321,7 @@ class Inbox:
 
     def put_from_thread(self, event: Event | Exception) -> None:
         """An event loop that is gone wants nothing."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._put, event)
 
     def _put(self, event: Event | Exception) -> None:

@@ -98,15 +98,20 @@ class ReplicaFleet:
         future: Future[FleetState] = Future()
 
         async def answer() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 future.set_result(await self._state())
-            except EngineDeadError as error:
+            except asyncio.CancelledError:
+                future.set_exception(self._death)
+                raise
+            except Exception as error:
                 future.set_exception(error)
 
         self._call(lambda: self._spawn(answer()))
         return future
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError as error:
@@ -124,10 +129,11 @@ class ReplicaFleet:
         self._fill()
         self._spawn(self._watch())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._reap)
+        return task
 
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -163,17 +169,21 @@ class ReplicaFleet:
             except RayError as error:
                 self._lose(member, error)
                 return
-            # Ray may run two calls in another order than they were made in.
-            if member.tickets.get(ticket.key) is not ticket:
+            if ticket.is_cancelled:
                 await self._ask(member, member.actor.end.remote(ticket.key))
+            ticket.has_begun = True
 
+        ticket.has_begun = False
         return start()
 
     def _cancel(self, ticket: Ticket) -> None:
         if ticket in self._waiting:
             self._waiting.remove(ticket)
         elif (member := self._members.get(ticket.place)) and member.drop(ticket):
-            self._spawn(self._ask(member, member.actor.end.remote(ticket.key)))
+            ticket.is_cancelled = True
+            # Ray may run two calls in another order than they are made in: one after the other.
+            if ticket.has_begun:
+                self._spawn(self._ask(member, member.actor.end.remote(ticket.key)))
             self._retire_if_idle(member)
 
     async def _ask(self, member: Member, answer: Awaitable[_T]) -> _T | None:
@@ -213,8 +223,11 @@ class ReplicaFleet:
 
     def _fill(self) -> None:
         """Start what is missing, and let go what is too much."""
+        for member in self._members.values():
+            if self._target > self._num_staying and member.is_draining:
+                member.is_draining = False
         there = [member for member in self._members.values() if not member.is_draining]
-        for _ in range(self._target - len(there) - self._num_pausing):
+        for _ in range(self._target - self._num_staying):
             key = next(self._keys)
             self._members[key] = member = Member(key, self._start_actor())
             log("replica started", replica=member.name)
@@ -224,6 +237,10 @@ class ReplicaFleet:
             log("replica drains", replica=member.name)
             member.is_draining = True
             self._retire_if_idle(member)
+
+    @property
+    def _num_staying(self) -> int:
+        return self._num_pausing + sum(not each.is_draining for each in self._members.values())
 
     def _retire_if_idle(self, member: Member) -> None:
         if member.is_draining and not member.tickets and member.key in self._members:
@@ -235,6 +252,8 @@ class ReplicaFleet:
         """Hear a replica from its start to its end."""
         try:
             info: ReplicaInfo = await member.actor.load.remote()
+            if member.key not in self._members:
+                return
             member.become_ready(info)
             log("replica ready", replica=member.name, process_id=info.process_id)
             self._num_failed_starts = 0
@@ -365,7 +384,7 @@ class ReplicaFleet:
             raise self._death
         ready = [member for member in self._members.values() if member.info]
         if ready:
-            asked = [self._loop.create_task(self._refresh(member)) for member in ready]
+            asked = [self._spawn(self._refresh(member)) for member in ready]
             _, late = await asyncio.wait(asked, timeout=_STATE_TIMEOUT_S)
             for task in late:
                 task.cancel()

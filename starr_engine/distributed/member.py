@@ -41,6 +41,10 @@ class Ticket:
     remaining_tokens: int = 0
     """Of the outstanding tokens of that replica."""
 
+    has_begun: bool = False
+    """Whether that replica has taken it in."""
+
+    is_cancelled: bool = False
     num_ended: int = 0
     """Of its ``num_requests``, those whose output was given."""
 

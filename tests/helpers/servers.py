@@ -22,7 +22,7 @@ from starr_engine.errors import StarrError
 from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.logs import LOGGER, JsonLines
-from starr_engine.serve.protocol import ServedEngine
+from starr_engine.serve.protocol import Fleet, ServedEngine
 from starr_engine.serve.server import Listening, Server, bind
 
 
@@ -65,12 +65,17 @@ class Running:
 
 @contextmanager
 def running(
-    engine: ServedEngine | None = None, *, drain_s: int = 5, **settings: Any
+    engine: ServedEngine | None = None,
+    *,
+    fleet: Fleet | None = None,
+    drain_s: int = 5,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Serve until the block ends.
 
     Args:
         engine: None makes one of tiny-llada, and closes it.
+        fleet: The engine once more, if it stands for several.
         drain_s: For what still runs at the end.
         settings: Of ``ServeConfig``.
     """
@@ -79,7 +84,7 @@ def running(
     listening = Listening(port=0, drain_s=drain_s)
     served: Any = engine or own
     with bind(listening) as bound:
-        server = Server(make_app(served, config), listening)
+        server = Server(make_app(served, config, fleet), listening)
         port = bound.getsockname()[1]
         errors: list[StarrError] = []
         thread = threading.Thread(target=_serve, args=(server, bound, errors), name="server")
