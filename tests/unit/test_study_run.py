@@ -90,7 +90,7 @@ def test_an_engine_that_breaks_is_replaced(questions, tmp_path):
 def test_a_finished_study_grows_and_keeps_what_it_has(questions, tmp_path):
     small = job_of(questions, tmp_path / "out", caches=["none"])
     before = run_study(small, make_bench=fake_benches())
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="pass --resume to add"):
         run_study(small, make_bench=fake_benches())
     told: list[int] = []
     larger = replace(job_of(questions, tmp_path / "out"), resume=True)

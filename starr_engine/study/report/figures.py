@@ -227,7 +227,7 @@ def budgets(condition: Condition) -> str:
         ("by cache, any policy", rows, lambda each: each.cache.name,
          "most rows computed per problem"),
     )  # fmt: skip
-    with _figure("budgets", WIDTH, 4.0) as (figure, drawn):
+    with _figure("budgets", WIDTH, 5.0) as (figure, drawn):
         for axis, (title, cost, group, label) in zip(
             figure.subplots(1, 2, sharey=True), panels, strict=True
         ):
@@ -243,7 +243,8 @@ def budgets(condition: Condition) -> str:
             axis.yaxis.set_major_formatter(_percent)
             axis.set_xlabel(label)
             axis.set_title(title, fontsize=9)
-            axis.legend(frameon=False, fontsize=8, loc="lower right")
+            axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper center",
+                        bbox_to_anchor=(0.5, -0.16))  # fmt: skip
             lowest = min(each.accuracy[0] for each in curves)
             axis.set_ylim(max(0.0, lowest - 0.15), 1.02)
             _cap_at_one(axis)

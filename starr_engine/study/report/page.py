@@ -266,7 +266,7 @@ def markdown(results: Sequence[CellResult], parts: Sequence[Part], command: str)
     """The same without figures."""
     lines = ["# Study", "", *(f"- {name}: {value}" for name, value in facts(results).items())]
     for part in parts:
-        lines += ["", f"## {part.title}", "", *part.findings]
+        lines += ["", f"## {part.title}", "", *(f"- {line}" for line in part.findings)]
         for each in part.figures:
             if each.table:
                 lines += ["", f"**{each.title}: {each.table_title}**", ""]
