@@ -3,7 +3,8 @@
 The forward is a stub; everything else is the engine's: scheduling, plans and their checks, layout
 of the batch, scores, decisions, canvases and pages. One refresh fills every request's pages, then
 steps inside the block are timed. ``growth`` is the slope of a straight line through log(seconds)
-over log(size): 1 is proportional, 0 constant.
+over log(size): 1 is proportional, 0 constant. Seconds are those of one thread's processor time, so
+that other work on the machine does not count.
 
     python -m benchmarks.bench_growth [--requests 1 4 16 64 256 1000] [--prompts 128 ... 32768]
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -62,6 +64,7 @@ def measure(folder: Path, cache: str, requests: int, prompt: int, steps: int) ->
             max_num_batched_tokens=requests * length,
             num_pages=requests * -(-length // 32) + 1,
             canvas_cache=0,
+            num_threads=1,
         )
     )
     engine.executor = StubExecutor(engine.executor.model)  # type: ignore[assignment]
@@ -75,7 +78,7 @@ def measure(folder: Path, cache: str, requests: int, prompt: int, steps: int) ->
     )
     for _ in range(requests):
         engine.add_request(rng.integers(4, 101, prompt).tolist(), params)
-    profiler = StepProfiler()
+    profiler = StepProfiler(time.process_time)
     with profiler.watch(engine):
         for _ in range(steps + 1):
             engine.step()
@@ -96,11 +99,15 @@ def measure(folder: Path, cache: str, requests: int, prompt: int, steps: int) ->
 
 
 def growth(sizes: Sequence[int], rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Slopes of log(seconds) over log(size), of all phases together and of each."""
+    """Slopes of log(seconds) over log(size), of all phases together and of each.
+
+    ``last`` is that of the two largest sizes, where the fixed cost of a step no longer shows.
+    """
     logs = np.log(sizes)
     seconds = {"all": [row["s"] for row in rows]}
     seconds |= {phase: [row["phases_s"][phase] for row in rows] for phase in TIMED}
-    return {name: float(np.polyfit(logs, np.log(each), 1)[0]) for name, each in seconds.items()}
+    slopes = {name: float(np.polyfit(logs, np.log(each), 1)[0]) for name, each in seconds.items()}
+    return slopes | {"last": float(np.polyfit(logs[-2:], np.log(seconds["all"][-2:]), 1)[0])}
 
 
 def main() -> None:
@@ -134,7 +141,10 @@ def main() -> None:
             by_prompt += longer
     for cache, found in slopes.items():
         for what, each in found.items():
-            print(f"{cache:12} grows with {what} as its power {each['all']:.2f}")
+            print(
+                f"{cache:12} grows with {what} as its power {each['all']:.2f}, "
+                f"{each['last']:.2f} at last"
+            )
     setting = {
         "block_length": BLOCK, "steps": args.steps, "prompt": args.prompt,
         "running": args.running, "page_size": 32, "remasking": "low_confidence",

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from types import TracebackType
 from typing import Any, Self
 
-from starr_engine.config import EngineConfig
+from starr_engine.config import EngineConfig, ResolvedConfig
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
 from starr_engine.engine.thread import EngineThread, Event
-from starr_engine.errors import EngineDeadError, RequestError
+from starr_engine.errors import RequestError
 from starr_engine.infilling import SEAM_PARAMS, Candidates, seam_checks
+from starr_engine.models.base import ModelSpec
 from starr_engine.outputs import ProvisionalOutput, RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.prompts import Message, Prompt, encode_chat, encode_prompt
@@ -24,38 +26,39 @@ from starr_engine.samples import join_requests, requests_of, sample_id
 from starr_engine.tokenization import Tokenizer
 
 
-class AsyncLLM:
-    """A model that serves any number of concurrent calls of one event loop.
-
-    The engine steps in a thread of its own. A call that is cancelled, or whose iterator is closed,
-    ends its requests and frees their pages at once.
+class AsyncFront(ABC):
+    """The calls of many callers at once, in front of whatever runs encoded prompts.
 
     Args:
-        model: A shipped model's name, a local folder in the published format, or a hub id.
-        max_unfinished: Prompts that are in the engine at once, waiting ones included; further
-            calls wait in their turn until one has finished. None sets no bound.
-        **options: Fields of ``EngineConfig``.
-
-    Raises:
-        ConfigError: If the model or an option cannot be used.
-
-    Example:
-        >>> async with AsyncLLM("tiny-llada") as llm:
-        ...     output = await llm.generate("Sort: 5 3 9")
+        config: As resolved against the model.
+        spec: Of the model.
+        tokenizer: Of the checkpoint, if it has one.
     """
 
     def __init__(
-        self, model: str = "tiny-llada", *, max_unfinished: int | None = None, **options: Any
+        self, config: ResolvedConfig, spec: ModelSpec, tokenizer: Tokenizer | None
     ) -> None:
-        if max_unfinished is not None and max_unfinished < 1:
-            raise RequestError(f"max_unfinished must be at least 1, got {max_unfinished!r}")
-        engine = Engine(EngineConfig.from_options(model=model, **options))
-        self.config = engine.config
-        self.spec = engine.spec
-        self._tokenizer = engine.tokenizer
-        self._thread = EngineThread(engine)
-        self._places = None if max_unfinished is None else asyncio.Semaphore(max_unfinished)
+        self.config = config
+        self.spec = spec
+        self._tokenizer = tokenizer
         self._auto_ids = itertools.count()
+
+    @abstractmethod
+    def events(
+        self, candidates: Candidates, params: SamplingParams, request_id: str, *, provisional: bool
+    ) -> AsyncGenerator[Event, None]:
+        """What happens to the requests of one encoded prompt; whatever ends it, they end too.
+
+        Args:
+            candidates: Of ``prompts.encode_prompt``.
+            params: Of all of them.
+            request_id: As ``samples.sample_id`` extends it.
+            provisional: As for ``stream``.
+
+        Raises:
+            RequestError: If the prompt cannot run.
+            EngineDeadError: If the engine fails or is closed before it has finished.
+        """
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -156,6 +159,79 @@ class AsyncLLM:
             async for event in events:
                 yield event
 
+    async def _finish(
+        self, candidates: Candidates, params: SamplingParams | None, request_id: str | None
+    ) -> RequestOutput:
+        name = self._name(request_id)
+        tried = await self._outputs(candidates, params or self.default_sampling_params(), name)
+        checks = seam_checks(candidates, tried)
+        judged = await self._outputs(checks, SEAM_PARAMS, f"{name}.seam") if checks else []
+        return join_requests(candidates, tried, judged)
+
+    async def _outputs(
+        self, candidates: Candidates, params: SamplingParams, name: str
+    ) -> list[RequestOutput]:
+        finished: dict[str, RequestOutput] = {}
+        async for event in self.events(candidates, params, name, provisional=False):
+            if isinstance(event, RequestOutput):
+                finished[event.request_id] = event
+        return [finished[sample_id(name, number)] for number in range(len(finished))]
+
+    async def _stream(
+        self,
+        candidates: Candidates,
+        params: SamplingParams | None,
+        request_id: str | None,
+        *,
+        provisional: bool,
+    ) -> AsyncGenerator[Event, None]:
+        if len(candidates) > 1:
+            raise RequestError(
+                "which gap length is taken is known only at the end, so a range cannot be "
+                "streamed; use generate, or give one length"
+            )
+        name = self._name(request_id)
+        events = self.events(
+            candidates, params or self.default_sampling_params(), name, provisional=provisional
+        )
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+    def _name(self, request_id: str | None) -> str:
+        return f"async-{next(self._auto_ids)}" if request_id is None else request_id
+
+
+class AsyncLLM(AsyncFront):
+    """A model that serves any number of concurrent calls of one event loop.
+
+    The engine steps in a thread of its own. A call that is cancelled, or whose iterator is closed,
+    ends its requests and frees their pages at once.
+
+    Args:
+        model: A shipped model's name, a local folder in the published format, or a hub id.
+        max_unfinished: Prompts that are in the engine at once, waiting ones included; further
+            calls wait in their turn until one has finished. None sets no bound.
+        **options: Fields of ``EngineConfig``.
+
+    Raises:
+        ConfigError: If the model or an option cannot be used.
+
+    Example:
+        >>> async with AsyncLLM("tiny-llada") as llm:
+        ...     output = await llm.generate("Sort: 5 3 9")
+    """
+
+    def __init__(
+        self, model: str = "tiny-llada", *, max_unfinished: int | None = None, **options: Any
+    ) -> None:
+        if max_unfinished is not None and max_unfinished < 1:
+            raise RequestError(f"max_unfinished must be at least 1, got {max_unfinished!r}")
+        engine = Engine(EngineConfig.from_options(model=model, **options))
+        super().__init__(engine.config, engine.spec, engine.tokenizer)
+        self._thread = EngineThread(engine)
+        self._places = None if max_unfinished is None else asyncio.Semaphore(max_unfinished)
+
     async def stats(self) -> EngineStats:
         """What the engine has done since it was made, and what it holds now."""
         return await asyncio.wrap_future(self._thread.call(Engine.stats))
@@ -179,52 +255,13 @@ class AsyncLLM:
     ) -> None:
         await asyncio.to_thread(self.close)
 
-    async def _finish(
-        self, candidates: Candidates, params: SamplingParams | None, request_id: str | None
-    ) -> RequestOutput:
-        name = self._name(request_id)
-        tried = await self._outputs(candidates, params or self.default_sampling_params(), name)
-        checks = seam_checks(candidates, tried)
-        judged = await self._outputs(checks, SEAM_PARAMS, f"{name}.seam") if checks else []
-        return join_requests(candidates, tried, judged)
-
-    async def _outputs(
-        self, candidates: Candidates, params: SamplingParams, name: str
-    ) -> list[RequestOutput]:
-        finished: dict[str, RequestOutput] = {}
-        async for event in self._events(candidates, params, name, provisional=False):
-            if isinstance(event, RequestOutput):
-                finished[event.request_id] = event
-        return [finished[sample_id(name, number)] for number in range(len(finished))]
-
-    async def _stream(
-        self,
-        candidates: Candidates,
-        params: SamplingParams | None,
-        request_id: str | None,
-        *,
-        provisional: bool,
+    async def events(
+        self, candidates: Candidates, params: SamplingParams, request_id: str, *, provisional: bool
     ) -> AsyncGenerator[Event, None]:
-        if len(candidates) > 1:
-            raise RequestError(
-                "which gap length is taken is known only at the end, so a range cannot be "
-                "streamed; use generate, or give one length"
-            )
-        name = self._name(request_id)
-        events = self._events(
-            candidates, params or self.default_sampling_params(), name, provisional=provisional
-        )
-        async with aclosing(events):
-            async for event in events:
-                yield event
-
-    async def _events(
-        self, candidates: Candidates, params: SamplingParams, name: str, *, provisional: bool
-    ) -> AsyncGenerator[Event, None]:
-        """What happens to the requests of one prompt; whatever ends it, they end too."""
+        """As ``AsyncFront.events``; they run in the engine's thread."""
         requests = requests_of(candidates, params)
-        names = [sample_id(name, number) for number in range(len(requests))]
-        inbox = _Inbox()
+        names = [sample_id(request_id, number) for number in range(len(requests))]
+        inbox = Inbox()
 
         def add(engine: Engine) -> None:
             for added, (prompt, sample) in enumerate(requests):
@@ -250,7 +287,7 @@ class AsyncLLM:
                 await asyncio.wrap_future(adding)
                 while unfinished:
                     event = await inbox.get()
-                    if isinstance(event, EngineDeadError):
+                    if isinstance(event, Exception):
                         raise event
                     if isinstance(event, RequestOutput):
                         unfinished.discard(event.request_id)
@@ -273,24 +310,21 @@ class AsyncLLM:
     def _place(self) -> AbstractAsyncContextManager[object]:
         return nullcontext() if self._places is None else self._places
 
-    def _name(self, request_id: str | None) -> str:
-        return f"async-{next(self._auto_ids)}" if request_id is None else request_id
 
-
-class _Inbox:
-    """Events on their way from the engine's thread to one coroutine."""
+class Inbox:
+    """Events on their way from another thread to one coroutine of the loop that made this."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: deque[Event | EngineDeadError] = deque()
+        self._events: deque[Event | Exception] = deque()
         self._has_events = asyncio.Event()
 
-    def put_from_thread(self, event: Event | EngineDeadError) -> None:
-        """Called in the engine's thread; an event loop that is gone wants nothing."""
-        if not self._loop.is_closed():
+    def put_from_thread(self, event: Event | Exception) -> None:
+        """An event loop that is gone wants nothing."""
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._put, event)
 
-    def _put(self, event: Event | EngineDeadError) -> None:
+    def _put(self, event: Event | Exception) -> None:
         newest = self._events[-1] if self._events else None
         if (
             isinstance(event, ProvisionalOutput)
@@ -301,7 +335,8 @@ class _Inbox:
         self._events.append(event)
         self._has_events.set()
 
-    async def get(self) -> Event | EngineDeadError:
+    async def get(self) -> Event | Exception:
+        """The next one, waited for; an error is what ends them."""
         while not self._events:
             self._has_events.clear()
             await self._has_events.wait()

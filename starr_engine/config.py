@@ -24,7 +24,10 @@ _UNSET_COUNTS: Final = (
     "num_pages",
     "num_threads",
 )
-_COUNTS: Final = ("max_num_requests", "max_num_batched_tokens", *_UNSET_COUNTS)
+_COUNTS: Final = (
+    *("max_num_requests", "max_num_batched_tokens", "tensor_parallel_size"),
+    *_UNSET_COUNTS,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,11 @@ class EngineConfig:
 
     device: str = "auto"
     """``cpu``, ``cuda``, ``cuda:N``; ``auto`` takes CUDA where torch has it."""
+
+    tensor_parallel_size: int = 1
+    """Processes of this machine that share the model's heads, inner rows, experts and vocabulary,
+    each with a GPU of its own or its share of the cores: the ranks. What is said of memory is then
+    that of each rank."""
 
     max_num_requests: int = 16
     """Requests that run at once: the batch size."""
@@ -96,7 +104,8 @@ class EngineConfig:
     """A registered attention backend; ``auto`` takes the first that supports the model."""
 
     num_threads: int | None = None
-    """CPU threads of torch; None leaves torch's own setting."""
+    """CPU threads of torch, of each rank; None leaves torch's own setting, or shares it out among
+    the ranks."""
 
     def __post_init__(self) -> None:
         # A path is as good as its text.
@@ -122,6 +131,12 @@ class EngineConfig:
             problems.append(f"load_format must be auto or dummy, got {self.load_format!r}")
         if self.quantization not in get_args(Quantization):
             problems.append(f"quantization must be none, int8 or fp8, got {self.quantization!r}")
+        if self.quantization != "none" and self.tensor_parallel_size != 1:
+            problems.append(
+                f"quantization={self.quantization!r} cannot be used with tensor_parallel_size="
+                f"{self.tensor_parallel_size}: quantised matrices cannot be split; use "
+                "quantization='none', or tensor_parallel_size=1"
+            )
         if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
             problems.append(f"revision must name a branch, tag or commit, got {self.revision!r}")
         if not isinstance(self.prefix_caching, bool):

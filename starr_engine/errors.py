@@ -23,3 +23,7 @@ class KernelError(StarrError, RuntimeError):
 
 class EngineDeadError(StarrError, RuntimeError):
     """The engine has failed as a whole; every request it had is lost, and it takes no other."""
+
+
+class ReplicaDiedError(StarrError, RuntimeError):
+    """The engine of a request has died, and the request could not be run again on another."""

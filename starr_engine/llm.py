@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
@@ -127,6 +128,21 @@ class LLM:
         return OutputStream(
             self.engine, [name for names in self._add(encoded, each) for name in names]
         )
+
+    def close(self) -> None:
+        """End the processes that share a split model; with one rank there are none."""
+        self.engine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def stats(self) -> EngineStats:
         """What the engine has done since it was made, and what it holds now."""

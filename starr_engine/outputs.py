@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -107,6 +108,29 @@ class CacheDrift:
     """Of the absolute difference of the largest probability."""
 
     max_confidence_error: float | None = None
+
+    @classmethod
+    def total(cls, parts: Sequence[CacheDrift]) -> CacheDrift:
+        """Of the rows of all of them."""
+        seen = [part for part in parts if part.rows_compared]
+        num_rows = sum(part.rows_compared for part in seen)
+
+        def mean(name: str) -> float:
+            weighted = (float(getattr(part, name)) * part.rows_compared for part in seen)
+            return sum(weighted) / num_rows
+
+        def largest(name: str) -> float:
+            return max(float(getattr(part, name)) for part in seen)
+
+        return cls(
+            probe_forwards=sum(part.probe_forwards for part in parts),
+            rows_compared=num_rows,
+            flip_rate=mean("flip_rate") if seen else None,
+            mean_kl=mean("mean_kl") if seen else None,
+            max_kl=largest("max_kl") if seen else None,
+            mean_confidence_error=mean("mean_confidence_error") if seen else None,
+            max_confidence_error=largest("max_confidence_error") if seen else None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

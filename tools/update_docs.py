@@ -1,4 +1,4 @@
-"""Write the tables of docs/policies.md, caches.md and tasks.md from the results, or check them.
+"""Write the tables of the pages in docs/ from the results, or check them.
 
 python -m tools.update_docs [--check]
 """
@@ -15,6 +15,8 @@ from typing import Any, Final
 
 from tools import task_tables
 from tools.cache_tables import cache_tables
+from tools.result_tables import DOCS, tables_of
+from tools.result_tables import TABLES as TABLES_OF_PAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs" / "policies.md"
@@ -193,11 +195,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     args = parser.parse_args()
-    before = {path: path.read_text() for path in (DOCUMENT, CACHES, TASKS)}
+    others = {DOCS / page: page for page in TABLES_OF_PAGES}
+    before = {path: path.read_text() for path in (DOCUMENT, CACHES, TASKS, *others)}
     after = {
         DOCUMENT: render(before[DOCUMENT], json.loads(RESULT.read_text())),
         CACHES: render_caches(before[CACHES]),
         TASKS: render_tasks(before[TASKS]),
+        **{path: fill(before[path], tables_of(page)) for path, page in others.items()},
     }
     if args.check:
         return int(before != after)

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from starr_engine import ops
-from starr_engine.attention.base import AttentionMetadata
+from starr_engine.attention.base import AttentionBackend, AttentionMetadata, StepAttention
 
 Int32 = NDArray[np.int32]
 
@@ -139,3 +139,18 @@ class WindowedStep:
             own[:, read_len:] = True
             own[shadow, meta.shadow_columns[request] + shadow] = False
         return seen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowView:
+    """A step as layers with one window see it."""
+
+    attention: AttentionMetadata
+    hidden: Tensor | None
+    """[T] int32 as in :class:`WindowedStep`; None if nothing is hidden."""
+
+    def plan(self, backend: AttentionBackend) -> StepAttention:
+        """By ``backend`` if it can, that is if nothing is hidden."""
+        if self.hidden is None:
+            return backend.plan(self.attention)
+        return WindowedStep(metadata=self.attention, hidden=self.hidden)

@@ -45,14 +45,15 @@ def trace_events(profile: StepProfiler) -> list[dict[str, Any]]:
         )
     ]
     for index, step in enumerate(profile.steps):
-        about = {
+        about: dict[str, Any] = {
             "step": index,
             "requests": step.num_requests,
             "rows": step.num_rows,
             "scored_rows": step.num_scored,
-            "gflops": step.work.flops / 1e9,
-            "megabytes": step.work.num_bytes / 1e6,
         }
+        if step.work is not None:
+            about["gflops"] = step.work.flops / 1e9
+            about["megabytes"] = step.work.num_bytes / 1e6
         name = "refresh step" if step.has_refresh else "block step"
         events.append(complete(name, _STEPS, step.start_s, step.stop_s, about))
         events.append(

@@ -14,8 +14,11 @@ from starr_engine.bench.report import load_report, profile_report
 from starr_engine.bench.run import run_load
 from starr_engine.engine.engine import Engine
 
+_BUSY_TOKENS: Final = 64
+"""Most tokens of a request that the GPU's profiler watches: a step has many hundred kernels."""
+
 _BUSY_REQUESTS: Final = 32
-"""Most requests of the run that the GPU's profiler watches."""
+"""Requests that it watches in an open loop; in a closed one as many as run at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,19 @@ def measure(
     if profile:
         report["profile"] = profile_report(profiler, peaks)
         if engine.device.type == "cuda":
-            part = replace(load, requests=load.requests[:_BUSY_REQUESTS])
+            part = beginning(load)
             engine.reset_caches()
             report["gpu_busy_share"] = gpu_busy_share(lambda: run_load(engine, part), engine.device)
     return Measurement(report=report, profile=profiler if profile else None)
+
+
+def beginning(load: Load) -> Load:
+    """The first requests of a load, as many as run at once, and of each the first tokens."""
+    requests = tuple(
+        replace(
+            each,
+            params=replace(each.params, max_tokens=min(each.params.max_tokens, _BUSY_TOKENS)),
+        )
+        for each in load.requests[: load.concurrency or _BUSY_REQUESTS]
+    )
+    return replace(load, requests=requests)

@@ -48,7 +48,8 @@ class StepRecord:
     has_refresh: bool
     """Whether any request computes all of its live rows to reuse them."""
 
-    work: Work
+    work: Work | None
+    """None if the model is split: this process then has a share of the weights and heads."""
 
     @property
     def seconds(self) -> float:
@@ -76,7 +77,7 @@ class StepProfiler:
     def watch(self, engine: Engine) -> Iterator[StepProfiler]:
         """Time the engine's steps inside the ``with`` block; nothing of it stays afterwards."""
         model = engine.executor.model
-        self._counter = WorkCounter(model)
+        self._counter = None if model.ranks else WorkCounter(model)
         parts: dict[str, tuple[object, str]] = {
             "schedule": (engine.scheduler, "schedule"),
             "build": (engine.batcher, "build"),
@@ -114,7 +115,6 @@ class StepProfiler:
     def _end_step(self) -> None:
         batch, counter = self._batch, self._counter
         assert batch is not None
-        assert counter is not None
         first = next(
             span.start_s
             for span in reversed(self.spans)
@@ -129,7 +129,7 @@ class StepProfiler:
                 num_rows=sum(batch.attention.query_lens),
                 num_scored=len(batch.logits_rows),
                 has_refresh=not kinds.isdisjoint((StepKind.REFRESH, StepKind.PREFILL)),
-                work=counter.count(batch),
+                work=counter.count(batch) if counter else None,
             )
         )
         self._batch = None

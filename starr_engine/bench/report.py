@@ -66,7 +66,7 @@ def profile_report(profile: StepProfiler, peaks: Peaks | None) -> dict[str, Any]
 
     Args:
         profile: Of at least one step.
-        peaks: Of the device; None leaves the roofline out.
+        peaks: Of the device; None leaves the roofline out, as a split model does.
     """
     total = sum(step.seconds for step in profile.steps)
     phases = phase_seconds(profile.spans)
@@ -79,7 +79,7 @@ def profile_report(profile: StepProfiler, peaks: Peaks | None) -> dict[str, Any]
             for phase, seconds in phases.items()
         },
     }
-    if peaks is not None:
+    if peaks is not None and all(step.work is not None for step in profile.steps):
         groups = {
             "all": profile.steps,
             "block_steps": [step for step in profile.steps if not step.has_refresh],
@@ -95,8 +95,9 @@ def profile_report(profile: StepProfiler, peaks: Peaks | None) -> dict[str, Any]
 
 def _roofline(steps: Sequence[StepRecord], peaks: Peaks) -> dict[str, float]:
     seconds = sum(step.seconds for step in steps)
-    flops = sum(step.work.flops for step in steps)
-    num_bytes = sum(step.work.num_bytes for step in steps)
+    works = [step.work for step in steps if step.work is not None]
+    flops = sum(work.flops for work in works)
+    num_bytes = sum(work.num_bytes for work in works)
     return {
         "steps": len(steps),
         "s_per_step": seconds / len(steps),
@@ -104,7 +105,7 @@ def _roofline(steps: Sequence[StepRecord], peaks: Peaks) -> dict[str, float]:
         "flops_per_step": flops / len(steps),
         "bandwidth_share": num_bytes / seconds / peaks.bytes_per_s,
         "compute_share": flops / seconds / peaks.flops_per_s,
-        "share": sum(peaks.least_seconds(step.work) for step in steps) / seconds,
+        "share": sum(map(peaks.least_seconds, works)) / seconds,
     }
 
 

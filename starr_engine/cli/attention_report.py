@@ -40,7 +40,7 @@ def attention_report(args: argparse.Namespace, model: DiffusionModel | None) -> 
     config = EngineConfig.from_options(**memory_options(args))
     device = loading.resolve_device(config.device)
     dtype: torch.dtype = getattr(torch, loading.resolve_dtype(config.dtype, device))
-    spec = None if model is None else model.spec
+    spec = None if model is None else model.spec_here
     mask_block = None if spec is None else spec.mask_block
     num_heads = 32 if spec is None else spec.num_heads
     kinds = [(8, 128)] if spec is None else [(s.num_kv_heads, s.head_dim) for s in spec.shapes]

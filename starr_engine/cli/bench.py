@@ -129,16 +129,17 @@ def run(args: argparse.Namespace) -> None:
     from starr_engine.environment import environment
     from starr_engine.llm import LLM
 
-    llm = LLM(**engine_options(args))
-    load, warmup = _loads(args, params, llm)
-    peaks = _peaks(args, llm) if args.profile else None
-    found = measure(llm.engine, load, warmup=warmup, profile=args.profile, peaks=peaks)
-    record: dict[str, Any] = {
-        "benchmark": f"bench_{args.mode}",
-        "environment": environment(),
-        "setting": _setting(args, params, llm),
-        **found.report,
-    }
+    with LLM(**engine_options(args)) as llm:
+        load, warmup = _loads(args, params, llm)
+        has_roofline = args.profile and llm.engine.config.tensor_parallel_size == 1
+        peaks = _peaks(args, llm) if has_roofline else None
+        found = measure(llm.engine, load, warmup=warmup, profile=args.profile, peaks=peaks)
+        record: dict[str, Any] = {
+            "benchmark": f"bench_{args.mode}",
+            "environment": environment(),
+            "setting": _setting(args, params, llm),
+            **found.report,
+        }
     if args.chrome_trace is not None and found.profile is not None:
         write_chrome_trace(Path(args.chrome_trace), found.profile)
     if args.output is not None:
@@ -167,6 +168,11 @@ def _check(args: argparse.Namespace) -> None:
         raise ConfigError(f"--warmup must be at least 0, got {args.warmup}")
     if args.chrome_trace is not None and not args.profile:
         raise ConfigError("--chrome-trace is made of the profile; leave --no-profile out")
+    if args.tensor_parallel_size > 1 and (args.peak_bandwidth or args.peak_compute):
+        raise ConfigError(
+            "a roofline is that of one device; leave --peak-bandwidth and --peak-compute out with "
+            "--tensor-parallel-size"
+        )
     if args.n != 1:
         raise ConfigError(f"a benchmark counts requests of one sample, and --n is {args.n}")
 

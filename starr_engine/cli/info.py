@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import starr_engine
 from starr_engine.cli import memory_report
 from starr_engine.cli.attention_report import attention_report
+from starr_engine.cli.options import memory_options
 from starr_engine.errors import KernelError
 
 if TYPE_CHECKING:
@@ -138,15 +139,39 @@ def model_report(args: argparse.Namespace) -> Report:
             name: spec.kv_values_per_row * size for name, size in _BYTES_PER_VALUE.items()
         },
     }
+    advice = recommended(args.model, built)
     return {
         "model": model,
-        "recommended settings": recommended(args.model, built),
+        **_rank_report(built, args),
+        "recommended settings": advice,
         **attention_report(args, built),
         **memory_report.memory_report(built, args),
     }
 
 
-def _weight_bytes(model: DiffusionModel) -> Report:
+def _rank_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
+    """What the rank with the most has to hold; ``model`` is that rank's from then on."""
+    from starr_engine.config import EngineConfig
+    from starr_engine.layers.ranks import Ranks
+
+    count = EngineConfig.from_options(**memory_options(args)).tensor_parallel_size
+    if count == 1:
+        return {}
+    model.split(Ranks(rank=count - 1, count=count))
+    spec = model.spec_here
+    values = spec.kv_values_per_row
+    heads = f"{spec.num_heads} of {spec.head_dim}, {spec.num_kv_heads} for keys and values"
+    return {
+        f"each of {count} ranks": {
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "weight bytes": _weight_bytes(model, with_quantized=False),
+            "heads": heads,
+            "KV bytes per token": {name: values * size for name, size in _BYTES_PER_VALUE.items()},
+        }
+    }
+
+
+def _weight_bytes(model: DiffusionModel, *, with_quantized: bool = True) -> Report:
     """By dtype, and by what ``quantization`` may be where the model can be quantised."""
     import torch
 
@@ -157,7 +182,7 @@ def _weight_bytes(model: DiffusionModel) -> Report:
         ("float32", torch.float32, "none"),
         ("bfloat16", torch.bfloat16, "none"),
     ]
-    if can_be_quantized(model):
+    if with_quantized and can_be_quantized(model):
         forms += [
             ("int8 and float32", torch.float32, "int8"),
             ("int8 and bfloat16", torch.bfloat16, "int8"),

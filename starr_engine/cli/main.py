@@ -17,10 +17,14 @@ COMMANDS: Final = {
     "batch": "run every row of files and write a file of the same order, on one engine or many",
     "generate": "complete one prompt",
     "chat": "answer one message, or talk",
-    "serve": "an OpenAI-compatible server with one engine",
+    "serve": "an OpenAI-compatible server with one engine, or several on Ray",
     "trace": "decode one prompt and write a page that shows every step of it",
+<<<<<<< HEAD
     "problems": "write problems of a built-in task or a published benchmark as rows",
     "score": "count the right answers of a batch job on such rows",
+=======
+    "study": "measure a grid of caches and remasking policies on tasks, and write a report",
+>>>>>>> main
     "calibrate": "find a policy's arguments on your own prompts",
     "bench": "measure latency or throughput, and where the time of a step goes",
     "make-checkpoint": "write a random checkpoint in a published format",

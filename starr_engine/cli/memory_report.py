@@ -53,7 +53,8 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
     """Labels of cache policies, what the budget holds of pages, and requests of several lengths.
 
     A budget that is a fraction is one of the memory that is free now less the model's weights.
-    What dllm adds is taken beside the budget, when the first request asks for it.
+    What dllm adds is taken beside the budget, when the first request asks for it. Of a model that
+    is split, it is the memory of each rank.
 
     Raises:
         ConfigError: If a flag's value is out of range or does not suit the model.
@@ -73,14 +74,15 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
     check_quantization(model, config.quantization, device, dtype)
     limit = loading.resolve_max_model_len(config.max_model_len, spec)
     page_size = loading.resolve_page_size(config.page_size, spec.mask_block)
-    page_bytes = loading.spec_page_bytes(spec, page_size, dtype)
+    page_bytes = loading.spec_page_bytes(model.spec_here, page_size, dtype)
+    num_ranks = config.tensor_parallel_size
     cache: dict[str, object] = {
         "dtype": dtype_name,
         "device": str(device),
         "page size": page_size,
         "bytes per page": page_bytes,
     }
-    if spec.mask_block is None:  # else it serves no request
+    if spec.mask_block is None and num_ranks == 1:  # else it serves no request
         cache["bytes per page that dllm adds"] = feature_bytes_per_page(
             num_layers=spec.num_layers,
             page_size=page_size,
@@ -90,14 +92,15 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
     free = 0
     if isinstance(parse_memory_size("kv_memory", config.kv_memory), float):
         weights = expected_weight_bytes(model, dtype, config.quantization)
-        free = max(0, free_memory(device) - weights)
+        sharing = num_ranks if device.type == "cpu" else 1  # ranks of one machine's memory
+        free = max(0, free_memory(device) // sharing - weights)
         cache["bytes free beside the model"] = free
     budget = memory_budget(config.kv_memory, lambda: free)
     num_pages = budget // page_bytes
     lengths = request_lengths(args.request_length, page_size, limit)
     return {
         "cache policies for this model": cache_labels(
-            spec.mask_block, exact_only=spec.needs_exact_cache
+            spec.mask_block, exact_only=spec.needs_exact_cache, num_ranks=num_ranks
         ),
         "KV cache": cache | {"budget in bytes": budget, "pages": num_pages},
         "requests that fit at once": fitting_requests(lengths, page_size, num_pages),
@@ -132,12 +135,15 @@ def fitting_requests(
     ]
 
 
-def cache_labels(mask_block: int | None, *, exact_only: bool = False) -> dict[str, str]:
+def cache_labels(
+    mask_block: int | None, *, exact_only: bool = False, num_ranks: int = 1
+) -> dict[str, str]:
     """What each cache policy says of its outputs, with its default arguments.
 
     Args:
         mask_block: See ``ModelSpec.mask_block``.
         exact_only: See ``ModelSpec.needs_exact_cache``.
+        num_ranks: Over which the model is split.
     """
     from starr_engine.cache.base import CACHE_POLICIES, EXACT
 
@@ -151,4 +157,6 @@ def cache_labels(mask_block: int | None, *, exact_only: bool = False) -> dict[st
             label = policy.label(mask_block)
             usable = not policy.refusal(mask_block) and (label == EXACT or not exact_only)
             labels[name] = label if usable else "not for this model"
+            if usable and num_ranks > 1 and policy.keeps_features:
+                labels[name] = "not for a split model"
     return labels

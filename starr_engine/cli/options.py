@@ -90,6 +90,14 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
         "--device", default=_ENGINE.device, help="cpu, cuda, cuda:N or auto (default: %(default)s)"
     )
     group.add_argument(
+        "--tensor-parallel-size",
+        type=int,
+        metavar="RANKS",
+        default=_ENGINE.tensor_parallel_size,
+        help="processes that share the model, each with a GPU or a share of the cores (default: "
+        "%(default)s)",
+    )
+    group.add_argument(
         "--dtype",
         choices=("auto", "float32", "bfloat16", "float16"),
         default=_ENGINE.dtype,
@@ -129,8 +137,9 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
         "--kv-memory",
         metavar="SIZE",
         default=_ENGINE.kv_memory,
-        help="most memory of the KV cache: bytes, a size such as 512MiB or 2GB, or a fraction such "
-        "as 0.5 or 50%% of what is free once the model is loaded (default: %(default)s)",
+        help="most memory of the KV cache, of each rank if there are several: bytes, a size such "
+        "as 512MiB or 2GB, or a fraction such as 0.5 or 50%% of what is free once the model is "
+        "loaded (default: %(default)s)",
     )
 
 
@@ -146,8 +155,8 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
 def memory_options(args: argparse.Namespace) -> dict[str, Any]:
     """Fields of ``EngineConfig`` from the flags of :func:`add_memory_options`."""
     names = (
-        "device", "dtype", "quantization", "max_model_len", "mask_block_length", "page_size",
-        "kv_memory",
+        "device", "tensor_parallel_size", "dtype", "quantization", "max_model_len",
+        "mask_block_length", "page_size", "kv_memory",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names}
 

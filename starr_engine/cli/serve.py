@@ -1,10 +1,11 @@
-"""``starr-engine serve``: an OpenAI-compatible server with one engine."""
+"""``starr-engine serve``: an OpenAI-compatible server with one engine, or several on Ray."""
 
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from starr_engine.cli.options import (
     add_engine_options,
@@ -16,7 +17,11 @@ from starr_engine.errors import ConfigError
 from starr_engine.params import SamplingParams
 
 if TYPE_CHECKING:
+    from starr_engine.async_llm import AsyncLLM
+    from starr_engine.distributed.options import Replicas
+    from starr_engine.distributed.replicated import ReplicatedLLM
     from starr_engine.serve.config import ServeConfig
+    from starr_engine.serve.protocol import Fleet
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
 
@@ -27,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_access(parser)
     _add_limits(parser)
     _add_observation(parser)
+    _add_replicas(parser)
     add_engine_options(parser)
     add_sampling_options(parser)
 
@@ -58,16 +64,53 @@ def run(args: argparse.Namespace) -> None:
     )
     config = serve_config(args)
     set_up_logging(args.log_level)
+    replicas = _replicas(args)
     with bind(listening) as bound:
-        from starr_engine.async_llm import AsyncLLM
         from starr_engine.serve.app import make_app
         from starr_engine.serve.server import Server
 
-        engine = AsyncLLM(**engine_options(args))
-        try:
-            Server(make_app(engine, config), listening).run(sockets=[bound])
-        finally:
-            engine.close()
+        engine, fleet = _engine(engine_options(args), replicas)
+        with closing(engine):
+            Server(make_app(engine, config, fleet), listening).run(sockets=[bound])
+
+
+def _engine(
+    options: dict[str, Any], replicas: Replicas | None
+) -> tuple[AsyncLLM | ReplicatedLLM, Fleet | None]:
+    """The engine, and once more if it stands for several."""
+    if replicas is None:
+        from starr_engine.async_llm import AsyncLLM
+
+        return AsyncLLM(**options), None
+    from starr_engine.config import EngineConfig
+    from starr_engine.distributed.replicated import ReplicatedLLM
+
+    several = ReplicatedLLM(EngineConfig(**options), replicas)
+    return several, several
+
+
+def _replicas(args: argparse.Namespace) -> Replicas | None:
+    """None for one engine in this process."""
+    given = {
+        "min_count": ("--min-replicas", args.min_replicas),
+        "max_count": ("--max-replicas", args.max_replicas),
+        "gpus_per_replica": ("--gpus-per-replica", args.gpus_per_replica),
+        "cpus_per_replica": ("--cpus-per-replica", args.cpus_per_replica),
+        "address": ("--ray-address", args.ray_address),
+    }
+    if args.replicas is None:
+        for flag, value in given.values():
+            if value is not None:
+                raise ConfigError(f"{flag} goes with --replicas")
+        return None
+    from starr_engine.distributed.options import Replicas
+
+    return Replicas(
+        count=args.replicas,
+        upscale_delay_s=args.upscale_delay,
+        downscale_delay_s=args.downscale_delay,
+        **{name: value for name, (_, value) in given.items()},
+    )
 
 
 def serve_config(args: argparse.Namespace) -> ServeConfig:
@@ -190,4 +233,51 @@ def _add_observation(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--log-text", action="store_true", help="prompts and outputs in these lines, too"
+    )
+
+
+def _add_replicas(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("replicas", "Several engines, on Ray; see docs/serving.md.")
+    group.add_argument(
+        "--replicas",
+        type=int,
+        metavar="N",
+        help="engines, each in a process of its own (default: one in this process, without Ray)",
+    )
+    group.add_argument(
+        "--min-replicas", type=int, metavar="N", help="fewest to go down to (default: --replicas)"
+    )
+    group.add_argument(
+        "--max-replicas", type=int, metavar="N", help="most to go up to (default: --replicas)"
+    )
+    group.add_argument(
+        "--upscale-delay",
+        type=float,
+        metavar="SECONDS",
+        default=10.0,
+        help="for which more than fits must be there before one is added (default: %(default)s)",
+    )
+    group.add_argument(
+        "--downscale-delay",
+        type=float,
+        metavar="SECONDS",
+        default=300.0,
+        help="for which fewer must be enough before some are let go (default: %(default)s)",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a running cluster, e.g. auto (default: start Ray here, for this server)",
+    )
+    group.add_argument(
+        "--gpus-per-replica",
+        type=float,
+        metavar="SHARE",
+        help="0 to 1 (default: 1 with device cuda, or auto where Ray has GPUs; else 0)",
+    )
+    group.add_argument(
+        "--cpus-per-replica",
+        type=int,
+        metavar="N",
+        help="cores (default: 1 with a GPU or on a cluster, else an equal share of those here)",
     )

@@ -1,6 +1,6 @@
-"""Batch jobs over many engines, on Ray."""
+"""Batch jobs and servers over many engines, on Ray."""
 
 from starr_engine.distributed.batch import run_batch
-from starr_engine.distributed.options import Workers
+from starr_engine.distributed.options import Replicas, Workers
 
-__all__ = ["Workers", "run_batch"]
+__all__ = ["Replicas", "Workers", "run_batch"]

@@ -1,4 +1,4 @@
-"""How many workers, and what each of them gets."""
+"""How many workers or replicas, and what each of them gets."""
 
 from __future__ import annotations
 
@@ -48,6 +48,89 @@ class Workers:
             problems.append(f"the address must name a Ray cluster, got {self.address!r}")
         if problems:
             raise ConfigError("; ".join(problems))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """Engines behind one server; each is a Ray actor with a process of its own.
+
+    Raises:
+        ConfigError: If a value is out of range; names all of them at once.
+    """
+
+    count: int = 1
+    """At the start."""
+
+    min_count: int | None = None
+    """Fewest to go down to when there is little to do; None is ``count``."""
+
+    max_count: int | None = None
+    """Most to go up to when there is much to do; None is ``count``."""
+
+    gpus_per_replica: float | None = None
+    """As ``Workers.gpus_per_worker``."""
+
+    cpus_per_replica: int | None = None
+    """As ``Workers.cpus_per_worker``."""
+
+    address: str | None = None
+    """As ``Workers.address``."""
+
+    upscale_delay_s: float = 10.0
+    """Seconds for which more requests than fit must be there before replicas are added."""
+
+    downscale_delay_s: float = 300.0
+    """Seconds for which fewer replicas must be enough before some are taken away."""
+
+    check_interval_s: float = 5.0
+    """Seconds between two questions after a replica's health."""
+
+    check_timeout_s: float = 60.0
+    """Seconds that it has to answer, between two steps, before it is ended and replaced."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} must be an integer >= 1, got {value!r}"
+            for name in ("count", "min_count", "max_count")
+            if (value := getattr(self, name)) is not None and (not _is_whole(value) or value < 1)
+        ]
+        problems += [
+            f"{name} must be a finite number of seconds > 0, got {value!r}"
+            for name in (
+                "upscale_delay_s", "downscale_delay_s", "check_interval_s", "check_timeout_s",
+            )
+            if not isinstance(value := getattr(self, name), int | float)
+            or isinstance(value, bool)
+            or not (math.isfinite(value) and value > 0)
+        ]  # fmt: skip
+        if not problems:
+            low, high = self.limits
+            if not low <= self.count <= high:
+                problems.append(
+                    f"the number of replicas must be from min_count to max_count, "
+                    f"got {self.count} and {low} to {high}"
+                )
+            try:
+                self.workers  # noqa: B018  # checks the rest
+            except ConfigError as error:
+                problems.append(str(error).replace("_per_worker", "_per_replica"))
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Fewest and most."""
+        return self.min_count or self.count, self.max_count or self.count
+
+    @property
+    def workers(self) -> Workers:
+        """What Ray must have room for."""
+        return Workers(
+            count=self.limits[1],
+            gpus_per_worker=self.gpus_per_replica,
+            cpus_per_worker=self.cpus_per_replica,
+            address=self.address,
+        )
 
 
 def _is_whole(value: object) -> bool:

@@ -139,7 +139,7 @@ class Pool:
     def _replace(self, member: Member, error: RayError) -> Died:
         if isinstance(error, RayTaskError) and isinstance(error.cause, StarrError):
             raise error.cause
-        died = Died(member, _reason(error), _is_out_of_reach(error))
+        died = Died(member, reason_of(error), _is_out_of_reach(error))
         if member.info is None and not died.is_blameless:
             self._failed_starts[member.place] += 1
             if self._failed_starts[member.place] == MAX_FAILED_STARTS:
@@ -147,7 +147,7 @@ class Pool:
                     f"a worker died {MAX_FAILED_STARTS} times in a row while it loaded the model: "
                     f"{died.reason}"
                 )
-        _end(member.actor)  # one that raised is alive, and in an unknown state
+        end_actor(member.actor)  # one that raised is alive, and in an unknown state
         self.members[member.place] = self._new(member.place)
         return died
 
@@ -161,10 +161,11 @@ class Pool:
         traceback: TracebackType | None,
     ) -> None:
         for member in self.members:
-            _end(member.actor)
+            end_actor(member.actor)
 
 
-def _end(actor: Any) -> None:
+def end_actor(actor: Any) -> None:
+    """End its process, whatever it does."""
     with contextlib.suppress(RayError):
         ray.kill(actor, no_restart=True)
 
@@ -176,7 +177,7 @@ def _is_out_of_reach(error: RayError) -> bool:
     return isinstance(error, ActorUnavailableError) or "node has died" in str(error)
 
 
-def _reason(error: RayError) -> str:
+def reason_of(error: RayError) -> str:
     """What happened, in one line and without Ray's identifiers and guesses."""
     if isinstance(error, RayTaskError):
         return f"{type(error.cause).__name__}: {error.cause}"

@@ -72,6 +72,11 @@ def resources(workers: Workers, engine: EngineConfig) -> dict[str, float]:
         raise ConfigError(
             f"Ray gives each worker its GPU: use device cuda instead of {engine.device}"
         )
+    if engine.tensor_parallel_size > 1 and device != "cpu":
+        raise ConfigError(
+            f"a worker has one GPU at most, and tensor_parallel_size={engine.tensor_parallel_size} "
+            "takes one for each rank: run the split model without workers, or use device='cpu'"
+        )
     if device == "cpu" and workers.gpus_per_worker:
         raise ConfigError("gpus_per_worker is for device cuda; leave it out with device cpu")
     if device == "cuda" and workers.gpus_per_worker == 0:

@@ -14,29 +14,19 @@ from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.base import AttentionMetadata
-from starr_engine.attention.windows import RowLayout
+from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
-from starr_engine.cache.rows import RowRanges
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
 from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
-from starr_engine.engine.host_layout import reads_prefix, visible_runs
-from starr_engine.engine.packed_arrays import PackedArrays
+from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
+from starr_engine.engine.step_arrays import StepArrays, StepSizes
 from starr_engine.models.base import CanvasRows, ModelSpec
 from starr_engine.request import Positions, TokenIds
 
 _NO_IDS: Final = (np.empty(0, np.int32),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WindowView:
-    """A step as layers with one window see it."""
-
-    attention: AttentionMetadata
-    hidden: Tensor | None
-    """[T] int32 rows read that a row does not see, at their front; None if there are none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +57,9 @@ class StepBatch:
 
     attention: AttentionMetadata
     """Of layers without a window."""
+
+    arrays: StepArrays
+    """The same on the host, for other ranks."""
 
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
@@ -105,6 +98,24 @@ class StepBatch:
             first += len(positions)
         return rows
 
+    @classmethod
+    def of_other_rank(cls, arrays: StepArrays, copies: tuple[PageCopy, ...]) -> StepBatch:
+        """The batch of a rank that owns no requests: enough for the forward."""
+        tensors = arrays.packed.upload()
+        return cls(
+            entries=(),
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            present_ids=tensors["present_ids"],
+            score_positions=(),
+            shadow_positions=(),
+            attention=arrays.attention(arrays.rows(), tensors),
+            arrays=arrays,
+            started_s=0.0,
+            copies=copies,
+        )
+
 
 class Batcher:
     """Builds batches in C++, which refuses a plan that breaks a rule before anything runs.
@@ -136,6 +147,8 @@ class Batcher:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self._spec = spec
+        shapes = () if spec is None else spec.layer_shapes
+        self._window_sizes = {shape.window for shape in shapes if shape.window is not None}
         self._dtype = dtype
         self._canvases = canvases
         self._max_rows = max_num_batched_tokens
@@ -215,7 +228,8 @@ class Batcher:
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        packed = self._fill()
+        arrays = self._fill()
+        packed = arrays.packed
         present = [
             entry.running.request.canvas.token_ids[masks]
             for entry, masks in zip(entries, scored, strict=True)
@@ -223,21 +237,14 @@ class Batcher:
         # Shadow rows hold the mask instead of the token they check.
         np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
         positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
-        layout = RowLayout(
-            cu_query=packed.int32("cu_query"),
-            cu_read=packed.int32("cu_read"),
-            read_slots=packed.int64("read_slots"),
-            visible=packed.int32("visible"),
-            shadow_lens=packed.int32("shadow_lens"),
-            shadow_columns=packed.int32("shadow_columns"),
-            limited=packed.int32("limited"),
-        )
+        layout = arrays.rows()
+        reads = [entry.plan.read for entry in entries]
+        packed.int32("reads_prefix")[:] = reads_prefix(reads, np.diff(layout.cu_read))
         requests = [entry.running.request for entry in entries]
         if self._spec is not None and self._spec.noise == "uniform":
             put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
         tensors = packed.upload()
-        reads = [entry.plan.read for entry in entries]
-        attention = self._attention(layout, tensors, reads)
+        attention = arrays.attention(layout, tensors)
         canvas = None
         if self._spec is not None and self._spec.self_conditioning:
             canvas = canvas_rows(
@@ -257,38 +264,26 @@ class Batcher:
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
+            arrays=arrays,
             started_s=started_s,
             canvas=canvas,
-            windows=self._windows(entries, layout, positions, tensors),
+            windows=self._windows(entries, arrays, tensors),
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, layout.cu_query, slots),
         )
 
-    def _fill(self) -> PackedArrays:
-        """What the builder holds, in its arrays; ``present_ids`` is left to the caller."""
+    def _fill(self) -> StepArrays:
+        """What the builder holds; ``present_ids`` and ``reads_prefix`` are left to the caller."""
         builder = self._builder
-        rows, requests = (builder.num_query_rows,), (builder.num_requests,)
-        bounds, scores = (builder.num_requests + 1,), (builder.num_score_rows,)
-        packed = PackedArrays(
-            {
-                "input_ids": (rows, torch.int64),
-                "positions": (rows, torch.int64),
-                "slot_mapping": (rows, torch.int64),
-                "read_slots": ((builder.num_read_rows,), torch.int64),
-                "logits_rows": (scores, torch.int64),
-                "present_ids": (scores, torch.int64),
-                "cu_query": (bounds, torch.int32),
-                "cu_read": (bounds, torch.int32),
-                "page_table": ((builder.num_requests, builder.max_pages), torch.int32),
-                "visible": (rows, torch.int32),
-                "shadow_lens": (requests, torch.int32),
-                "shadow_columns": (requests, torch.int32),
-                "limited": (requests, torch.int32),
-                "score_request": (scores, torch.int32),
-                "score_positions": (scores, torch.int32),
-            },
-            self._device,
+        sizes = StepSizes(
+            builder.num_query_rows,
+            builder.num_requests,
+            builder.num_read_rows,
+            builder.max_pages,
+            builder.num_score_rows,
         )
+        arrays = StepArrays(sizes, self._device)
+        packed = arrays.packed
         builder.fill(
             input_ids=packed.int64("input_ids"),
             positions=packed.int64("positions"),
@@ -305,48 +300,23 @@ class Batcher:
             visible=packed.int32("visible"),
             limited=packed.int32("limited"),
         )
-        return packed
-
-    def _attention(
-        self, layout: RowLayout, tensors: Mapping[str, Tensor], reads: Sequence[RowRanges]
-    ) -> AttentionMetadata:
-        query_lens, paged_lens = np.diff(layout.cu_query), np.diff(layout.cu_read)
-        fresh = paged_lens == 0
-        read_lens = np.where(fresh, query_lens - layout.shadow_lens, paged_lens)
-        return AttentionMetadata(
-            cu_query=tensors["cu_query"],
-            cu_read=tensors["cu_read"],
-            read_slots=tensors["read_slots"],
-            slot_mapping=tensors["slot_mapping"],
-            page_table=tensors["page_table"],
-            query_lens=tuple(query_lens.tolist()),
-            read_lens=tuple(read_lens.tolist()),
-            fresh=tuple(fresh.tolist()),
-            shadow_lens=tuple(layout.shadow_lens.tolist()),
-            shadow_columns=tuple(layout.shadow_columns.tolist()),
-            visible=tensors["visible"],
-            limited=tuple((layout.limited != 0).tolist()),
-            visible_runs=visible_runs(
-                layout.visible, layout.cu_query, layout.shadow_lens, layout.limited
-            ),
-            reads_prefix=reads_prefix(reads, paged_lens),
-        )
+        return arrays
 
     def _windows(
         self,
         entries: Sequence[ScheduledRequest],
-        layout: RowLayout,
-        positions: NDArray[np.int64],
+        arrays: StepArrays,
         tensors: Mapping[str, Tensor],
     ) -> dict[int, WindowView]:
-        sizes = set() if self._spec is None else {shape.window for shape in self._spec.shapes}
-        starts = np.array([each.running.request.canvas.block_start for each in entries], np.int64)
+        if not self._window_sizes:
+            return {}
+        layout, positions = arrays.rows(), arrays.packed.int64("positions")
+        starts = [entry.running.request.canvas.block_start for entry in entries]
         views: dict[int, WindowView] = {}
-        for window in sizes:
-            if window is None:
-                continue
-            assert all(each.plan.read[0][0] == 0 and len(each.plan.read) == 1 for each in entries)
-            anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+        reads = [entry.plan.read for entry in entries]
+        assert all(rows[0][0] == 0 and len(rows) == 1 for rows in reads)
+        anchors = np.minimum(positions, np.repeat(starts, np.diff(layout.cu_query)))
+        for window in self._window_sizes:
             cut, hidden = layout.cut(anchors.astype(np.int32), window)
             if len(cut.read_slots) == len(layout.read_slots) and not hidden.any():
                 continue
@@ -355,9 +325,8 @@ class Batcher:
                 "read_slots": self._upload(cut.read_slots),
                 "visible": self._upload(cut.visible),
             }
-            reads = [entry.plan.read for entry in entries]
             views[window] = WindowView(
-                attention=self._attention(cut, {**tensors, **own}, reads),
+                attention=arrays.attention(cut, {**tensors, **own}),
                 hidden=self._upload(hidden) if hidden.any() else None,
             )
         return views

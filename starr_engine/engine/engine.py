@@ -19,9 +19,11 @@ from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
-from starr_engine.engine.loading import LoadedEngine, load
+from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.rank_limits import refusal_of_ranks
+from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import RunningRequest
@@ -48,14 +50,16 @@ class Engine:
 
     Args:
         config: Resolved against the model while loading; see ``Engine.config``.
+        start_ranks: Where the other ranks of a split model run.
 
     Raises:
         ConfigError: If model or settings cannot be used.
         CapacityError: If the pool does not fit into the memory given.
+        EngineDeadError: If another rank ended before it was ready.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self._build(load(config))
+    def __init__(self, config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> None:
+        self._build(load(config, start_ranks))
 
     def _build(self, loaded: LoadedEngine) -> None:
         self.config = config = loaded.config
@@ -63,7 +67,7 @@ class Engine:
         self.tokenizer: Tokenizer | None = loaded.tokenizer
         self.device = loaded.device
         self.page_pool = loaded.page_pool
-        self.num_parameters = sum(weight.numel() for weight in loaded.model.parameters())
+        self.num_parameters = loaded.num_parameters
         self.weight_bytes = held_weight_bytes(loaded.model)
         self.canvases = CanvasCache(loaded.page_pool, max_entries=loaded.config.canvas_cache)
         self.keeper = PageKeeper(
@@ -92,7 +96,8 @@ class Engine:
             spec=self.spec,
             dtype=getattr(torch, loaded.config.dtype),
         )
-        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends)
+        self._others = loaded.others
+        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends, loaded.others)
         self.decoder = Decoder(self.spec.mask_token_id)
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
@@ -111,6 +116,9 @@ class Engine:
         Returns:
             The blocks committed by it and the requests finished by it, in order; a request that
             failed is among these, with its reason, and takes no other with it.
+
+        Raises:
+            EngineDeadError: If the model is split and its ranks are no more; see ``close``.
         """
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
@@ -232,6 +240,15 @@ class Engine:
         assert pages is not None
         self.page_pool.release(pages)
 
+    def close(self) -> None:
+        """End the other ranks of a split model, after which no step can be taken.
+
+        It also happens when the engine is forgotten, or the process ends. With one rank there is
+        nothing to end.
+        """
+        if self._others is not None:
+            self._others.close()
+
     @property
     def has_unfinished(self) -> bool:
         """Whether a step would do anything."""
@@ -322,7 +339,8 @@ class Engine:
                 f"a canvas of {length} rows{extra} does not fit into one step of "
                 f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
             )
-        if refusal := cache.refusal(self.spec.mask_block):
+        ranks = self.config.tensor_parallel_size
+        if refusal := cache.refusal(self.spec.mask_block) or refusal_of_ranks(cache, ranks):
             raise RequestError(f"cache={params.cache!r}: {refusal}")
         label = cache.label(self.spec.mask_block)
         if self.spec.needs_exact_cache and label != EXACT:

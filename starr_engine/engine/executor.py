@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionBackend, StepAttention
-from starr_engine.attention.windows import WindowedStep
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.drafting import remember
 from starr_engine.engine.feature_forward import feature_forward
 from starr_engine.engine.probing import row_errors, split_errors
+from starr_engine.engine.rank_group import RankGroup, in_step
 from starr_engine.models.base import DiffusionModel
 
 _ROWS_AT_ONCE: Final = 64
@@ -29,14 +29,22 @@ class Executor:
         model: On its device, in its dtype.
         kv_pool: On the same device.
         backends: Of every layer; each supports its layer's shape.
+        others: The other ranks if the model is split and this is rank 0; they get every batch and
+            run it on an executor of their own.
     """
 
     def __init__(
-        self, model: DiffusionModel, kv_pool: KVPool, backends: Sequence[AttentionBackend]
+        self,
+        model: DiffusionModel,
+        kv_pool: KVPool,
+        backends: Sequence[AttentionBackend],
+        others: RankGroup | None = None,
     ) -> None:
         self._model = model
         self._kv_pool = kv_pool
         self._backends = backends
+        self._windows = [shape.window for shape in model.spec.shapes]
+        self._others = others
         self._feature_pool: FeaturePool | None = None
 
         self.drift_layer = model.spec.num_layers - 1
@@ -66,7 +74,17 @@ class Executor:
         """Logits [M, vocab_size] at ``batch.logits_rows``.
 
         What probes and measured rows say is added to their requests.
+
+        Raises:
+            EngineDeadError: If another rank is no more, or the forward failed and left the ranks
+                out of step.
         """
+        if self._others is None:
+            return self._forward(batch)
+        with in_step(self._others, self._kv_pool.pages.device):
+            return self._forward(batch)
+
+    def _forward(self, batch: StepBatch) -> Tensor:
         for copy in batch.copies:
             self._kv_pool.copy_pages(copy.source, copy.target)
         logits, similarity = self._run(batch)
@@ -79,6 +97,8 @@ class Executor:
 
     def _run(self, batch: StepBatch) -> tuple[Tensor, Tensor | None]:
         """Logits, and the cosines of the measured rows if there are any."""
+        if self._others is not None:
+            self._others.tell(batch.arrays.message(batch.copies))
         pool, measured = self._kv_pool, batch.measured
         similarity: Tensor | None = None
 
@@ -94,7 +114,10 @@ class Executor:
             hidden = feature_forward(
                 self._model, pool, self._feature_pool, self._backends[0], batch, observe
             )
-        return self._model.compute_logits(hidden[batch.logits_rows]), similarity
+        logits = self._model.compute_logits(hidden[batch.logits_rows])
+        if (ranks := self._model.ranks) is not None:
+            logits = ranks.join_columns(logits, self._model.spec.vocab_size)
+        return logits, similarity
 
     def _plain_forward(self, batch: StepBatch, observe: Callable[[int, Tensor], None]) -> Tensor:
         pool, metadata = self._kv_pool, batch.attention
@@ -114,11 +137,15 @@ class Executor:
         """Attention of every layer; layers that see the same share one."""
         made: dict[tuple[int, int | None], StepAttention] = {}
         steps: list[StepAttention] = []
-        for backend, shape in zip(self._backends, self._model.spec.shapes, strict=True):
-            window = shape.window if shape.window in batch.windows else None
+        for backend, own in zip(self._backends, self._windows, strict=True):
+            window = own if own in batch.windows else None
             kind = (id(backend), window)
             if kind not in made:
-                made[kind] = _step(backend, batch, window)
+                made[kind] = (
+                    backend.plan(batch.attention)
+                    if window is None
+                    else batch.windows[window].plan(backend)
+                )
             steps.append(made[kind])
         return steps
 
@@ -144,12 +171,3 @@ class Executor:
             for entry, each in zip(entries, errors_of, strict=True):
                 assert entry.running.probes is not None
                 entry.running.probes.add(each)
-
-
-def _step(backend: AttentionBackend, batch: StepBatch, window: int | None) -> StepAttention:
-    if window is None:
-        return backend.plan(batch.attention)
-    view = batch.windows[window]
-    if view.hidden is None:
-        return backend.plan(view.attention)
-    return WindowedStep(metadata=view.attention, hidden=view.hidden)

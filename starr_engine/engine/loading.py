@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Final
 
 import torch
@@ -14,6 +15,9 @@ from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
+from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
+from starr_engine.engine.rank_limits import check_ranks
+from starr_engine.engine.rank_processes import RankProcesses, rank_device
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model
@@ -46,26 +50,76 @@ class LoadedEngine:
     backends: tuple[AttentionBackend, ...]
     """Of every layer."""
 
+    num_parameters: int
+    """Of the whole model."""
 
-def load(config: EngineConfig) -> LoadedEngine:
+    others: RankGroup | None
+    """The other ranks, if the model is split; this process has the share of rank 0."""
+
+
+StartRanks = Callable[[int, torch.device], RankGroup]
+"""Makes a group of so many ranks, rank 0 among them, on devices of this kind."""
+
+
+def load(config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> LoadedEngine:
     """Load the model and size the pool.
+
+    Args:
+        config: As users gave it.
+        start_ranks: Called if the model is split; rank 0 of it is this process.
 
     Raises:
         ConfigError: If the model, device, dtype or backend cannot be used.
         CapacityError: If not even one page fits into ``kv_memory``, or the pool does not
             fit into the machine's memory.
+        EngineDeadError: If another rank ended before it was ready.
     """
-    device = resolve_device(config.device)
+    device, count = resolve_device(config.device), config.tensor_parallel_size
     dtype_name = resolve_dtype(config.dtype, device)
-    dtype: torch.dtype = getattr(torch, dtype_name)
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
     folder = resolve_model(config.model, config.revision)
     model = build_model(folder, mask_block_length=config.mask_block_length)
-    check_quantization(model, config.quantization, device, dtype)
-    check_weights_fit(model, device, dtype_name, config.quantization)
+    check_quantization(model, config.quantization, device, getattr(torch, dtype_name))
+    config = replace(config, dtype=dtype_name, device=str(device))
+    if count == 1:
+        return _load_share(config, folder, model, device, None)
+    check_ranks(model.spec, device, count)
+    if device.type == "cpu" and config.num_threads is None:
+        # Ranks on one machine share its cores.
+        config = replace(config, num_threads=max(1, torch.get_num_threads() // count))
+    group = start_ranks(count, device)
+    try:
+        return _load_share(config, folder, model, rank_device(device, 0), group)
+    except BaseException:
+        group.close()
+        raise
+
+
+def _load_share(
+    config: EngineConfig,
+    folder: Path,
+    model: DiffusionModel,
+    device: torch.device,
+    group: RankGroup | None,
+) -> LoadedEngine:
+    """All of the model, or rank 0's share while the others load theirs."""
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    num_parameters = sum(weight.numel() for weight in model.parameters())
+    if config.num_threads is not None:
+        torch.set_num_threads(config.num_threads)
+    if group is not None:
+        model.split(group.ranks)
+    check_weights_fit(model, device, config.dtype, config.quantization)
     if config.load_format == "auto":
         fetch_weights(config.model, config.revision)
+    if group is not None:
+        tell_settings(
+            group,
+            folder=str(folder),
+            dtype=config.dtype,
+            load_format=config.load_format,
+            mask_block_length=config.mask_block_length,
+            num_threads=config.num_threads,
+        )
     fill_model(
         model,
         folder,
@@ -74,24 +128,31 @@ def load(config: EngineConfig) -> LoadedEngine:
         load_format=config.load_format,
         quantization=config.quantization,
     )
-    spec = model.spec
-    placed = replace(config, device=str(device))
-    resolved = resolve_lengths(placed, spec, dtype, lambda: free_memory(device))
-    backends = _make_backends(resolved, spec, dtype, device)
-    kv_pool = _make_kv_pool(resolved, spec, dtype, device)
-    tokenizer = Tokenizer.from_folder(folder, spec.mask_token_id) if has_tokenizer(folder) else None
+    answers = [] if group is None else hear_answers(group)
+    elsewhere: list[int] = [answer["free_bytes"] for answer in answers]
+
+    def free() -> int:
+        if device.type == "cpu":  # the ranks share it
+            return free_memory(device) // config.tensor_parallel_size
+        return min([free_memory(device), *elsewhere])
+
+    resolved = resolve_lengths(config, model.spec_here, dtype, free)
+    sizes = {"num_pages": resolved.num_pages, "page_size": resolved.page_size}
+    backends, kv_pool = make_pages(model, dtype, device, config.attention_backend, **sizes)
+    if group is not None:
+        tell_settings(group, attention_backend=backends[-1].name, **sizes)
+        hear_answers(group)
+    mask = model.spec.mask_token_id
     return LoadedEngine(
-        config=replace(
-            resolved,
-            dtype=dtype_name,
-            attention_backend=backends[-1].name,
-        ),
+        config=replace(resolved, attention_backend=backends[-1].name),
         device=device,
         model=model,
-        tokenizer=tokenizer,
+        num_parameters=num_parameters,
+        tokenizer=Tokenizer.from_folder(folder, mask) if has_tokenizer(folder) else None,
         page_pool=PagePool(resolved.num_pages, resolved.page_size),
         kv_pool=kv_pool,
         backends=backends,
+        others=group,
     )
 
 
@@ -104,6 +165,8 @@ def check_weights_fit(
         CapacityError: Says how much is needed and how much is there.
     """
     needed = expected_weight_bytes(model, getattr(torch, dtype), quantization)
+    count = 1 if model.ranks is None or device.type != "cpu" else model.ranks.count
+    needed *= count  # the ranks of one machine share its memory
     if needed < _ALWAYS_FITS:
         return
     free = free_memory(device)
@@ -118,36 +181,28 @@ def check_weights_fit(
         )
 
 
-def _make_backends(
-    config: ResolvedConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
-) -> tuple[AttentionBackend, ...]:
-    """Of every layer; layers of one shape share one."""
-    heads = [(shape.num_kv_heads, shape.head_dim) for shape in spec.shapes]
-    made = {
-        (num_kv_heads, head_dim): make_backend(
-            config.attention_backend,
-            AttentionShape(
-                num_heads=spec.num_heads,
-                num_kv_heads=num_kv_heads,
-                head_dim=head_dim,
-                page_size=config.page_size,
-                dtype=dtype,
-                device=device,
-            ),
-        )
-        for num_kv_heads, head_dim in dict.fromkeys(heads)
-    }
-    return tuple(made[each] for each in heads)
+def make_pages(
+    model: DiffusionModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention_backend: str,
+    *,
+    num_pages: int,
+    page_size: int,
+) -> tuple[tuple[AttentionBackend, ...], KVPool]:
+    """The backend of every layer of a model, or of a rank's share of one, and its pages.
 
-
-def _make_kv_pool(
-    config: ResolvedConfig, spec: ModelSpec, dtype: torch.dtype, device: torch.device
-) -> KVPool:
+    Raises:
+        ConfigError: If the backend cannot serve it.
+        CapacityError: If the pages do not fit into the memory of the device.
+    """
+    spec = model.spec_here
+    backends = _make_backends(attention_backend, spec, page_size, dtype, device)
     try:
-        return KVPool(
+        pool = KVPool(
             num_layers=spec.num_layers,
-            num_pages=config.num_pages,
-            page_size=config.page_size,
+            num_pages=num_pages,
+            page_size=page_size,
             num_kv_heads=spec.num_kv_heads,
             head_dim=spec.head_dim,
             dtype=dtype,
@@ -156,9 +211,32 @@ def _make_kv_pool(
         )
     except RuntimeError as error:  # torch's, on every device: no memory, or a size beyond 64 bits
         raise CapacityError(
-            f"a pool of {config.num_pages} pages of {config.page_size} rows does not fit into the "
+            f"a pool of {num_pages} pages of {page_size} rows does not fit into the "
             f"memory of {device}; lower num_pages or kv_memory"
         ) from error
+    return backends, pool
+
+
+def _make_backends(
+    name: str, spec: ModelSpec, page_size: int, dtype: torch.dtype, device: torch.device
+) -> tuple[AttentionBackend, ...]:
+    """Of every layer; layers of one shape share one."""
+    heads = [(shape.num_kv_heads, shape.head_dim) for shape in spec.shapes]
+    made = {
+        (num_kv_heads, head_dim): make_backend(
+            name,
+            AttentionShape(
+                num_heads=spec.num_heads,
+                num_kv_heads=num_kv_heads,
+                head_dim=head_dim,
+                page_size=page_size,
+                dtype=dtype,
+                device=device,
+            ),
+        )
+        for num_kv_heads, head_dim in dict.fromkeys(heads)
+    }
+    return tuple(made[each] for each in heads)
 
 
 def resolve_device(name: str) -> torch.device:

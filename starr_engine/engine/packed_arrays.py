@@ -65,3 +65,11 @@ class PackedArrays:
             name: moved[start:end].view(dtype).view(shape)
             for name, (start, end, shape, dtype) in self._places.items()
         }
+
+    def to_bytes(self) -> bytes:
+        """All arrays as they lie here."""
+        return self._host.numpy().tobytes()
+
+    def take_bytes(self, data: memoryview) -> None:
+        """Fill the arrays with what :meth:`to_bytes` gave of arrays of the same shapes."""
+        self._host.numpy()[:] = np.frombuffer(data, np.uint8)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from starr_engine._core import PagePool
 from starr_engine.engine.paging import PageKeeper
@@ -71,6 +72,13 @@ class EngineStats:
         """Share of the pages looked for that were found; None before the first look."""
         looked_for = self.prefix_hits + self.prefix_misses
         return self.prefix_hits / looked_for if looked_for else None
+
+    @classmethod
+    def total(cls, parts: Sequence[EngineStats]) -> EngineStats:
+        """Of several engines, added up; of none, all 0."""
+        names = [field.name for field in fields(cls) if field.name != "drift"]
+        counts = {name: sum(getattr(part, name) for part in parts) for name in names}
+        return cls(**counts, drift=CacheDrift.total([part.drift for part in parts]))
 
 
 class StatsKeeper:

@@ -88,6 +88,7 @@ class EngineThread:
             self._is_closing = True
             self._wake.notify()
         self._thread.join()
+        self._engine.close()
 
     @property
     def _reason(self) -> EngineDeadError | None:
@@ -104,6 +105,8 @@ class EngineThread:
                     for output in self._engine.step():
                         self._send(output)
                     self._send_provisional()
+        except EngineDeadError as error:
+            death = error
         except BaseException as error:
             death = EngineDeadError(
                 f"the engine failed: {type(error).__name__}: {error}; make a new one"

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from starr_engine.errors import ConfigError
 from starr_engine.layers.mlp import Gate, swiglu
-from starr_engine.layers.places import TensorPlace
+from starr_engine.layers.places import Cut, TensorPlace, cut_parameter
+from starr_engine.layers.ranks import Ranks
 
 _GROUPED_DTYPES: Final = (torch.float32, torch.bfloat16, torch.float16)
 _GROUPED_STRIDE: Final = 16
@@ -52,6 +54,24 @@ class Experts(nn.Module):
         self.gate = gate
         self.gate_up = nn.Parameter(torch.empty((num_experts, 2 * inner_size, size)))
         self.down = nn.Parameter(torch.empty((num_experts, size, inner_size)))
+        self._num_experts = num_experts
+        self._first = 0
+
+    def split(self, ranks: Ranks) -> None:
+        """Keep this rank's share of the experts; the sum over ranks is the caller's.
+
+        Raises:
+            ConfigError: If there are fewer experts than ranks.
+        """
+        if self._num_experts < ranks.count:
+            raise ConfigError(
+                f"a layer has {self._num_experts} experts, fewer than the {ranks.count} ranks that "
+                f"share them; use tensor_parallel_size={self._num_experts} or less"
+            )
+        kept = ranks.share(self._num_experts)
+        for name in ("gate_up", "down"):
+            cut_parameter(self, name, Cut(rows=(kept,)))
+        self._first = kept[0]
 
     def published_places(self) -> Mapping[str, TensorPlace]:
         """Three tensors of each expert, under the names that most checkpoints use."""
@@ -64,7 +84,7 @@ class Experts(nn.Module):
                 ("down_proj", "down", (index,)),
             ):
                 place = TensorPlace(parameter=parameter, index=part)
-                places[f"{index}.{name}.weight"] = place
+                places[f"{self._first + index}.{name}.weight"] = place
         return places
 
     def num_idle_parameters(self, num_chosen: int) -> int:
@@ -82,9 +102,13 @@ class Experts(nn.Module):
             weights: [T, k] float32.
 
         Returns:
-            [T, H] in the dtype of ``rows``.
+            [T, H] in the dtype of ``rows``; of a rank's experts alone if they are split.
         """
         num_rows, num_chosen = expert_ids.shape
+        is_elsewhere = self._is_elsewhere(expert_ids)
+        if is_elsewhere is not None:
+            # Sorted behind those held here, where no product is computed.
+            expert_ids = (expert_ids - self._first).masked_fill(is_elsewhere, len(self.down))
         pair_experts, order = expert_ids.flatten().sort(stable=True)
         every_expert = torch.arange(len(self.down), device=rows.device)
         ends = torch.searchsorted(pair_experts, every_expert, right=True, out_int32=True)
@@ -92,7 +116,15 @@ class Experts(nn.Module):
         made = grouped_linear(self.gate(*inner.chunk(2, dim=-1)), self.down, ends)
         by_row = torch.empty_like(made).index_copy_(0, order, made)
         by_row = by_row.view(num_rows, num_chosen, rows.shape[1])
+        if is_elsewhere is not None:
+            by_row = by_row.masked_fill(is_elsewhere.unsqueeze(-1), 0)
         return (by_row.float() * weights.unsqueeze(-1)).sum(1).to(rows.dtype)
+
+    def _is_elsewhere(self, expert_ids: Tensor) -> Tensor | None:
+        """[T, k] bool, whether another rank has the expert; None if all are here."""
+        if len(self.down) == self._num_experts:
+            return None
+        return (expert_ids < self._first) | (expert_ids >= self._first + len(self.down))
 
 
 class StackedExperts(Experts):
@@ -112,10 +144,10 @@ def grouped_linear(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     Args:
         rows: [S, K], the rows of a group side by side.
         weight: [E, N, K].
-        ends: [E] int32, where the rows of each group end; ascending, the last one is S.
+        ends: [E] int32, where the rows of each group end; ascending.
 
     Returns:
-        [S, N].
+        [S, N]; rows behind the last end hold anything.
     """
     obstacle = grouped_mm_obstacle(weight)
     if obstacle is None:

@@ -8,20 +8,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from starr_engine.layers.linear import Linear
+from starr_engine.layers.ranks import Ranks
 
 Gate = Callable[[Tensor, Tensor], Tensor]
-"""``(gate, up)``, both [..., hidden] -> [..., hidden]."""
+"""``(gate, up)``, both [..., hidden] -> [..., hidden]; may overwrite ``gate``."""
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden].
+    """Product of ``up`` and the SiLU of ``gate``, both [..., hidden]; overwrites ``gate``.
 
     A function and not a module, because families name the projections around it differently.
 
     Source:
         Shazeer, "GLU variants improve transformer", arXiv 2002.05202, without biases.
     """
-    return functional.silu(gate).mul_(up)
+    return functional.silu(gate, inplace=True).mul_(up)
 
 
 def geglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -48,6 +49,13 @@ class GatedFeedForward(nn.Module):
         self.gate_proj = Linear(size, inner_size, bias=False)
         self.up_proj = Linear(size, inner_size, bias=False)
         self.down_proj = Linear(inner_size, size, bias=False)
+
+    def split(self, ranks: Ranks, *, sums: bool = True) -> None:
+        """Keep this rank's share of the gated row; without ``sums`` the caller adds up."""
+        inner = ranks.share(len(self.gate_proj.weight))
+        self.gate_proj.keep_outputs(inner)
+        self.up_proj.keep_outputs(inner)
+        self.down_proj.keep_inputs(inner, ranks if sums else None)
 
     def forward(self, rows: Tensor) -> Tensor:
         """[T, size] -> [T, size]."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from starr_engine.layers.experts import Experts
 from starr_engine.layers.mlp import GatedFeedForward
+from starr_engine.layers.ranks import Ranks
 from starr_engine.layers.routing import GroupLimitedRouter, SoftmaxRouter
 
 
@@ -31,6 +32,17 @@ class MoEFeedForward(nn.Module):
         self.gate = gate
         self.experts = experts
         self.shared_experts = shared_experts
+        self._ranks: Ranks | None = None
+
+    def split(self, ranks: Ranks) -> None:
+        """Keep this rank's experts, and its share of the part that serves every row.
+
+        Every rank routes all rows by itself, from the same bits.
+        """
+        self.experts.split(ranks)
+        if self.shared_experts is not None:
+            self.shared_experts.split(ranks, sums=False)
+        self._ranks = ranks
 
     @property
     def num_idle_parameters(self) -> int:
@@ -41,4 +53,6 @@ class MoEFeedForward(nn.Module):
         """[T, size] -> [T, size]."""
         expert_ids, weights = self.gate(rows)
         out: Tensor = self.experts(rows, expert_ids, weights)
-        return out if self.shared_experts is None else out + self.shared_experts(rows)
+        if self.shared_experts is not None:
+            out = out + self.shared_experts(rows)
+        return out if self._ranks is None else self._ranks.sum(out)

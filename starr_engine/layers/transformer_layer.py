@@ -9,6 +9,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from starr_engine.errors import ConfigError
+from starr_engine.layers.ranks import Ranks
 from starr_engine.layers.rotary import Rotation
 
 
@@ -51,8 +53,28 @@ class TransformerLayer(nn.Module, ABC):
         del is_canvas
         return rows
 
+    def split(self, ranks: Ranks) -> None:
+        """Keep one rank's heads and its share of the feed-forward part.
+
+        Queries, keys, values and mixed values are those of its heads from then on; what the two
+        parts add to the rows is whole, and the same on all ranks.
+
+        Raises:
+            ConfigError: If layers of this kind cannot be split; the layer is as before.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} does not say how it is split over "
+            f"tensor_parallel_size={ranks.count} ranks; use tensor_parallel_size=1"
+        )
+
 
 def split_heads(rows: Tensor, head_dim: int) -> Tensor:
     """[T, heads * D] -> [T, heads, D], a view."""
     num_rows, size = rows.shape
     return rows.view(num_rows, size // head_dim, head_dim)
+
+
+def head_rows(ranks: Ranks, projection: Tensor, head_dim: int) -> tuple[int, int]:
+    """First and end of the rows of a projection [heads * D, size] that make a rank's heads."""
+    first, stop = ranks.heads(len(projection) // head_dim)
+    return first * head_dim, stop * head_dim

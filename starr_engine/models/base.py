@@ -10,12 +10,15 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from starr_engine.errors import ConfigError
 from starr_engine.layers.attention import LayerAttention
 from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.layers.places import TensorPlace, module_places
+from starr_engine.layers.ranks import Ranks, Splits
 from starr_engine.layers.rotary import Rotation
 from starr_engine.layers.transformer_layer import TransformerLayer
 from starr_engine.models.loading.config_files import ConfigFiles
+from starr_engine.models.sharing import share_of_heads, split_problem
 from starr_engine.registry import Registry
 
 AttentionKind = Literal["bidirectional", "block_causal", "causal_context"]
@@ -185,6 +188,16 @@ class DiffusionModel(nn.Module, ABC):
     """Shown by ``starr-engine info``; never taken without being asked for."""
 
     spec: ModelSpec
+    """Of the whole model, also where it is split."""
+
+    ranks: Ranks | None = None
+    """Whose share of the model this is; None if it is all of it."""
+
+    split_parameters: frozenset[str] = frozenset()
+    """Names of the parameters of which this rank has a share; of the others it has all."""
+
+    _whole_shapes: Mapping[str, tuple[int, ...]] | None = None
+    """Of all tensors, from before the model was split."""
 
     @classmethod
     @abstractmethod
@@ -198,6 +211,46 @@ class DiffusionModel(nn.Module, ABC):
     def tensor_places(self) -> Mapping[str, TensorPlace]:
         """Every tensor that a checkpoint of this model holds -> the place that it fills."""
         return module_places(self)
+
+    def tensor_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Every tensor that a checkpoint of this model holds -> its shape, however it is split."""
+        if self._whole_shapes is not None:
+            return self._whole_shapes
+        parameters = dict(self.named_parameters())
+        return {
+            name: tuple(place.of(parameters[place.parameter]).shape)
+            for name, place in self.tensor_places().items()
+        }
+
+    @property
+    def spec_here(self) -> ModelSpec:
+        """``spec`` with the heads that this rank has."""
+        return self.spec if self.ranks is None else share_of_heads(self.spec, self.ranks.count)
+
+    @property
+    def vocabulary_tables(self) -> Sequence[Splits]:
+        """The embedding, and an output head of its own: split by token ids.
+
+        What is not among them, every rank has whole.
+        """
+        return ()
+
+    def split(self, ranks: Ranks) -> None:
+        """Keep one rank's share of every matrix; on ``meta``, so that no rank ever holds them all.
+
+        Raises:
+            ConfigError: If the model cannot be split so; says why. It is of no use then.
+        """
+        if problem := split_problem(self.spec, ranks.count):
+            raise ConfigError(problem)
+        self._whole_shapes = self.tensor_shapes()
+        whole = {name: parameter.shape for name, parameter in self.named_parameters()}
+        for part in (*self.layers, *self.vocabulary_tables):
+            part.split(ranks)
+        self.split_parameters = frozenset(
+            name for name, parameter in self.named_parameters() if parameter.shape != whole[name]
+        )
+        self.ranks = ranks
 
     @property
     def num_idle_parameters(self) -> int:
@@ -291,7 +344,10 @@ class DiffusionModel(nn.Module, ABC):
 
     @abstractmethod
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the given rows: [M, hidden_size] -> [M, vocab_size]."""
+        """Logits of the given rows: [M, hidden_size] -> [M, vocab_size].
+
+        Of a rank's tokens alone if the head is one of the ``vocabulary_tables`` and split.
+        """
 
 
 MODELS: Registry[DiffusionModel] = Registry("architecture")

@@ -15,8 +15,9 @@ from torch.nn import functional
 from starr_engine.layers.linear import Embedding, Linear
 from starr_engine.layers.mlp import GatedFeedForward
 from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.ranks import Ranks, Splits
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
-from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
+from starr_engine.layers.transformer_layer import TransformerLayer, head_rows, split_heads
 from starr_engine.models.base import DiffusionModel
 from starr_engine.models.decoder_config import DecoderConfig
 
@@ -82,6 +83,17 @@ class DecoderLayer(TransformerLayer):
         out: Tensor = self.mlp(self.post_attention_layernorm(rows))
         return out
 
+    def split(self, ranks: Ranks) -> None:
+        """See the base class."""
+        if not isinstance(self.mlp, Splits):
+            super().split(ranks)
+        part = self.self_attn
+        queries = head_rows(ranks, part.q_proj.weight, self.head_dim)
+        for projection in (part.q_proj, part.k_proj, part.v_proj):
+            projection.keep_outputs(head_rows(ranks, projection.weight, self.head_dim))
+        part.o_proj.keep_inputs(queries, ranks)
+        cast(Splits, self.mlp).split(ranks)
+
 
 class _Body(nn.Module):
     """The level that puts ``model.`` before every name but the head's."""
@@ -144,6 +156,12 @@ class DecoderModel(DiffusionModel):
     def layers(self) -> Sequence[TransformerLayer]:
         """See the base class."""
         return cast(Sequence[TransformerLayer], self.model.layers)
+
+    @property
+    def vocabulary_tables(self) -> Sequence[Splits]:
+        """See the base class."""
+        head = () if self.lm_head is None else (self.lm_head,)
+        return (self.model.embed_tokens, *head)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """See the base class."""

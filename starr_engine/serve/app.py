@@ -23,7 +23,7 @@ from starr_engine.serve.errors import ApiError, ErrorBody, field_error
 from starr_engine.serve.guard import Guard
 from starr_engine.serve.json_text import JsonResponse
 from starr_engine.serve.metrics import CONTENT_TYPE, ServerMetrics
-from starr_engine.serve.protocol import ServedEngine
+from starr_engine.serve.protocol import Fleet, FleetState, ServedEngine
 from starr_engine.serve.record import record_of
 from starr_engine.serve.responses import Completion
 from starr_engine.serve.schemas import ChatBody, CompletionBody
@@ -48,7 +48,7 @@ _GENERATED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
+def make_app(engine: ServedEngine, config: ServeConfig, fleet: Fleet | None = None) -> FastAPI:
     """The server as an ASGI app.
 
     ``app.state.engine_died`` is an ``asyncio.Event`` that is set when a request finds the engine
@@ -57,6 +57,8 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
     Args:
         engine: Lives longer than the app.
         config: Names, keys and limits.
+        fleet: The engine once more, if it stands for several: ``/ready`` and ``/metrics`` then tell
+            of each.
     """
     # Its own pages of documentation would load scripts from elsewhere.
     app = FastAPI(
@@ -110,7 +112,9 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
             raise ApiError(
                 503, "the server finishes what it has and takes no more", code="draining"
             )
-        await _check_life()
+        replicas = await _check_life()
+        if replicas is not None and not replicas.is_ready:
+            raise ApiError(503, "no replica is ready yet; one is being started", code="starting")
         return JsonResponse({"status": "ok"})
 
     @app.get("/version")
@@ -121,19 +125,24 @@ def make_app(engine: ServedEngine, config: ServeConfig) -> FastAPI:
     @app.get("/metrics")
     async def metrics_text() -> Response:
         """Prometheus's text format."""
-        return Response(metrics.render(await _stats()), media_type=CONTENT_TYPE)
+        return Response(metrics.render(*await state()), media_type=CONTENT_TYPE)
 
-    async def _check_life() -> None:
+    async def _check_life() -> FleetState | None:
         with suppress(TimeoutError):  # it answers between two steps, and is in a long one
             async with asyncio.timeout(_LIFE_PATIENCE_S):
-                await _stats()
+                return (await state())[1]
+        return None
 
-    async def _stats() -> EngineStats:
+    async def state() -> tuple[dict[str, EngineStats], FleetState | None]:
+        """Of each engine by its name, and of all together."""
         try:
-            return await engine.stats()
+            if fleet is None:
+                return {"": await engine.stats()}, None
+            now = await fleet.fleet()
         except EngineDeadError:
             app.state.engine_died.set()
             raise
+        return {each.name: each.stats for each in now.replicas if each.stats is not None}, now
 
     if config.has_page:
         _add_page(app)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from typing_extensions import TypedDict
 
-from starr_engine.errors import CapacityError, EngineDeadError, RequestError
+from starr_engine.errors import CapacityError, EngineDeadError, ReplicaDiedError, RequestError
 from starr_engine.registry import unknown_name
 from starr_engine.unsupported import UNSUPPORTED_FIELDS
 
@@ -120,6 +120,8 @@ def as_api_error(error: Exception, fields: Collection[str] = ()) -> ApiError:
         return ApiError(400, str(error), param=_blamed(str(error), fields))
     if isinstance(error, CapacityError):
         return ApiError(503, str(error), code="no_capacity")
+    if isinstance(error, ReplicaDiedError):
+        return ApiError(503, str(error), code="replica_died", headers={"retry-after": "1"})
     if isinstance(error, EngineDeadError):
         return ApiError(503, "the engine has failed; the server ends", code="engine_dead")
     if isinstance(error, TimeoutError):

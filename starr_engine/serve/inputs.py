@@ -18,9 +18,9 @@ _SAME_FIELDS: Final = (
     "max_tokens", "n", "seed", "stop", "temperature", "top_p", "presence_penalty",
     "frequency_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty", "bad_words",
     "allowed_token_ids", "stop_token_ids", "min_tokens", "ignore_eos",
-    "include_stop_str_in_output", "skip_special_tokens", "cache_salt", "block_length", "remasking",
-    "remasking_args", "cache", "cache_args", "cache_probe_rate", "early_exit", "early_exit_args",
-    "suppress_eos", "eos_last", "trace",
+    "include_stop_str_in_output", "skip_special_tokens", "cache_salt", "priority", "block_length",
+    "remasking", "remasking_args", "cache", "cache_args", "cache_probe_rate", "early_exit",
+    "early_exit_args", "suppress_eos", "eos_last", "trace",
 )  # fmt: skip
 """Fields that ``SamplingParams`` has under the same name."""
 

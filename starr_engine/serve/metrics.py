@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -10,6 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from starr_engine.engine.stats import EngineStats
+from starr_engine.serve.protocol import FleetState
 from starr_engine.serve.record import RequestRecord
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -89,41 +91,100 @@ class ServerMetrics:
             self._forwards.observe(forwards)
             self._tpf.observe(tpf)
 
-    def render(self, stats: EngineStats) -> bytes:
+    def render(self, engines: Mapping[str, EngineStats], fleet: FleetState | None = None) -> bytes:
         """All metrics in Prometheus's text format.
 
         Args:
-            stats: Of now.
+            engines: Of now, by the replica's name; of an engine in this process with an empty name,
+                which stands in no label.
+            fleet: Of now, where there are replicas.
         """
         engine = CollectorRegistry()
-        engine.register(_EngineCollector(stats))
+        engine.register(_EngineCollector(engines))
+        if fleet is not None:
+            engine.register(_FleetCollector(fleet))
         return bytes(generate_latest(self._registry) + generate_latest(engine))
 
 
 class _EngineCollector(Collector):
     """The numbers of one moment."""
 
-    def __init__(self, stats: EngineStats) -> None:
-        self._stats = stats
+    def __init__(self, engines: Mapping[str, EngineStats]) -> None:
+        self._engines = engines
 
     def collect(self) -> Iterator[Metric]:
-        stats = self._stats
         ended = CounterMetricFamily(
-            "starr_engine_requests", "Requests of the engine by how they ended.", labels=("end",)
+            "starr_engine_requests",
+            "Requests of the engine by how they ended.",
+            labels=(*self._labels, "end"),
         )
-        for end in ("finished", "failed", "aborted"):
-            ended.add_metric((end,), getattr(stats, f"num_{end}"))
+        for name, stats in self._engines.items():
+            for end in ("finished", "failed", "aborted"):
+                ended.add_metric((*_values(name), end), getattr(stats, f"num_{end}"))
         yield ended
-        for name, field, text in _COUNTERS:
-            yield CounterMetricFamily(f"starr_engine_{name}", text, value=getattr(stats, field))
-        for name, field, text in _GAUGES:
-            yield GaugeMetricFamily(f"starr_engine_{name}", text, value=getattr(stats, field))
-        drift = stats.drift
-        yield CounterMetricFamily(
-            "starr_engine_probe_forwards", "Steps computed again without reuse.",
-            value=drift.probe_forwards,
+        for kind, table in ((CounterMetricFamily, _COUNTERS), (GaugeMetricFamily, _GAUGES)):
+            for metric, field, text in table:
+                yield self._family(kind, metric, text, attrgetter(field))
+        yield self._family(
+            CounterMetricFamily, "probe_forwards", "Steps computed again without reuse.",
+            attrgetter("drift.probe_forwards"),
         )  # fmt: skip
-        for name, text in _DRIFT:
-            # No row was compared yet: a zero would say that the cache is exact.
-            if (value := getattr(drift, name)) is not None:
-                yield GaugeMetricFamily(f"starr_engine_drift_{name}", text, value=value)
+        for metric, text in _DRIFT:
+            yield self._family(
+                GaugeMetricFamily, f"drift_{metric}", text, attrgetter(f"drift.{metric}")
+            )
+
+    @property
+    def _labels(self) -> tuple[str, ...]:
+        return () if "" in self._engines else ("replica",)
+
+    def _family(
+        self, kind: Any, name: str, text: str, value_of: Callable[[EngineStats], float | None]
+    ) -> Metric:
+        family = kind(f"starr_engine_{name}", text, labels=self._labels)
+        for replica, stats in self._engines.items():
+            # Drift of which no row was compared yet: a zero would say that the cache is exact.
+            if (value := value_of(stats)) is not None:
+                family.add_metric(_values(replica), value)
+        made: Metric = family
+        return made
+
+
+class _FleetCollector(Collector):
+    """The replicas at one moment."""
+
+    def __init__(self, fleet: FleetState) -> None:
+        self._fleet = fleet
+
+    def collect(self) -> Iterator[Metric]:
+        fleet = self._fleet
+        phases = GaugeMetricFamily("starr_replicas", "Replicas by phase.", labels=("phase",))
+        for phase in ("starting", "ready", "draining"):
+            count = sum(replica.phase == phase for replica in fleet.replicas)
+            phases.add_metric((phase,), count)
+        yield phases
+        for name, count, text in (
+            ("deaths", fleet.num_deaths, "Replicas that died or were ended because they hung."),
+            ("reruns", fleet.num_reruns, "Requests run again because their replica had died."),
+        ):
+            yield CounterMetricFamily(f"starr_replica_{name}", text, value=count)
+        yield GaugeMetricFamily(
+            "starr_requests_without_replica", "Requests that wait until a replica is ready.",
+            value=fleet.num_waiting,
+        )  # fmt: skip
+        for field, metric, text in (
+            ("num_requests", "requests", "Requests given to a replica and unfinished."),
+            (
+                "outstanding_tokens",
+                "outstanding_tokens",
+                "Their tokens, as routing weighs them.",
+            ),
+        ):
+            family = GaugeMetricFamily(f"starr_replica_{metric}", text, labels=("replica",))
+            for replica in fleet.replicas:
+                family.add_metric((replica.name,), getattr(replica, field))
+            yield family
+
+
+def _values(replica: str) -> tuple[str, ...]:
+    return (replica,) if replica else ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from starr_engine.config import EngineConfig
 from starr_engine.engine.stats import EngineStats
@@ -13,6 +14,9 @@ from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.prompts import Message, Prompt
 from starr_engine.tokenization import Tokenizer
+
+Phase = Literal["starting", "ready", "draining"]
+"""Of a replica; ``draining`` finishes what it has and takes no more."""
 
 
 class ServedEngine(Protocol):
@@ -73,3 +77,51 @@ class ServedEngine(Protocol):
 
     async def stats(self) -> EngineStats:
         """What the engine has done, and what it holds now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaState:
+    """One of several engines behind a server."""
+
+    name: str
+    """Never given to another one."""
+
+    phase: Phase
+
+    num_requests: int
+    """Given to it and unfinished."""
+
+    outstanding_tokens: int
+    """Of these, still to be computed, as routing weighs them."""
+
+    stats: EngineStats | None
+    """What it said last; None while it starts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetState:
+    """Several engines, together."""
+
+    replicas: tuple[ReplicaState, ...]
+    num_waiting: int
+    """Requests that wait until a replica is ready."""
+
+    num_deaths: int
+    num_reruns: int
+    """Requests that ran again because their replica had died."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a request could begin now."""
+        return any(replica.phase == "ready" for replica in self.replicas)
+
+
+class Fleet(Protocol):
+    """What an engine that stands for several also has."""
+
+    async def fleet(self) -> FleetState:
+        """How they are now.
+
+        Raises:
+            EngineDeadError: If none lives and none will.
+        """

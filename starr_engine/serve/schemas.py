@@ -68,6 +68,7 @@ class SamplingFields(_Strict):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     cache_salt: str | None = Field(None, max_length=256)
+    priority: int | None = None
     # Of diffusion models.
     block_length: int | None = Field(None, description="positions denoised together")
     remasking: str | None = Field(None, description="remasking policy; GET /v1/models lists them")

@@ -53,6 +53,7 @@ def run_work(
     on_output: Callable[[K, RequestOutput], None],
     *,
     is_stopped: Callable[[], bool] = lambda: False,
+    at_once: int | None = None,
 ) -> bool:
     """Run all requests; outputs come in the order in which they finish.
 
@@ -61,6 +62,8 @@ def run_work(
         work: Taken as places become free.
         on_output: Takes every output.
         is_stopped: Asked between steps; True drops what is unfinished.
+        at_once: Most unfinished requests; None is twice the batch, so that there is never a gap.
+            Where latency is measured the batch itself: a request then waits for no other.
 
     Returns:
         Whether everything ran.
@@ -72,7 +75,8 @@ def run_work(
     """
     waiting = iter(work)
     running: dict[str, Work[K]] = {}
-    limit = 2 * engine.config.max_num_requests  # one that ends is replaced in the next step
+    # One that ends is replaced in the next step.
+    limit = at_once or 2 * engine.config.max_num_requests
     number = 0
     try:
         while not is_stopped():

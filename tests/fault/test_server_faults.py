@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from starr_engine import AsyncLLM, BlockOutput
+from starr_engine import AsyncLLM, BlockOutput, EngineDeadError
 from starr_engine.engine.engine import Engine
 from tests.helpers.servers import Running, logged, running, stoppable_steps
 
@@ -196,7 +196,7 @@ def test_an_engine_that_dies_takes_the_server_with_it(mortal, stopped, monkeypat
             assert "secret" not in answer.text
         served.thread.join(30)
         assert not served.thread.is_alive()
-        assert served.server.engine_was_dead
+        assert [type(error) for error in served.errors] == [EngineDeadError]
 
 
 def test_an_idle_servers_health_finds_a_dead_engine(mortal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ import pytest
 from starr_engine import AsyncLLM
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.stats import EngineStats
+from starr_engine.errors import StarrError
 from starr_engine.serve.app import make_app
 from starr_engine.serve.config import ServeConfig
 from starr_engine.serve.logs import LOGGER, JsonLines
-from starr_engine.serve.protocol import ServedEngine
+from starr_engine.serve.protocol import Fleet, ServedEngine
 from starr_engine.serve.server import Listening, Server, bind
 
 
@@ -33,6 +35,8 @@ class Running:
     engine: Any
     server: Server
     thread: threading.Thread
+    errors: list[StarrError]
+    """What the server has ended with."""
 
     def stats(self) -> EngineStats:
         """Of the engine, now."""
@@ -61,12 +65,17 @@ class Running:
 
 @contextmanager
 def running(
-    engine: ServedEngine | None = None, *, drain_s: int = 5, **settings: Any
+    engine: ServedEngine | None = None,
+    *,
+    fleet: Fleet | None = None,
+    drain_s: int = 5,
+    **settings: Any,
 ) -> Iterator[Running]:
     """Serve until the block ends.
 
     Args:
         engine: None makes one of tiny-llada, and closes it.
+        fleet: The engine once more, if it stands for several.
         drain_s: For what still runs at the end.
         settings: Of ``ServeConfig``.
     """
@@ -75,9 +84,10 @@ def running(
     listening = Listening(port=0, drain_s=drain_s)
     served: Any = engine or own
     with bind(listening) as bound:
-        server = Server(make_app(served, config), listening)
+        server = Server(make_app(served, config, fleet), listening)
         port = bound.getsockname()[1]
-        thread = threading.Thread(target=_serve, args=(server, bound), name="server")
+        errors: list[StarrError] = []
+        thread = threading.Thread(target=_serve, args=(server, bound, errors), name="server")
         thread.start()
         try:
             while not server.started:
@@ -89,6 +99,7 @@ def running(
                 engine=served,
                 server=server,
                 thread=thread,
+                errors=errors,
             )
         finally:
             server.handle_exit(15, None)
@@ -136,10 +147,8 @@ def logged() -> Iterator[Callable[[], list[dict[str, Any]]]]:
         LOGGER.propagate = propagate
 
 
-def _serve(server: Server, bound: Any) -> None:
-    from starr_engine.errors import EngineDeadError
-
+def _serve(server: Server, bound: socket.socket, errors: list[StarrError]) -> None:
     try:
         server.run(sockets=[bound])
-    except EngineDeadError:
-        server.engine_was_dead = True  # type: ignore[attr-defined]
+    except StarrError as error:
+        errors.append(error)

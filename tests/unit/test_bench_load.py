@@ -9,6 +9,7 @@ import pytest
 
 from starr_engine import LLM, SamplingParams
 from starr_engine.bench.load import Load, LoadRequest, poisson_arrivals, random_prompts
+from starr_engine.bench.measure import beginning
 from starr_engine.bench.report import load_report, percentiles
 from starr_engine.bench.run import RequestTimes, run_load
 from starr_engine.engine.engine import Engine
@@ -130,6 +131,14 @@ def test_the_report_adds_up_what_requests_did(llm) -> None:
     assert report["computed_rows"] == 6 * (2 * 10 + 6 * 4)
     assert report["tokens_per_s"] == pytest.approx(48 / report["seconds"])
     assert set(report["latency"]) == {"first_block", "per_block", "request"}
+
+
+def test_the_beginning_of_a_load_has_its_batch_and_few_tokens() -> None:
+    long = tuple(replace(each, params=replace(PARAMS, max_tokens=256)) for each in requests(40))
+    short = beginning(Load(requests=(*requests(1), *long), concurrency=3))
+    assert [each.params.max_tokens for each in short.requests] == [8, 64, 64]
+    assert short.concurrency == 3
+    assert len(beginning(Load(requests=long)).requests) == 32
 
 
 def test_percentiles_of_known_samples() -> None:

@@ -79,6 +79,12 @@ def test_prompts_of_a_file_run_with_what_their_rows_ask_for(model, capsys, tmp_p
     assert bench(model, capsys, *flags)["result"]["tokens"] == 12
 
 
+def test_a_split_model_has_phases_and_no_roofline(model, capsys):
+    record = bench(model, capsys, "latency", "--num-prompts", "1", "--tensor-parallel-size", "2")
+    assert set(record["profile"]["phases"]) == {*PHASES, "other"}
+    assert "roofline" not in record["profile"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -91,6 +97,7 @@ def test_prompts_of_a_file_run_with_what_their_rows_ask_for(model, capsys, tmp_p
         (["latency", "--prompt-len", "many"], "takes N or MIN:MAX"),
         (["latency", "--prompt-len", "9:3"], "least first"),
         (["latency", "--no-profile", "--chrome-trace", "x"], "leave --no-profile out"),
+        (["latency", "--tensor-parallel-size", "2", "--peak-compute", "1"], "of one device"),
         (["latency", "--n", "2"], "--n is 2"),
         (["latency", "--peak-bandwidth", "-1", "--peak-compute", "1"], "must be above 0"),
         (["latency", "--tokens-per-step", "2", "--remasking", "threshold"], "tokens_per_step"),

@@ -25,6 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"max_num_requests": 0}, "max_num_requests must be an integer >= 1, got 0"),
         ({"max_num_requests": True}, "max_num_requests must be an integer >= 1, got True"),
         ({"kv_memory": 1e9}, r"kv_memory must be bytes .* or '1.5GB' .*, got 1000000000.0"),
+        ({"tensor_parallel_size": 0}, "tensor_parallel_size must be an integer >= 1, got 0"),
+        (
+            {"tensor_parallel_size": 2, "quantization": "int8"},
+            "quantization='int8' cannot be used with tensor_parallel_size=2: quantised matrices "
+            "cannot be split; use quantization='none', or tensor_parallel_size=1",
+        ),
         ({"page_size": 0}, "page_size must be an integer >= 1, got 0"),
         ({"mask_block_length": 0}, "mask_block_length must be an integer >= 1, got 0"),
         ({"num_pages": 1}, "num_pages must be at least 2: page 0 is reserved"),

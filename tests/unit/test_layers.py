@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from starr_engine.layers.mlp import swiglu
-from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.norm import RMSNorm, WideRMSNorm
 from starr_engine.layers.rotary import RotaryEmbedding
 
 
@@ -87,3 +88,44 @@ def test_swiglu_gates_the_second_by_the_silu_of_the_first() -> None:
     gate, up = torch.tensor([0.0, 2.0, -1.0]), torch.tensor([5.0, 3.0, 4.0])
     expected = gate / (1 + torch.exp(-gate)) * up
     torch.testing.assert_close(swiglu(gate, up), expected)
+
+
+DTYPES = [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms_in_place_are_the_formula_to_the_bit_and_leave_their_rows_alone(dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    rows = (torch.randn((7, 64), generator=generator) * 5).to(dtype)
+    weight, bias = (torch.randn(64, generator=generator).to(dtype) for _ in range(2))
+    before, wide = rows.clone(), rows.float()
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+    narrow = norm(weight.tolist(), bias=bias.tolist()).to(dtype)
+    assert torch.equal(narrow(rows), (wide * scale).to(dtype) * weight + bias)
+    layer = WideRMSNorm(64, 1e-6).to(dtype)
+    layer.weight.data = weight
+    assert torch.equal(layer(rows), (wide * scale * weight.float()).to(dtype))
+    assert torch.equal(rows, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("num_turned", [16, 8])
+def test_rotation_is_the_formula_to_the_bit_and_leaves_its_heads_alone(dtype, num_turned) -> None:
+    heads = torch.randn((6, 3, 16), generator=torch.Generator().manual_seed(4)).to(dtype)
+    before, positions = heads.clone(), torch.tensor([0, 9, 3, 50, 51, 2])
+    table = RotaryEmbedding(num_turned, 64, 1e4, full_precision=False)
+    cos, sin = (each[positions][:, None].to(dtype) for each in (table.cos, table.sin))
+    first, second, rest = heads.split([num_turned // 2, num_turned // 2, 16 - num_turned], -1)
+    turned = (first * cos - second * sin, second * cos + first * sin, rest)
+    assert torch.equal(table(positions, dtype).apply(heads), torch.cat(turned, -1))
+    assert torch.equal(heads, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_swiglu_in_place_is_the_formula_to_the_bit_and_leaves_the_second_alone(dtype) -> None:
+    generator = torch.Generator().manual_seed(5)
+    gate, up = (torch.randn((9, 40), generator=generator).to(dtype) for _ in range(2))
+    before = up.clone()
+    expected = torch.nn.functional.silu(gate) * up
+    assert torch.equal(swiglu(gate.clone(), up), expected)
+    assert torch.equal(up, before)

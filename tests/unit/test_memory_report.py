@@ -11,8 +11,11 @@ from starr_engine import LLM
 from starr_engine.cache.base import CACHE_POLICIES
 from starr_engine.cli.main import main
 from starr_engine.cli.memory_report import cache_labels, fitting_requests, request_lengths
+from starr_engine.config import EngineConfig
+from starr_engine.engine.engine import Engine
 from starr_engine.errors import ConfigError
 from tests.helpers.engines import make_llm
+from tests.helpers.rank_threads import RankThreads
 from tests.helpers.sdar_checkpoints import write_sdar_checkpoint
 from tests.helpers.word_models import write_word_model
 
@@ -75,6 +78,30 @@ def test_the_pages_are_those_that_an_engine_would_have(
         {"tokens": 100, "pages": 10, "requests": 2},
         {"tokens": 30, "pages": 3, "requests": 8},
     ]
+
+
+def test_of_a_split_model_it_is_the_memory_of_each_rank(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = {}
+    for count in (1, 2):
+        flags = ["--kv-memory", "100KB", "--device", "cpu", "--tensor-parallel-size", str(count)]
+        assert main(["info", "--model", model, *flags, "--json"]) == 0
+        shown[count] = json.loads(capsys.readouterr().out)
+    config = EngineConfig(model=model, device="cpu", kv_memory="100KB", tensor_parallel_size=2)
+    engine = Engine(config, RankThreads)
+    share = shown[2]["each of 2 ranks"]
+    # Rank 0 has one token of 101 less than the last one, and so fewer rows of two tables.
+    last = sum(weight.numel() for weight in engine.executor._model.parameters())
+    assert share["parameters"] == last + 2 * engine.spec.hidden_size
+    assert share["weight bytes"]["float32"] == 4 * share["parameters"]
+    assert engine.weight_bytes == 4 * last
+    assert engine.num_parameters == shown[1]["model"]["parameters"]
+    assert shown[2]["model"] == shown[1]["model"]
+    assert shown[2]["KV cache"]["bytes per page"] * 2 == shown[1]["KV cache"]["bytes per page"]
+    assert shown[2]["KV cache"]["pages"] == engine.page_pool.num_pages - 1
+    assert shown[2]["cache policies for this model"]["dllm"] == "not for a split model"
+    engine.close()
 
 
 def test_a_fraction_leaves_room_for_the_weights(

@@ -20,8 +20,9 @@ from torch.nn import functional
 from starr_engine.layers.linear import Embedding, Linear
 from starr_engine.layers.mlp import swiglu
 from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.ranks import Ranks, Splits
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
-from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
+from starr_engine.layers.transformer_layer import TransformerLayer, head_rows, split_heads
 from starr_engine.models.base import DiffusionModel, PublishedDecoding
 from starr_engine.models.families.llada_config import ARCHITECTURE, LLaDAConfig
 from starr_engine.models.loading.config_files import ConfigFiles
@@ -73,6 +74,17 @@ class LLaDABlock(TransformerLayer):
         normed = self.ff_norm(rows)
         out: Tensor = self.ff_out(swiglu(self.ff_proj(normed), self.up_proj(normed)))
         return out
+
+    def split(self, ranks: Ranks) -> None:
+        """See the base class."""
+        queries = head_rows(ranks, self.q_proj.weight, self.head_dim)
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            projection.keep_outputs(head_rows(ranks, projection.weight, self.head_dim))
+        self.attn_out.keep_inputs(queries, ranks)
+        inner = ranks.share(len(self.ff_proj.weight))
+        self.ff_proj.keep_outputs(inner)
+        self.up_proj.keep_outputs(inner)
+        self.ff_out.keep_inputs(inner, ranks)
 
 
 class _Transformer(nn.Module):
@@ -139,6 +151,12 @@ class LLaDAModel(DiffusionModel):
     def layers(self) -> Sequence[TransformerLayer]:
         """See the base class."""
         return cast(Sequence[TransformerLayer], self.model.transformer.blocks)
+
+    @property
+    def vocabulary_tables(self) -> Sequence[Splits]:
+        """See the base class."""
+        parts = self.model.transformer
+        return (parts.wte,) if parts.ff_out is None else (parts.wte, parts.ff_out)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """See the base class."""

@@ -23,6 +23,7 @@ from starr_engine.layers.linear import Embedding, Linear
 from starr_engine.layers.mlp import GatedFeedForward
 from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.layers.norm import RMSNorm
+from starr_engine.layers.ranks import Ranks, Splits
 from starr_engine.layers.rotary import RotaryEmbedding, Rotation
 from starr_engine.layers.routing import GroupLimitedRouter
 from starr_engine.layers.transformer_layer import TransformerLayer, split_heads
@@ -58,6 +59,18 @@ class _Attention(nn.Module):
         fused = self.query_key_value
         bias = None if fused.bias is None else fused.bias[start : start + size]
         return functional.linear(rows, fused.weight[start : start + size], bias)
+
+    def split(self, ranks: Ranks, head_dim: int) -> None:
+        """Keep a rank's queries, keys and values, which lie in three places of the matrix."""
+        offsets = (0, self.query_size, self.query_size + self.kv_size)
+        sizes = (self.query_size, self.kv_size, self.kv_size)
+        kept = []
+        for offset, size in zip(offsets, sizes, strict=True):
+            first, stop = ranks.heads(size // head_dim)
+            kept.append((offset + first * head_dim, offset + stop * head_dim))
+        self.query_key_value.keep_outputs(*kept)
+        self.dense.keep_inputs(kept[0], ranks)
+        self.query_size, self.kv_size = (stop - start for start, stop in kept[:2])
 
 
 class LLaDA2Layer(TransformerLayer):
@@ -107,6 +120,11 @@ class LLaDA2Layer(TransformerLayer):
         """See the base class."""
         out: Tensor = self.mlp(self.post_attention_layernorm(rows))
         return out
+
+    def split(self, ranks: Ranks) -> None:
+        """See the base class."""
+        self.attention.split(ranks, self.head_dim)
+        cast(Splits, self.mlp).split(ranks)
 
 
 def _mixture(config: LLaDA2Config) -> MoEFeedForward:
@@ -184,6 +202,12 @@ class LLaDA2Model(DiffusionModel):
     def layers(self) -> Sequence[TransformerLayer]:
         """See the base class."""
         return cast(Sequence[TransformerLayer], self.model.layers)
+
+    @property
+    def vocabulary_tables(self) -> Sequence[Splits]:
+        """See the base class."""
+        head = () if self.lm_head is None else (self.lm_head,)
+        return (self.model.word_embeddings, *head)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """See the base class."""

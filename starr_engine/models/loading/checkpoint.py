@@ -7,12 +7,13 @@ import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from starr_engine.errors import ConfigError
+from starr_engine.layers.places import Bounds, Cut
 
 _SINGLE: Final = "model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
@@ -38,14 +39,14 @@ class TensorHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorPiece:
-    """Rows of a stored tensor, from ``start`` on; all of it if ``start`` is 0 and they are all."""
+    """Rows of what is kept of a stored tensor, from ``start`` on; maybe all of it."""
 
     name: str
     start: int
     values: Tensor
 
     def of(self, target: Tensor) -> Tensor:
-        """The view of ``target``, of the stored tensor's shape, that these rows belong to."""
+        """The view of ``target``, of the shape of all that is kept, that these rows belong to."""
         if self.values.shape == target.shape:
             return target
         return target[self.start : self.start + len(self.values)]
@@ -98,45 +99,77 @@ class Checkpoint:
             },
         )
 
-    def pieces(self, names: Container[str]) -> Iterator[TensorPiece]:
+    def pieces(
+        self, names: Container[str], cuts: Mapping[str, Cut] | None = None
+    ) -> Iterator[TensorPiece]:
         """Those of ``names`` that are stored, file by file; the caller holds one piece at a time.
 
         A piece is a tensor, or some rows of a large one. What was read of a mapped file counts as
         this process's memory until the file is closed, so that is done every now and then.
+
+        Args:
+            names: Which tensors.
+            cuts: What is kept of those of which not all is; the rest is not read.
         """
         for path, stored in self.files.items():
             wanted = [name for name in stored if name in names]
-            for group in _groups(wanted, self.headers):
+            for group in _groups(wanted, self.headers, cuts or {}):
                 with safe_open(path, framework="pt") as file:
-                    for name, start, stop in group:
-                        if stop is None:
+                    for name, start, rows, columns in group:
+                        if rows is None:
                             yield TensorPiece(name=name, start=0, values=file.get_tensor(name))
-                        else:
-                            values = file.get_slice(name)[start:stop]
-                            yield TensorPiece(name=name, start=start, values=values)
+                            continue
+                        part = file.get_slice(name)
+                        index = (slice(*rows), *([] if columns is None else [slice(*columns)]))
+                        yield TensorPiece(name=name, start=start, values=part[index])
+
+
+class _Reading(NamedTuple):
+    """What is read of one tensor at once."""
+
+    name: str
+    start: int
+    """Where it goes: a row of what is kept."""
+
+    rows: Bounds | None
+    """Of the stored tensor; None for all of it."""
+
+    columns: Bounds | None
 
 
 def _groups(
-    names: Sequence[str], headers: Mapping[str, TensorHeader]
-) -> Iterator[list[tuple[str, int, int | None]]]:
-    """Names with first and last row, None for all, in groups of about as many bytes at once."""
-    group: list[tuple[str, int, int | None]] = []
+    names: Sequence[str], headers: Mapping[str, TensorHeader], cuts: Mapping[str, Cut]
+) -> Iterator[list[_Reading]]:
+    """Everything to read, in groups of about as many bytes at once."""
+    group: list[_Reading] = []
     size = 0
     for name in names:
-        header = headers[name]
-        if header.num_bytes <= _BYTES_AT_ONCE or not header.shape:
-            group.append((name, 0, None))
-            size += header.num_bytes
-        else:
-            num_rows = header.shape[0]
-            at_once = max(1, num_rows * _BYTES_AT_ONCE // header.num_bytes)
-            for start in range(0, num_rows, at_once):
-                yield [(name, start, min(start + at_once, num_rows))]
-        if size >= _BYTES_AT_ONCE:
-            yield group
-            group, size = [], 0
+        for reading in _readings(name, headers[name], cuts.get(name)):
+            rows, header = reading.rows, headers[name]
+            share = 1.0 if rows is None else (rows[1] - rows[0]) / max(1, header.shape[0])
+            num_bytes = int(header.num_bytes * share)
+            if group and size + num_bytes > _BYTES_AT_ONCE:
+                yield group
+                group, size = [], 0
+            group.append(reading)
+            size += num_bytes
     if group:
         yield group
+
+
+def _readings(name: str, header: TensorHeader, cut: Cut | None) -> Iterator[_Reading]:
+    if cut is None and (header.num_bytes <= _BYTES_AT_ONCE or not header.shape):
+        yield _Reading(name, 0, None, None)
+        return
+    num_rows = header.shape[0]
+    at_once = max(1, num_rows * _BYTES_AT_ONCE // max(1, header.num_bytes))
+    ranges = ((0, num_rows),) if cut is None or cut.rows is None else cut.rows
+    kept = 0
+    for first, last in ranges:
+        for start in range(first, last, at_once):
+            stop = min(start + at_once, last)
+            yield _Reading(name, kept, (start, stop), None if cut is None else cut.columns)
+            kept += stop - start
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
+import zlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -190,14 +192,11 @@ def _with_generation_config(spec: ModelSpec, folder: Path, files: ConfigFiles) -
 
 def _check_tensors(folder: Path, model: DiffusionModel, checkpoint: Checkpoint) -> None:
     """Compare names, shapes and dtypes before any data is read."""
-    parameters = dict(model.named_parameters())
-    expected = {
-        name: tuple(place.of(parameters[place.parameter]).shape)
-        for name, place in model.tensor_places().items()
-    }
+    expected = dict(model.tensor_shapes())
+    published = {place.parameter: name for name, place in model.tensor_places().items()}
     for name, source in model.repeated_parameters.items():
         if name in checkpoint.headers:
-            expected[name] = tuple(parameters[source].shape)
+            expected[name] = expected[published[source]]
     headers = checkpoint.headers
     problems = [
         _listed("missing", (name for name in expected if name not in headers)),
@@ -243,9 +242,13 @@ def _fill(
     quantizer: Quantizer,
 ) -> None:
     repeated, places = model.repeated_parameters, model.tensor_places()
+    cuts = {name: place.cut for name, place in places.items() if place.cut is not None}
     missing = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    with _progress(checkpoint.num_bytes) as bar:
-        for piece in checkpoint.pieces(places):
+    held = sum(parameter.numel() for parameter in model.parameters())
+    share = held / max(1, sum(map(math.prod, model.tensor_shapes().values())))
+    is_shown = model.ranks is None or model.ranks.rank == 0
+    with _progress(int(checkpoint.num_bytes * share), is_shown=is_shown) as bar:
+        for piece in checkpoint.pieces(places, cuts):
             place = places[piece.name]
             parameter = model.get_parameter(place.parameter)
             if parameter.is_meta:
@@ -256,7 +259,9 @@ def _fill(
             if not missing[place.parameter]:
                 quantizer.take(place.parameter)
             bar.update(piece.values.nbytes)
-    for piece in checkpoint.pieces(repeated):
+    cut_of = {places[name].parameter: cut for name, cut in cuts.items()}
+    again = {name: cut_of[source] for name, source in repeated.items() if source in cut_of}
+    for piece in checkpoint.pieces(repeated, again):
         source = model.get_parameter(repeated[piece.name])
         if not torch.equal(piece.values.to(device, dtype), piece.of(source)):
             raise ConfigError(
@@ -272,6 +277,9 @@ def _fill_randomly(
     generator = torch.Generator(device).manual_seed(0)
     for name, _ in list(model.named_parameters()):
         parameter = _make_parameter(model, name, device, dtype)
+        if model.ranks is not None:  # what several ranks have must be the same on all of them
+            own = 1 + model.ranks.rank if name in model.split_parameters else 0
+            generator.manual_seed(zlib.crc32(name.encode()) + own)
         parameter.data.normal_(0.0, DUMMY_SPREAD, generator=generator)
         if starts_near_one(name, parameter.dim()):
             parameter.data.add_(1.0)
@@ -283,9 +291,9 @@ def starts_near_one(name: str, num_dims: int) -> bool:
     return num_dims == 1 and name.endswith(("weight", "scale", "scalar"))
 
 
-def _progress(num_bytes: int) -> tqdm[NoReturn]:
+def _progress(num_bytes: int, *, is_shown: bool) -> tqdm[NoReturn]:
     """A bar for what takes long, where someone is watching."""
-    is_quick = num_bytes < _QUICK_BYTES
+    is_quick = num_bytes < _QUICK_BYTES or not is_shown
     return tqdm(
         total=num_bytes, desc="weights", unit="B", unit_scale=True, disable=is_quick or None
     )

@@ -1,0 +1,278 @@
+"""What several engines behind one server cost, and what a dead one costs.
+
+    python -m benchmarks.bench_replicas [--parts events overhead death] [--repeats 5]
+
+* ``events``: how fast events of 16 requests come out of an actor that makes them for nothing: in
+  bulk, as ``distributed.replica`` sends them, from one Ray generator per request, and from one
+  stream of a Ray Serve handle per request.
+* ``overhead``: the same requests, 16 at once, to ``AsyncLLM`` in this process and to one replica,
+  in turns, each with one thread, on a random model of width 512 with 4 layers. Tokens are compared.
+* ``death``: 16 streams on two replicas of tiny-sdar, one of which is killed when half of all blocks
+  are there: seconds for all streams and the longest silence of one, with and without the death;
+  seconds until there are two again; streams with other tokens than without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import tempfile
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from benchmarks.cache_models import write_models
+from benchmarks.harness import summary, write_result
+from starr_engine import AsyncLLM, SamplingParams
+from starr_engine.async_llm import AsyncFront
+from starr_engine.config import EngineConfig
+from starr_engine.distributed import Replicas
+from starr_engine.distributed.replica import Outbox
+from starr_engine.distributed.replicated import ReplicatedLLM
+from starr_engine.outputs import BlockOutput
+
+STREAMS = 16
+EVENTS = 250
+OVERHEAD = SamplingParams(
+    max_tokens=32, block_length=32, remasking="low_confidence", cache="dual", ignore_eos=True
+)
+DEATH = SamplingParams(max_tokens=384, remasking="low_confidence", ignore_eos=True)
+
+
+def event(name: str) -> BlockOutput:
+    """Of a usual size."""
+    return BlockOutput(
+        request_id=name,
+        block_index=0,
+        token_ids=tuple(range(32)),
+        text="word " * 32,
+        num_forwards=1,
+    )
+
+
+class Source:
+    """Makes events for nothing, a step of all requests at a time."""
+
+    def __init__(self) -> None:
+        self._outbox = Outbox()
+
+    async def fill(self) -> None:
+        """Put the events of all requests into the outbox, step by step."""
+        for _ in range(EVENTS):
+            for key in range(STREAMS):
+                self._outbox.put(key, event(str(key)))
+            await asyncio.sleep(0)
+
+    async def events(self) -> list[tuple[int, Any]]:
+        """As ``Replica.events``."""
+        return await self._outbox.take()
+
+    async def stream(self, key: int) -> AsyncGenerator[BlockOutput, None]:
+        """The events of one request."""
+        for _ in range(EVENTS):
+            yield event(str(key))
+            await asyncio.sleep(0)
+
+
+async def in_bulk(actor: Any) -> int:
+    """Events that came."""
+    filling, count = actor.fill.remote(), 0
+    while count < STREAMS * EVENTS:
+        count += len(await actor.events.remote())
+    await filling
+    return count
+
+
+async def by_generators(actor: Any) -> int:
+    """Events that came."""
+
+    async def read(key: int) -> int:
+        stream = actor.stream.options(num_returns="streaming").remote(key)
+        return sum([(await each) is not None async for each in stream])
+
+    return sum(await asyncio.gather(*map(read, range(STREAMS))))
+
+
+async def by_serve(handle: Any) -> int:
+    """Events that came."""
+
+    async def read(key: int) -> int:
+        return sum([each is not None async for each in handle.stream.remote(key)])
+
+    return sum(await asyncio.gather(*map(read, range(STREAMS))))
+
+
+def measure_events(repeats: int) -> dict[str, Any]:
+    """Events per second of each way."""
+    from ray import serve
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
+             logging_level="ERROR")  # fmt: skip
+    try:
+        actor = ray.remote(Source).options(max_concurrency=1000).remote()
+        deployment = serve.deployment(max_ongoing_requests=1000)(Source)
+        handle = serve.run(deployment.bind()).options(stream=True)
+        ways: dict[str, Callable[[], Awaitable[int]]] = {
+            "in_bulk": lambda: in_bulk(actor),
+            "ray_generators": lambda: by_generators(actor),
+            "ray_serve_streams": lambda: by_serve(handle),
+        }
+        samples: dict[str, list[float]] = {name: [] for name in ways}
+
+        async def run() -> None:
+            for _ in range(repeats + 1):
+                for name, way in ways.items():
+                    started = time.perf_counter()
+                    assert await way() == STREAMS * EVENTS
+                    samples[name].append(time.perf_counter() - started)
+
+        asyncio.run(run())
+        serve.shutdown()
+    finally:
+        ray.shutdown()
+    taken = {name: each[1:] for name, each in samples.items()}  # the first is a warm-up
+    return {
+        name: {"events_per_s": STREAMS * EVENTS / summary(each)["median_s"], "samples_s": each}
+        for name, each in taken.items()
+    }
+
+
+async def in_turns(engine: AsyncFront, prompts: list[list[int]]) -> tuple[float, list[Any]]:
+    """Seconds for all prompts from 16 tasks, and their tokens."""
+    waiting, tokens = iter(enumerate(prompts)), [()] * len(prompts)
+
+    async def work() -> None:
+        for number, prompt in waiting:
+            output = await engine.generate({"prompt_token_ids": prompt}, OVERHEAD)
+            tokens[number] = output.token_ids
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(STREAMS)))
+    return time.perf_counter() - started, tokens
+
+
+def measure_overhead(folder: Path, repeats: int) -> dict[str, Any]:
+    """Tokens per second of an engine here and of one replica."""
+    sizes = {"width": 512, "layers": 4, "vocab": 8192, "length": 512, "block": 32}
+    model = str(write_models(folder, **sizes)["bidirectional"])
+    config: dict[str, Any] = {
+        "model": model, "device": "cpu", "canvas_cache": 0, "num_threads": 1,
+    }  # fmt: skip
+    prompts = np.random.default_rng(0).integers(4, 100, (32, 48)).tolist()
+    replicas = Replicas(count=1, cpus_per_replica=1)
+    with (
+        closing(AsyncLLM(**config)) as here,
+        closing(ReplicatedLLM(EngineConfig(**config), replicas)) as there,
+    ):
+        engines: dict[str, AsyncFront] = {"async_llm": here, "one_replica": there}
+        samples: dict[str, list[float]] = {name: [] for name in engines}
+        outputs = [asyncio.run(in_turns(engine, prompts))[1] for engine in engines.values()]
+        assert outputs[0] == outputs[1], "tokens differ"
+        for _ in range(repeats):
+            for name, engine in engines.items():
+                samples[name].append(asyncio.run(in_turns(engine, prompts))[0])
+    tokens = sum(map(len, outputs[0]))
+    medians = {name: summary(each)["median_s"] for name, each in samples.items()}
+    return {
+        "tokens_per_s": {name: tokens / median for name, median in medians.items()},
+        "loss_of_tokens_per_s": 1 - medians["async_llm"] / medians["one_replica"],
+        "samples_s": samples,
+    }
+
+
+async def streams(engine: ReplicatedLLM, *, kill: bool) -> dict[str, Any]:
+    """Longest silences, tokens, and how long a dead replica was missing."""
+    half_way, num_blocks = asyncio.Event(), 0
+    half = STREAMS * DEATH.max_tokens // (engine.spec.block_length or 1) // 2
+
+    async def read(number: int) -> tuple[float, list[int]]:
+        nonlocal num_blocks
+        last, longest = time.perf_counter(), 0.0
+        tokens: list[int] = []
+        async for block in engine.stream(f"Sort: {number} 5 3 9", DEATH):
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+            if isinstance(block, BlockOutput):
+                tokens += block.token_ids
+                num_blocks += 1
+                if num_blocks == half:
+                    half_way.set()
+        return longest, tokens
+
+    started = time.perf_counter()
+    reading = [asyncio.create_task(read(number)) for number in range(STREAMS)]
+    await half_way.wait()
+    missing = None
+    if kill:
+        # The fleet knows the processes; the interface to it does not tell.
+        doomed = next(iter(engine._fleet._members.values()))
+        os.kill(doomed.info.process_id, signal.SIGKILL)
+        missing = asyncio.create_task(until_replaced(engine, doomed.name))
+    found = await asyncio.gather(*reading)
+    wall_s = time.perf_counter() - started
+    return {
+        "wall_s": wall_s,
+        "longest_silence_s": max(silence for silence, _ in found),
+        "tokens": [tokens for _, tokens in found],
+        "until_replaced_s": await missing if missing else 0.0,
+    }
+
+
+async def until_replaced(engine: ReplicatedLLM, name: str = "") -> float:
+    """Seconds until two replicas are ready, none of them the named one."""
+    started = time.perf_counter()
+    while True:
+        replicas = (await engine.fleet()).replicas
+        if [each.phase for each in replicas] == ["ready"] * 2 and replicas[0].name != name:
+            return time.perf_counter() - started
+        await asyncio.sleep(0.05)
+
+
+def measure_death(repeats: int) -> dict[str, Any]:
+    """Silences with and without a death, and what was lost."""
+    rows = []
+    with closing(
+        ReplicatedLLM(
+            EngineConfig(model="tiny-sdar", device="cpu"), Replicas(count=2, cpus_per_replica=1)
+        )
+    ) as engine:
+        asyncio.run(until_replaced(engine))
+        for _ in range(repeats):
+            calm = asyncio.run(streams(engine, kill=False))
+            hit = asyncio.run(streams(engine, kill=True))
+            pairs = zip(calm.pop("tokens"), hit.pop("tokens"), strict=True)
+            rows.append(
+                {"calm": calm, "hit": hit, "other_tokens": sum(one != two for one, two in pairs)}
+            )
+        state = asyncio.run(engine.fleet())
+    return {"streams": STREAMS, "rows": rows, "reruns": state.num_reruns}
+
+
+def main() -> None:
+    """Measure and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parts = ("events", "overhead", "death")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=None)
+    args = parser.parse_args()
+    found: dict[str, Any] = {"load_average": os.getloadavg()}
+    if "events" in args.parts:
+        found["events"] = measure_events(args.repeats)
+    if "overhead" in args.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            found["overhead"] = measure_overhead(Path(folder), args.repeats)
+    if "death" in args.parts:
+        found["death"] = measure_death(args.repeats)
+    write_result("replicas", found, args.output)
+
+
+if __name__ == "__main__":
+    main()

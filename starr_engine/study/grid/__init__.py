@@ -1,0 +1,1 @@
+"""A study: a grid of settings, each measured on the same problems."""

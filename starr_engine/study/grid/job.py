@@ -1,0 +1,74 @@
+"""What a study is asked to do, and the ways in which it can end early."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from starr_engine.errors import ConfigError, StarrError
+from starr_engine.offline.journal import Journal, check_output
+from starr_engine.study.grid.axes import Cell, Grid
+from starr_engine.study.grid.results import RESULTS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyJob:
+    """Which grids, and where their results go."""
+
+    grids: tuple[Grid, ...]
+    """Cells that several have in common are measured once."""
+
+    folder: Path
+    """Of the results and the report; made if it is missing."""
+
+    resume: bool = False
+    """Keep the cells that are there, finished study or not, and run those that are missing."""
+
+    overwrite: bool = False
+    """Replace an existing study when the new one is complete."""
+
+    retry_failed: bool = False
+    """Run cells again that ended with a reason instead of numbers."""
+
+    @property
+    def output(self) -> Path:
+        """The file of results."""
+        return self.folder / RESULTS
+
+    def cells(self) -> Iterator[tuple[Cell, Cell]]:
+        """Every cell with its baseline, each once."""
+        seen: set[str] = set()
+        for grid in self.grids:
+            for cell in grid.cells():
+                if cell.id not in seen:
+                    seen.add(cell.id)
+                    yield cell, grid.baseline_of(cell)
+
+
+class StudyInterruptedError(StarrError):
+    """A signal stopped the study; the journal holds what was finished."""
+
+    def __init__(self, received: signal.Signals, journal: Journal) -> None:
+        super().__init__(
+            f"stopped by {received.name}; {journal.path} holds {journal.num_rows} cells: run the "
+            "same command with --resume to continue"
+        )
+        self.exit_code = 128 + received
+        """What a shell expects of a process that a signal ended."""
+
+
+def check_job(job: StudyJob) -> None:
+    """Check what can be checked before a model is loaded, and make the folder.
+
+    Raises:
+        ConfigError: If there is nothing to run, or the results cannot be written.
+    """
+    if not job.grids:
+        raise ConfigError("a study needs a grid")
+    try:
+        job.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"the folder {job.folder} cannot be made: {error}") from error
+    check_output(job.output, resume=job.resume, overwrite=job.overwrite or job.resume)

@@ -1,0 +1,220 @@
+"""Replicas on Ray give the tokens of one engine, whatever happens to the processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from starr_engine import LLM, SamplingParams
+from starr_engine.config import EngineConfig
+from starr_engine.distributed import Replicas
+from starr_engine.distributed.replicated import ReplicatedLLM
+from starr_engine.serve.protocol import FleetState
+from tests.helpers.ray_jobs import LIMIT_S, MARK, marked_processes, small_ray, wait_for
+from tests.helpers.servers import Running, running
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+# One token a step: long enough to be met while it runs.
+FIELDS = {"max_tokens": 160, "remasking": "low_confidence", "ignore_eos": True, "temperature": 0.7}
+PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[ReplicatedLLM]:
+    with small_ray():
+        made = ReplicatedLLM(EngineConfig(model="tiny-sdar", device="cpu"), Replicas(count=2))
+        yield made
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def served(engine: ReplicatedLLM) -> Iterator[Running]:
+    with running(engine, fleet=engine) as server:
+        yield server
+
+
+def state(engine: ReplicatedLLM) -> FleetState:
+    return asyncio.run(engine.fleet())
+
+
+def wait_for_both(engine: ReplicatedLLM) -> None:
+    wait_for(
+        lambda: [each.phase for each in state(engine).replicas] == ["ready", "ready"],
+        "two replicas",
+    )
+
+
+def assert_all_given_back(engine: ReplicatedLLM) -> FleetState:
+    wait_for(
+        lambda: all(
+            each.num_requests == 0
+            and each.stats is not None
+            and each.stats.num_running + each.stats.num_waiting == 0
+            and each.stats.num_free_pages == each.stats.num_pages
+            for each in state(engine).replicas
+        ),
+        "all pages",
+    )
+    return state(engine)
+
+
+def ask(served: Running, number: int) -> str:
+    """The text of one answer; every second one is streamed."""
+    body = FIELDS | {"prompt": PROMPTS[number], "seed": number, "stream": bool(number % 2)}
+    answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=LIMIT_S)
+    assert answer.status_code == 200, answer.text
+    if not number % 2:
+        return str(answer.json()["choices"][0]["text"])
+    events = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line]
+    assert events.pop() == "[DONE]", answer.text
+    return "".join(json.loads(event)["choices"][0]["text"] for event in events)
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    llm = LLM("tiny-sdar", device="cpu", num_threads=1)
+    params = [SamplingParams(**FIELDS, seed=number) for number in range(len(PROMPTS))]
+    return [output.text for output in llm.generate(PROMPTS, params)]
+
+
+def test_replicas_give_the_outputs_of_one_engine(engine: ReplicatedLLM):
+    llm = LLM("tiny-sdar", device="cpu", num_threads=1)
+    many = SamplingParams(max_tokens=16, temperature=0.8, n=3, seed=4)
+    messages = [{"role": "user", "content": PROMPTS[0]}]
+
+    async def calls() -> Any:
+        return await asyncio.gather(
+            engine.generate(PROMPTS[0], many), engine.chat(messages, SamplingParams(max_tokens=16))
+        )
+
+    samples, answer = asyncio.run(calls())
+    assert [each.token_ids for each in samples.samples] == [
+        each.token_ids for each in llm.generate(PROMPTS[0], many)[0].samples
+    ]
+    expected = llm.chat(messages, SamplingParams(max_tokens=16))[0]
+    assert answer.token_ids == expected.token_ids
+    with pytest.raises(ValueError, match="max_tokens"):
+        asyncio.run(engine.generate(PROMPTS[0], SamplingParams(max_tokens=5000)))
+
+
+def test_equal_prefixes_meet_in_one_replica(engine: ReplicatedLLM):
+    wait_for_both(engine)
+    before = {each.name: each.stats for each in assert_all_given_back(engine).replicas}
+    prompt = list(range(20, 20 + 128))
+
+    async def calls() -> None:
+        for _ in range(3):
+            await engine.generate({"prompt_token_ids": prompt}, SamplingParams(max_tokens=16))
+
+    asyncio.run(calls())
+    after = {each.name: each.stats for each in assert_all_given_back(engine).replicas}
+    hits = [after[name].prefix_hits - before[name].prefix_hits for name in before]  # type: ignore[union-attr]
+    assert sorted(hits) == [0, 2 * (128 // engine.config.page_size)]
+
+
+def test_a_replica_killed_under_load_costs_no_request_and_no_token(
+    engine: ReplicatedLLM, served: Running, expected: list[str]
+):
+    wait_for_both(engine)
+    before = state(engine)
+    with ThreadPoolExecutor(len(PROMPTS)) as pool:
+        calls = [pool.submit(ask, served, number) for number in range(len(PROMPTS))]
+        wait_for(
+            lambda: min(each.num_requests for each in state(engine).replicas) >= 2,
+            "load on both replicas",
+        )
+        # The fleet knows the processes; the interface to it does not tell.
+        doomed = next(iter(engine._fleet._members.values()))
+        assert doomed.info is not None
+        os.kill(doomed.info.process_id, signal.SIGKILL)
+        texts = [call.result() for call in calls]
+    assert texts == expected
+    wait_for_both(engine)
+    after = assert_all_given_back(engine)
+    assert after.num_deaths == before.num_deaths + 1
+    assert after.num_reruns > before.num_reruns
+    assert doomed.name not in [each.name for each in after.replicas]
+    metrics = httpx.get(f"{served.url}/metrics").text
+    assert f"starr_replica_deaths_total {after.num_deaths}.0" in metrics
+    for each in after.replicas:
+        assert f'starr_engine_pages_free{{replica="{each.name}"}}' in metrics
+
+
+def test_a_client_that_goes_ends_its_request_in_the_replica(engine: ReplicatedLLM, served: Running):
+    body = FIELDS | {"prompt": PROMPTS[0], "stream": True, "max_tokens": 448}
+    with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
+        assert next(answer.iter_lines()).startswith("data: {")
+    after = assert_all_given_back(engine)
+    assert sum(each.stats.num_aborted for each in after.replicas if each.stats) == 1
+
+
+class Command:
+    """``serve --replicas 1`` as it is typed."""
+
+    def __init__(self) -> None:
+        self.mark = uuid.uuid4().hex
+        words = ["serve", "--model", "tiny-sdar", "--port", "0", "--replicas", "1",
+                 "--cpus-per-replica", "1", "--device", "cpu"]  # fmt: skip
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "starr_engine", *words],
+            cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, MARK: self.mark},
+        )  # fmt: skip
+
+    def url(self) -> str:
+        """Once it listens."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if '"listening"' in line:
+                return f"http://127.0.0.1:{json.loads(line)['port']}"
+        raise AssertionError("the server has not come up")
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_the_command_drains_at_sigterm_and_leaves_no_process():
+    with Command() as command, ThreadPoolExecutor(1) as pool:
+        url = command.url()
+        body = FIELDS | {"prompt": PROMPTS[0]}
+        call = pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=LIMIT_S)
+        with httpx.Client(base_url=url) as http:
+            wait_for(
+                lambda: "starr_http_requests_in_progress 1.0" in http.get("/metrics").text, "it"
+            )
+        command.process.send_signal(signal.SIGTERM)
+        assert call.result().status_code == 200
+        _, err = command.process.communicate(timeout=LIMIT_S)
+        assert command.process.returncode == 0, err
+        assert "Traceback" not in err
+        wait_for(lambda: not marked_processes(command.mark), "the processes to end")
+
+
+def test_replicas_end_with_a_server_that_is_killed():
+    with Command() as command:
+        command.url()
+        assert any("Replica" in line for line in marked_processes(command.mark))
+        command.process.kill()
+        # Agents of Ray, which hold no model, may stay for a minute.
+        wait_for(
+            lambda: all("Agent" in line for line in marked_processes(command.mark)),
+            "the processes to end",
+        )
