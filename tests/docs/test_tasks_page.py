@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import harder_tasks
+from benchmarks import bench_tasks
 from starr_engine.study.published import PUBLISHED, published_tasks
 from starr_engine.study.published.run_code import DEFAULT_MEMORY_BYTES, DEFAULT_TIME_S
 from starr_engine.study.scoring import SCORED_TASKS
-from tools.update_docs import TASKS, render_tasks
+from tools.result_tables import DOCS, tables_of
 
-PAGE = TASKS.read_text()
-
-
-def test_the_table_is_that_of_the_result_file() -> None:
-    assert render_tasks(PAGE) == PAGE
+PAGE = (DOCS / "tasks.md").read_text()
 
 
 def test_every_task_has_its_row() -> None:
@@ -33,12 +29,10 @@ def test_defaults_are_those_of_the_code() -> None:
 
 
 def test_a_small_run_gives_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    empty = "<!-- harder-tasks:begin -->\n<!-- harder-tasks:end -->\n"
-    assert "Not measured yet" in render_tasks(empty, tmp_path)
-    argv = ["harder_tasks", "--models", "tiny-sdar", "--sets", "long_sorting",
-            "--num-problems", "2", "--output", str(tmp_path / "harder_tasks.json")]  # fmt: skip
+    argv = ["bench_tasks", "--models", "tiny-sdar", "--sets", "long_sorting",
+            "--num-problems", "2", "--output", str(tmp_path / "tasks.json")]  # fmt: skip
     monkeypatch.setattr(sys, "argv", argv)
-    harder_tasks.main()
-    shown = render_tasks(empty, tmp_path)
-    assert "| task | tiny-sdar, low_confidence | tiny-sdar, threshold |" in shown
+    bench_tasks.main()
+    [shown] = tables_of("tasks.md", tmp_path).values()
+    assert "| task | `tiny-sdar`, `low_confidence` | `tiny-sdar`, `threshold` |" in shown
     assert "Share of 2 problems of the split `test`" in shown

@@ -1,6 +1,6 @@
 """How many problems of the harder built-in tasks the shipped models solve.
 
-python -m benchmarks.harder_tasks [--num-problems 50] [--models tiny-llada tiny-sdar]
+python -m benchmarks.bench_tasks [--num-problems 100] [--models tiny-llada tiny-sdar]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", nargs="+", default=list(shipped_models()))
     parser.add_argument("--sets", nargs="+", default=list(HARD_TASKS), choices=PROBLEM_SETS)
-    parser.add_argument("--num-problems", type=int, default=50, help="of each set")
+    parser.add_argument("--num-problems", type=int, default=100, help="of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
@@ -68,7 +68,7 @@ def main() -> None:
         "dtype": "float32", "batch_size": 32,
     }  # fmt: skip
     wall_s = time.perf_counter() - started
-    write_result("harder_tasks", {"setting": setting, "wall_s": wall_s, "rows": rows}, args.output)
+    write_result("tasks", {"setting": setting, "wall_s": wall_s, "rows": rows}, args.output)
 
 
 if __name__ == "__main__":
