@@ -38,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     code.add_argument("--run-code", action="store_true", help="run programs that the model wrote")
     code.add_argument("--code-time", type=float, metavar="SECONDS", default=DEFAULT_TIME_S,
                       help="for each program (default: %(default)g)")  # fmt: skip
-    code.add_argument("--code-memory", type=float, metavar="MIB",
-                      default=DEFAULT_MEMORY_BYTES / 2**20,
+    code.add_argument("--code-memory", type=int, metavar="MIB",
+                      default=DEFAULT_MEMORY_BYTES // 2**20,
                       help="default: %(default)g")  # fmt: skip
     code.add_argument("--code-network", action="store_true",
                       help="run them also where the kernel cannot fence them off: with the "
@@ -58,7 +58,7 @@ def code_limits(args: argparse.Namespace) -> CodeLimits | None:
         return None
     return CodeLimits(
         time_s=args.code_time,
-        memory_bytes=int(args.code_memory * 2**20),
+        memory_bytes=args.code_memory * 2**20,
         allow_network=args.code_network,
     )
 

@@ -207,6 +207,7 @@ def test_without_namespaces_nothing_runs_unless_the_network_is_allowed(
 
 
 @pytest.mark.parametrize("name", ["time_s", "memory_bytes", "file_bytes"])
-def test_a_limit_must_be_above_zero(name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
-        CodeLimits(**{name: 0})
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_a_limit_must_be_above_zero_and_finite(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be above 0 and at most"):
+        CodeLimits(**{name: value})

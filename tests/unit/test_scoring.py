@@ -10,6 +10,7 @@ import pytest
 
 from starr_engine.cli.main import main
 from starr_engine.errors import ConfigError
+from starr_engine.study.grid.questions import _scorer
 from starr_engine.study.published import CodeLimits
 from starr_engine.study.scoring import SCORED_TASKS, problem_of, score_rows, scorer_of
 from starr_engine.study.tasks import ALL_TASKS, make_problems
@@ -122,6 +123,16 @@ def test_a_failed_row_is_wrong_and_tasks_may_be_mixed() -> None:
 def test_rows_that_cannot_be_scored_are_named(row: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         score_rows([row], "x")
+
+
+def test_a_study_judges_rows_of_every_task_but_runs_no_programs() -> None:
+    row = {"id": "1", "task": "gsm8k", "answer": "5"}
+    judge = _scorer(row, "task", "row 0")
+    assert judge("so 5") and not judge("so 6")
+    with pytest.raises(ConfigError, match="whose answers are programs, and a study runs none"):
+        _scorer(row | {"task": "humaneval"}, "task", "row 0")
+    with pytest.raises(ConfigError, match="or use the scorer exact, contains or number"):
+        _scorer({"reference": "5"}, "task", "row 0")
 
 
 def test_every_task_has_a_scorer() -> None:

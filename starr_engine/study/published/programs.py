@@ -96,7 +96,7 @@ class HumanEval(_Programs):
         definition = f"def {function}("
         fenced = _FENCE.search(text)
         code = fenced[1] if fenced else text
-        if definition in code and code.lstrip().startswith(_WHOLE):
+        if definition in code and code.lstrip("\n").startswith(_WHOLE):
             # What stands before the function in the prompt, imports and helpers, may be needed.
             code = start[: start.rfind(definition)] + code
         else:

@@ -40,7 +40,7 @@ class CodeLimits:
     """What a program may use; to make one is to allow that programs run.
 
     Raises:
-        ConfigError: If a limit is not positive, or the platform is not Linux.
+        ConfigError: If a limit is not positive or absurdly large, or this is not Linux.
     """
 
     time_s: float = DEFAULT_TIME_S
@@ -57,9 +57,10 @@ class CodeLimits:
     rights of the user on files. Its other limits hold."""
 
     def __post_init__(self) -> None:
-        for name in ("time_s", "memory_bytes", "file_bytes"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} must be above 0, got {getattr(self, name)!r}")
+        for name, most in (("time_s", 86_400), ("memory_bytes", 2**50), ("file_bytes", 2**50)):
+            value = getattr(self, name)
+            if not 0 < value <= most:
+                raise ConfigError(f"{name} must be above 0 and at most {most}, got {value!r}")
         if not sys.platform.startswith("linux"):
             raise ConfigError(f"programs are run on Linux only, not on {sys.platform}")
 
