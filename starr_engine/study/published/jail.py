@@ -5,8 +5,8 @@ Arguments: address space in bytes, CPU seconds, bytes per file, and ``namespaces
 The process loses the right to start others, to leave its process group and to signal or trace
 anyone, so that the parent's one kill of the group always ends it. With ``namespaces`` it has also
 no network, no sockets of this machine, no view of other processes, no devices, and only its own
-small folder to write to. Where one fence
-cannot be put up, this script says which and leaves with status ``NO_FENCE``; nothing has run.
+small folder to write to. Where one fence cannot be put up, this script says which and leaves with
+status ``NO_FENCE``; nothing has run.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ _REFUSED_EVERYWHERE = (424, 425)  # pidfd_send_signal, io_uring_setup
 _SOCKET = {"x86_64": 41, "aarch64": 198}
 _CLONE3 = 435  # answered as if unknown, so that the C library falls back on clone
 _EPERM, _ENOSYS = 1, 38
-_LOAD, _JUMP_EQUAL, _JUMP_LESS, _RETURN = 0x20, 0x15, 0x35, 0x06  # 0x35: greater or equal
+_LOAD, _JUMP_EQUAL, _JUMP_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _ERRNO, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -112,7 +112,7 @@ def _refuse_system_calls(allow_sockets: bool) -> None:
         (_JUMP_EQUAL, 1, 0, architecture),
         (_RETURN, 0, 0, _KILL),
         (_LOAD, 0, 0, 0),  # the number
-        (_JUMP_LESS, 0, 1, 0x40000000),  # the x32 numbers, which would go round the list
+        (_JUMP_AT_LEAST, 0, 1, 0x40000000),  # the x32 numbers, which would go round the list
         (_RETURN, 0, 0, _ERRNO | _EPERM),
         (_JUMP_EQUAL, 0, 1, _CLONE3),
         (_RETURN, 0, 0, _ERRNO | _ENOSYS),
