@@ -19,8 +19,8 @@ class Workers:
     count: int = 1
 
     gpus_per_worker: float | None = None
-    """At most 1, because an engine runs on one GPU; a fraction shares it between workers. None is
-    1 where the engine's device is CUDA, or ``auto`` and Ray has GPUs; else 0."""
+    """At most 1; a fraction shares a GPU between workers. None is 1, or one for each rank of a
+    split model, where the engine's device is CUDA, or ``auto`` and Ray has GPUs; else 0."""
 
     cpus_per_worker: int | None = None
     """Cores, and without a GPU also the threads of the engine. None is 1 with a GPU or on a

@@ -72,10 +72,11 @@ def resources(workers: Workers, engine: EngineConfig) -> dict[str, float]:
         raise ConfigError(
             f"Ray gives each worker its GPU: use device cuda instead of {engine.device}"
         )
-    if engine.tensor_parallel_size > 1 and device != "cpu":
+    ranks = engine.tensor_parallel_size
+    if ranks > 1 and workers.gpus_per_worker:
         raise ConfigError(
-            f"a worker has one GPU at most, and tensor_parallel_size={engine.tensor_parallel_size} "
-            "takes one for each rank: run the split model without workers, or use device='cpu'"
+            f"gpus_per_worker is for engines on one GPU; leave it out with tensor_parallel_size="
+            f"{ranks}, which takes a GPU for each rank"
         )
     if device == "cpu" and workers.gpus_per_worker:
         raise ConfigError("gpus_per_worker is for device cuda; leave it out with device cpu")
@@ -85,7 +86,7 @@ def resources(workers: Workers, engine: EngineConfig) -> dict[str, float]:
     gpus = workers.gpus_per_worker
     if gpus is None:
         wants_gpu = device == "cuda" or (device == "auto" and there.get("GPU", 0) > 0)
-        gpus = 1.0 if wants_gpu else 0.0
+        gpus = float(ranks) if wants_gpu else 0.0  # Ray takes those of an actor from one machine
     cpus = workers.cpus_per_worker
     if cpus is None:
         is_alone = not gpus and sum(node["Alive"] for node in ray.nodes()) == 1
@@ -115,7 +116,8 @@ def engine_options(engine: EngineConfig, wanted: dict[str, float]) -> dict[str, 
     options = {name: getattr(engine, name) for name in engine.__dataclass_fields__}
     if not wanted["num_gpus"]:
         options["device"] = "cpu"
-        options["num_threads"] = engine.num_threads or int(wanted["num_cpus"])
+        share = max(1, int(wanted["num_cpus"]) // engine.tensor_parallel_size)
+        options["num_threads"] = engine.num_threads or share
     if os.path.isdir(engine.model):
         options["model"] = os.path.abspath(engine.model)  # a worker may have another folder
     return options

@@ -70,6 +70,20 @@ def test_a_worker_gets_a_gpu_where_the_device_is_one(cluster: dict[str, float]):
     assert resources(Workers(count=2), cpu) == {"num_cpus": 1, "num_gpus": 0}
 
 
+def test_a_split_model_gets_a_gpu_or_a_share_of_the_cores_for_each_rank(cluster: dict[str, float]):
+    split = EngineConfig(tensor_parallel_size=2)
+    on_cpu = resources(Workers(count=2), split)
+    assert on_cpu == {"num_cpus": 4, "num_gpus": 0}
+    assert engine_options(split, on_cpu)["num_threads"] == 2
+    assert engine_options(split, {"num_cpus": 1, "num_gpus": 0})["num_threads"] == 1
+    cluster["GPU"] = 4
+    assert resources(Workers(count=2), split) == {"num_cpus": 1, "num_gpus": 2}
+    with pytest.raises(ConfigError, match="3 workers need 6 GPUs, of which Ray has 4"):
+        resources(Workers(count=3), split)
+    with pytest.raises(ConfigError, match="a GPU for each rank"):
+        resources(Workers(count=2, gpus_per_worker=1), split)
+
+
 def test_a_cluster_may_still_grow(cluster: dict[str, float], caplog: pytest.LogCaptureFixture):
     wanted = resources(Workers(count=9, cpus_per_worker=1, address="auto"), EngineConfig())
     assert wanted == {"num_cpus": 1, "num_gpus": 0}

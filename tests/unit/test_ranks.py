@@ -70,12 +70,3 @@ def test_a_model_that_cannot_be_split_starts_no_rank() -> None:
     config = EngineConfig(model="tiny-llada", device="cpu", tensor_parallel_size=5)
     with pytest.raises(ConfigError, match="cannot share 6 query heads evenly"):
         load(config, start)  # type: ignore[arg-type]
-
-
-def test_workers_with_gpus_do_not_split_a_model() -> None:
-    session = pytest.importorskip("starr_engine.distributed.session", exc_type=ImportError)
-    from starr_engine.distributed.options import Workers
-
-    config = EngineConfig(device="cuda", tensor_parallel_size=2)
-    with pytest.raises(ConfigError, match="a worker has one GPU at most, and tensor_parallel"):
-        session.resources(Workers(count=2), config)
