@@ -24,7 +24,7 @@ from benchmarks.harness import write_result
 from starr_engine import LLM, RequestOutput, SamplingParams
 from starr_engine.engine.batching import StepBatch
 from starr_engine.outputs import CacheDrift
-from starr_engine.study.problem_sets import PROBLEM_SETS
+from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
 from starr_engine.study.runner import Work, run_work
 from starr_engine.study.tasks import TASKS, Problem
 
@@ -196,7 +196,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     # Equal canvases must not spare one setting rows that another computed.
     llm = LLM("tiny-llada", device="cpu", dtype="float32", max_num_requests=16, canvas_cache=0)
-    problems = {n: each.problems("test", args.num_problems, 0) for n, each in PROBLEM_SETS.items()}
+    problems = {n: PROBLEM_SETS[n].problems("test", args.num_problems, 0) for n in TRAINED_SETS}
     probed = {name: each[: args.num_probed] for name, each in problems.items()}
     signal = []
     for name in args.remasking:

@@ -35,7 +35,7 @@ from starr_engine import LLM, SamplingParams
 from starr_engine.config import Quantization
 from starr_engine.engine.batching import StepBatch
 from starr_engine.models.loading.quantization import quantizable_weights
-from starr_engine.study.problem_sets import PROBLEM_SETS
+from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
 from starr_engine.study.references import References
 
 MODELS = ("tiny-llada", "tiny-sdar")
@@ -91,8 +91,8 @@ def measure_model(
 ) -> list[dict[str, Any]]:
     """One row for every kind of weights and every control; all are compared with the first."""
     problems = {
-        set_name: each.problems("test", args.num_problems, args.seed)
-        for set_name, each in PROBLEM_SETS.items()
+        set_name: PROBLEM_SETS[set_name].problems("test", args.num_problems, args.seed)
+        for set_name in TRAINED_SETS
     }
     setting = Setting(policy=args.remasking)
     rows: list[dict[str, Any]] = []
@@ -171,7 +171,7 @@ def main() -> None:
             "cache": "auto",
             "batch_size": args.batch_size,
             "device": args.device,
-            "sets": {name: asdict(each) for name, each in PROBLEM_SETS.items()},
+            "sets": {name: asdict(PROBLEM_SETS[name]) for name in TRAINED_SETS},
         },
         "wall_s": time.perf_counter() - started,
         "rows": rows,

@@ -23,7 +23,7 @@ from starr_engine import LLM
 from starr_engine.environment import environment
 from starr_engine.models.loading.locate import shipped_models
 from starr_engine.params import ArgValue
-from starr_engine.study.problem_sets import PROBLEM_SETS
+from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
 from starr_engine.study.references import References, SetOutputs
 
 REMASKING: Final[Mapping[str, Setting]] = {
@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--num-problems-slow", type=int, default=20,
                         help="of each set, with one token per step")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
-    parser.add_argument("--sets", nargs="+", default=list(PROBLEM_SETS), choices=PROBLEM_SETS)
+    parser.add_argument("--sets", nargs="+", default=TRAINED_SETS, choices=PROBLEM_SETS)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--threads", type=int, help="default: torch's own choice")
     parser.add_argument("--output", type=Path)

@@ -31,7 +31,7 @@ from starr_engine.study.calibration.outcomes import Outcome, summarize
 from starr_engine.study.comparison import Measured, compare_all
 from starr_engine.study.intervals import mean
 from starr_engine.study.policy_file import load_policy_args
-from starr_engine.study.problem_sets import PROBLEM_SETS
+from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
 from starr_engine.study.references import (
     References,
     SetOutputs,
@@ -40,7 +40,7 @@ from starr_engine.study.references import (
     model_fingerprint,
 )
 from starr_engine.study.runner import Work, run_work
-from starr_engine.study.tasks import TASKS, Problem
+from starr_engine.study.tasks import ALL_TASKS, Problem
 
 POLICY_FILE = RESULTS / "starr_policy.json"
 REFERENCES = Path("out/policy_study")
@@ -140,7 +140,7 @@ class Study:
         }
 
     def _set_outcomes(self, name: str, outputs: SetOutputs, reference: SetOutputs) -> list[Outcome]:
-        task = TASKS[PROBLEM_SETS[name].task]
+        task = ALL_TASKS[PROBLEM_SETS[name].task]
         solved = task.score_many(self.problems[name], outputs.texts)
         return [
             Outcome(
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny-llada")
     parser.add_argument("--num-problems", type=int, default=100, help="of each set")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
-    parser.add_argument("--sets", nargs="+", default=list(PROBLEM_SETS), choices=PROBLEM_SETS)
+    parser.add_argument("--sets", nargs="+", default=TRAINED_SETS, choices=PROBLEM_SETS)
     parser.add_argument("--cache", default="none", help="cache policy of every setting")
     parser.add_argument("--ignore-eos", action="store_true", help="EOS setting of every setting")
     parser.add_argument("--batch-size", type=int, default=16)

@@ -1,4 +1,4 @@
-"""Tables of docs/loading.md, batch.md, serving.md and benchmarks.md from the committed results."""
+"""Tables of the pages in docs/ that ``TABLES`` names, from the committed results."""
 
 from __future__ import annotations
 
@@ -211,6 +211,23 @@ def scheduler(result: Result) -> str:
     return grid(header, rows)
 
 
+def tasks(result: Result) -> str:
+    """Accuracy with its interval, by task, model and policy."""
+    found = {(row["set"], row["model"], row["remasking"]): row for row in result["rows"]}
+    columns = list(dict.fromkeys((model, policy) for _, model, policy in found))
+    rows = [
+        [f"`{name}`", *(_share(found[name, model, policy]) for model, policy in columns)]
+        for name in dict.fromkeys(name for name, _, _ in found)
+    ]
+    header = ["task", *(f"`{model}`, `{policy}`" for model, policy in columns)]
+    setting = result["setting"]
+    how = (
+        f"Share of {setting['num_problems']} problems of the split `{setting['split']}`, in "
+        f"brackets the 95 % interval; cache {setting['cache']}, {setting['dtype']}."
+    )
+    return grid(header, rows) + _fill(how)
+
+
 TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] = {
     "loading.md": {
         "load": ("load_memory", load_memory),
@@ -225,6 +242,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] =
         "growth": ("growth", growth),
         "scheduler": ("scheduler", scheduler),
     },
+    "tasks.md": {"harder-tasks": ("tasks", tasks)},
 }
 """Of each page, by marker: the result file and what is made of it."""
 
@@ -240,6 +258,11 @@ def tables_of(page: str, results: Path = RESULTS) -> dict[str, str]:
         else:
             made[marker] = f"Not measured yet: `{command(name)}`.\n"
     return made
+
+
+def _share(row: Mapping[str, Any]) -> str:
+    low, high = row["accuracy_interval"]
+    return f"{row['accuracy']:.0%} ({low * 100:.0f}-{high * 100:.0f})".replace("%", " %")
 
 
 def _fill(text: str) -> str:

@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "serve": "an OpenAI-compatible server with one engine, or several on Ray",
     "trace": "decode one prompt and write a page that shows every step of it",
     "study": "measure a grid of caches and remasking policies on tasks, and write a report",
+    "problems": "write problems of a built-in task or a published benchmark as rows",
+    "score": "count the right answers of a batch job on such rows",
     "calibrate": "find a policy's arguments on your own prompts",
     "bench": "measure latency or throughput, and where the time of a step goes",
     "make-checkpoint": "write a random checkpoint in a published format",

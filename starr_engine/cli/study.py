@@ -136,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
         check_job(job)
         from starr_engine.study.grid.run import run_study
 
-        note_command(args.output, command_of(args))
+        note_command(args.output, command_of(args), is_first=not args.resume)
         run_study(job, on_cell=(lambda *told: None) if args.quiet else show)
     page = write_report(args.output)
     if not args.quiet:

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from starr_engine.study.tasks import TASKS, Problem, Split, make_problems
+from starr_engine.study.tasks import ALL_TASKS, TASKS, Problem, Split, make_problems
 
 SHIPPED_PROBLEMS: Final = Path(__file__).parents[1] / "assets" / "problems.jsonl"
 """Problems of all tasks from the split ``demo``, as files of prompts are written."""
@@ -20,7 +20,7 @@ class ProblemSet:
     """Problems of one task, and how they are decoded."""
 
     task: str
-    """A name in ``TASKS``."""
+    """A name in ``ALL_TASKS``."""
 
     max_tokens: int
     block_length: int
@@ -28,19 +28,16 @@ class ProblemSet:
 
     def problems(self, split: Split, count: int, seed: int) -> list[Problem]:
         """``count`` different problems; the splits share none. See ``make_problems``."""
-        return make_problems(TASKS[self.task], split, count, seed)
+        return make_problems(ALL_TASKS[self.task], split, count, seed)
 
 
 PROBLEM_SETS: Final[Mapping[str, ProblemSet]] = MappingProxyType(
-    {
-        "word_problems": ProblemSet(task="word_problems", max_tokens=64, block_length=32),
-        "chains": ProblemSet(task="chains", max_tokens=64, block_length=32),
-        "sorting": ProblemSet(task="sorting", max_tokens=64, block_length=32),
-        "code": ProblemSet(task="code", max_tokens=64, block_length=32),
-        "json_extraction": ProblemSet(task="json_extraction", max_tokens=64, block_length=32),
-    }
+    {name: ProblemSet(task=name, max_tokens=64, block_length=32) for name in ALL_TASKS}
 )
 """Every set by its name."""
+
+TRAINED_SETS: Final = tuple(TASKS)
+"""Those of the tasks that the shipped models were trained on."""
 
 
 def set_rows(name: str, split: Split, count: int, seed: int) -> list[dict[str, object]]:

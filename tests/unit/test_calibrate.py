@@ -269,8 +269,22 @@ def test_too_few_prompts_and_wrong_shares_are_refused(job: CalibrationJob):
 
 def test_a_goal_of_accuracy_takes_problems(job: CalibrationJob):
     goal = Goal(measure="accuracy", least=0.9)
-    with pytest.raises(ConfigError, match="it has no id, task, prompt, reference, answer"):
+    with pytest.raises(ConfigError, match="it has no id, task, answer"):
         run_calibration(FakeStudyLLM(), replace(job, goal=goal))
+
+
+def test_problems_whose_answers_are_programs_are_refused_before_any_runs(job: CalibrationJob):
+    row = {
+        "id": "1",
+        "task": "mbpp",
+        "prompt_token_ids": [1, 2],
+        "answer": {"setup": "", "tests": "1"},
+    }
+    prompts = job.output.with_name("programs.jsonl")
+    prompts.write_text(4 * (json.dumps(row) + "\n"))
+    goal = Goal(measure="accuracy", least=0.9)
+    with pytest.raises(ConfigError, match="whose answers are programs, and calibration runs none"):
+        run_calibration(FakeStudyLLM(), replace(job, goal=goal, prompts=str(prompts)))
 
 
 def test_agreement_of_drawn_outputs_is_refused(job: CalibrationJob):

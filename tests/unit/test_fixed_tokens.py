@@ -78,8 +78,11 @@ def test_every_policy_fills_the_masks_alone_within_its_bound(
 ) -> None:
     output = infill(llm, remasking=name, remasking_args=args, cache=cache)
     assert_filled(output)
-    revokes = (name, args) in REVOKING
-    most = (2 + MAX_REVOCATIONS_PER_POSITION) * len(CANVAS) if revokes else NUM_MASKS
+    most = NUM_MASKS
+    if (name, args) in REVOKING:
+        most = (2 + MAX_REVOCATIONS_PER_POSITION) * len(CANVAS)
+    elif (limit := REMASKING_POLICIES.create(name, args).step_limit) is not None:
+        most = limit * NUM_OPEN_BLOCKS  # it bounds its own steps
     assert NUM_OPEN_BLOCKS <= output.nfe <= most
 
 

@@ -12,7 +12,13 @@ import pytest
 import torch
 
 from starr_engine import LLM, BlockOutput, RequestError, RequestOutput, SamplingParams
-from starr_engine.decoding.base import REMASKING_POLICIES, BlockView, Decision, State
+from starr_engine.decoding.base import (
+    REMASKING_POLICIES,
+    BlockView,
+    Decision,
+    State,
+    StatelessPolicy,
+)
 from starr_engine.infilling import (
     TokenPrompt,
     choose,
@@ -273,15 +279,11 @@ def test_eos_is_never_generated_where_text_follows(tmp_path: Path):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevokesAll:
+class RevokesAll(StatelessPolicy):
     """Unmasks all masks, and asks for every token of the block to be masked again."""
 
     scores_unmasked: ClassVar[bool] = True
     needs_logits: ClassVar[bool] = True
-    needs_shadow: ClassVar[bool] = False
-
-    def init_state(self, rows: int, block_length: int, device: torch.device) -> State:
-        return {}
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         return Decision(unmask=view.masked, revoke=~view.masked), state

@@ -22,7 +22,7 @@ from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.errors import ConfigError
 from starr_engine.study.problem_sets import PROBLEM_SETS, set_rows, shipped_rows
 from starr_engine.study.references import References, SetOutputs, load_or_make
-from starr_engine.study.tasks import TASKS, split_of
+from starr_engine.study.tasks import ALL_TASKS, split_of
 
 SETTINGS = study_settings({"alpha": 0.2})
 
@@ -55,7 +55,7 @@ def test_without_calibration_the_defaults_are_taken_apart():
 @pytest.mark.parametrize("name", PROBLEM_SETS)
 def test_a_set_names_a_task_and_a_canvas_of_whole_blocks(name):
     each = PROBLEM_SETS[name]
-    assert each.task in TASKS
+    assert each.task in ALL_TASKS
     assert each.max_tokens % each.block_length == 0
     test = each.problems("test", 3, 0)
     assert {split_of(problem.prompt) for problem in test} == {"test"}

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from starr_engine.study.tasks import TASKS, Problem, make_problems, split_of
+from starr_engine.study.tasks import ALL_TASKS as TASKS
+from starr_engine.study.tasks import Problem, make_problems, split_of
 from starr_engine.study.tasks.sandbox import Job, refusal, run_jobs
 
 ALL_TASKS = pytest.mark.parametrize("name", sorted(TASKS))

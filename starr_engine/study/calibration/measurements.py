@@ -13,7 +13,7 @@ from starr_engine.study.calibration.candidates import Setting, key_of
 from starr_engine.study.calibration.outcomes import Outcome
 from starr_engine.study.calibration.prompts import CalibrationPrompt
 from starr_engine.study.runner import StudyEngine, Work, run_work
-from starr_engine.study.tasks import TASKS
+from starr_engine.study.scoring import scorer_of
 
 REFERENCE = "reference"
 """Key of one token per step, beside the keys of settings."""
@@ -164,6 +164,6 @@ class Measurements:
         for task, mine in by_task.items():
             problems = [problem for _, at in mine if (problem := self._prompts[at].problem)]
             texts = [self._measured[pair].text for pair in mine]
-            for pair, right in zip(mine, TASKS[task].score_many(problems, texts), strict=True):
+            for pair, right in zip(mine, scorer_of(task).score_many(problems, texts), strict=True):
                 scored = replace(self._measured[pair].outcome, is_solved=right)
                 self._measured[pair] = Measured(outcome=scored, text="")

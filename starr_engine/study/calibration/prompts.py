@@ -9,15 +9,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from starr_engine.errors import ConfigError
 from starr_engine.offline.reader import open_source
 from starr_engine.offline.rows import Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.calibration.outcomes import Goal
-from starr_engine.study.problem_sets import PROBLEM_SETS, set_rows, shipped_rows
-from starr_engine.study.tasks import TASKS, Problem
+from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS, set_rows, shipped_rows
+from starr_engine.study.published import RUN_CODE
+from starr_engine.study.scoring import problem_of
+from starr_engine.study.tasks import Problem
 
 LEAST_PROMPTS: Final = 4
 """Fewer than this cannot be split into two parts that say anything."""
@@ -105,7 +107,8 @@ def read_prompts(
 
     Args:
         source: ``.jsonl`` or ``.parquet``; or names of sets with commas between them, ``all`` of
-            them, or ``shipped`` for the problems that come with the package.
+            those that the shipped models were trained on, or ``shipped`` for the problems that come
+            with the package.
         params: What a row asks for unless it says otherwise.
         get_tokenizer: Makes the ids; called only for rows of text.
         limit: Most prompts; of a longer file this many are drawn.
@@ -144,7 +147,7 @@ def _set_rows(source: str, limit: int, seed: int) -> list[RawRow] | None:
     if source == SHIPPED:
         rows = shipped_rows()[:limit]
     else:
-        names = list(PROBLEM_SETS) if source == ALL_SETS else source.split(",")
+        names = list(TRAINED_SETS) if source == ALL_SETS else source.split(",")
         if not all(name in PROBLEM_SETS for name in names):
             return None
         share = -(-limit // len(names))
@@ -162,18 +165,19 @@ def _file_rows(source: str) -> list[RawRow]:
 
 
 def _problem(raw: RawRow, source: str) -> Problem:
-    names = ("id", "task", "prompt", "reference", "answer")
-    missing = [name for name in names if raw.columns.get(name) is None]
-    task = raw.columns.get("task")
-    if missing or task not in TASKS:
-        what = f"it has no {', '.join(missing)}" if missing else f"{task!r} is not a task"
+    where = f"row {raw.index} of {source}"
+    try:
+        problem = problem_of(raw.columns, where)
+    except ConfigError as error:
         raise ConfigError(
-            f"row {raw.index} of {source} cannot be scored: {what}. A goal of accuracy needs rows "
-            f"with {', '.join(names)}, of a task among {', '.join(TASKS)}; give --min-agreement "
-            "for other prompts"
+            f"{error}. A goal of accuracy needs problems; give --min-agreement for other prompts"
+        ) from error
+    if problem.task in RUN_CODE:
+        raise ConfigError(
+            f"{where} is of {problem.task}, whose answers are programs, and calibration runs none; "
+            "give --min-agreement"
         )
-    values: dict[str, Any] = {name: raw.columns[name] for name in names}
-    return Problem(**values)
+    return problem
 
 
 def _fingerprint(prompts: Sequence[CalibrationPrompt]) -> str:

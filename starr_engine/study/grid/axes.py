@@ -209,7 +209,9 @@ class Grid:
         for name, values in self._axes().items():
             if not values:
                 yield f"{name} is empty; give at least one"
-            known = [str(value) for value in values]
+            known = [
+                value.name if isinstance(value, TaskChoice) else str(value) for value in values
+            ]
             for value in dict.fromkeys(known):
                 if known.count(value) > 1:
                     yield f"{name} has {value} twice"

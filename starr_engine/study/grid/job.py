@@ -71,4 +71,9 @@ def check_job(job: StudyJob) -> None:
         job.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"the folder {job.folder} cannot be made: {error}") from error
+    if job.output.exists() and not (job.resume or job.overwrite):
+        raise ConfigError(
+            f"{job.folder} holds a finished study; pass --resume to add the cells that it lacks, "
+            "--overwrite to start anew, or choose another folder"
+        )
     check_output(job.output, resume=job.resume, overwrite=job.overwrite or job.resume)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from starr_engine.errors import ConfigError
 from starr_engine.offline.reader import open_source
@@ -17,7 +16,8 @@ from starr_engine.offline.rows import Columns, Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.grid.axes import Cell, Scorer
 from starr_engine.study.problem_sets import PROBLEM_SETS
-from starr_engine.study.tasks import TASKS, Problem
+from starr_engine.study.published import RUN_CODE
+from starr_engine.study.scoring import problem_of, scorer_of
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
@@ -58,7 +58,7 @@ def _from_set(cell: Cell, tokenizer: Encoder) -> Questions:
     return Questions(
         prompts=tuple(tuple(tokenizer.encode(front + problem.prompt)) for problem in problems),
         max_tokens=each.max_tokens,
-        score=lambda texts: TASKS[each.task].score_many(problems, texts),
+        score=lambda texts: scorer_of(each.task).score_many(problems, texts),
     )
 
 
@@ -95,15 +95,16 @@ def _prompt(raw: RawRow, source: Path, get_tokenizer: Callable[[], Encoder]) -> 
 
 def _scorer(columns: Columns, scorer: Scorer, where: str) -> Callable[[str], bool]:
     if scorer == "task":
-        names = ("id", "task", "prompt", "reference", "answer")
-        values: dict[str, Any] = {name: columns.get(name) for name in names}
-        task = TASKS.get(str(values["task"]))
-        if task is None or values["answer"] is None:
+        try:
+            problem = problem_of(columns, where)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; or use the scorer exact, contains or number") from error
+        if problem.task in RUN_CODE:
             raise ConfigError(
-                f"{where} is no problem of a shipped task: the scorer 'task' takes rows with "
-                f"{', '.join(names)}; use exact, contains or number"
+                f"{where} is of {problem.task}, whose answers are programs, and a study runs none; "
+                "answer it with `starr-engine batch` and count with `starr-engine score`"
             )
-        problem = Problem(**values)
+        task = scorer_of(problem.task)
         return lambda text: task.score(problem, text)
     given = columns.get("reference")
     references = [given] if isinstance(given, str | int | float) else given

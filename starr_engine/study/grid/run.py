@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from starr_engine.environment import environment
 from starr_engine.errors import CapacityError, EngineDeadError, StarrError
@@ -23,7 +23,7 @@ FORMAT_VERSION: Final = 1
 """Of the results; raised when their fields change their meaning."""
 
 OnCell = Callable[[CellResult, int, int], None]
-"""Takes a result, its number in the grid counted from 1, and the number of cells."""
+"""Takes a result, not yet compared, its number in the grid from 1, and the number of cells."""
 
 
 def run_study(
@@ -83,8 +83,7 @@ def run_study(
                 journal.append(found.to_line())
                 journal.sync()
                 known[cell.id] = found
-                [*_, told] = compare_all([*known.values(), found])
-                on_cell(told, number, len(cells))
+                on_cell(found, number, len(cells))
             # Another grid may compare it with another cell than the run that measured it.
             known[cell.id] = replace(known[cell.id], baseline=baseline.id)
         asked = [known.pop(cell.id) for cell, _ in cells]
@@ -98,12 +97,12 @@ def run_study(
 
 
 class _Runner:
-    """Runs cells one by one; keeps the model, and the questions, of the one before."""
+    """Runs cells one by one; the model of the one before stays loaded."""
 
     def __init__(self, make_bench: MakeBench, is_stopped: Callable[[], bool]) -> None:
         self._make_bench = make_bench
         self._is_stopped = is_stopped
-        self._environment = environment()
+        self._environment: dict[str, Any] = {}
         self._opened: tuple[str, int, Args] | None = None
         self._bench: Bench | None = None
         self._load_error: StarrError | None = None
@@ -132,7 +131,9 @@ class _Runner:
             self._opened = self._bench = None
             failed = f"{type(error).__name__}: {error}"
         except StarrError as error:
-            failed = str(error)
+            # The runner puts policy and prompt in front, which differ where the reason does not.
+            cause = error.__cause__
+            failed = str(cause if isinstance(cause, StarrError) else error)
         return CellResult(cell=cell, baseline="", error=failed, environment=self._environment)
 
     def _open(self, cell: Cell) -> Bench:

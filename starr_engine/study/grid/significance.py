@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from starr_engine.study.intervals import Interval
 
@@ -62,9 +64,15 @@ def ratio_interval(
         resamples: Draws.
         seed: Equal seeds give equal intervals.
     """
-    drawn = np.random.default_rng(seed).integers(len(base), size=(resamples, len(base)))
-    ratios = np.asarray(base, np.float64)[drawn].sum(1) / np.asarray(other, np.float64)[drawn].sum(
-        1
-    )
+    counts = _resamples(len(base), resamples, seed)
+    ratios = (counts @ np.asarray(base, np.float64)) / (counts @ np.asarray(other, np.float64))
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
+
+
+@lru_cache(maxsize=8)  # every pair of a study draws the same problems
+def _resamples(num_problems: int, resamples: int, seed: int) -> NDArray[np.float64]:
+    """How often each resample drew each problem, ``[resamples, problems]``."""
+    shares = np.full(num_problems, 1 / num_problems)
+    drawn = np.random.default_rng(seed).multinomial(num_problems, shares, size=resamples)
+    return drawn.astype(np.float64)

@@ -65,6 +65,9 @@ def pareto(condition: Condition) -> str:
             axis.set_xlabel(label)
         left.set_ylabel("accuracy")
         left.yaxis.set_major_formatter(_percent)
+        low, high = left.get_ylim()
+        _cap_at_one(left)
+        left.set_ylim(low, high)
         _legends(figure, condition)
     return drawn()
 
@@ -166,41 +169,43 @@ def _bar(axis: Any, at: int, each: Shares) -> None:
 
 
 def heat_maps(condition: Condition) -> str:
-    """Cache by policy: accuracy, forwards and speed-up."""
+    """Policy by cache: accuracy, forwards and speed-up."""
     caches, policies = condition.caches, condition.policies
-    longest = max(map(len, policies))
-    height = 1.3 + 0.3 * len(caches) + 0.055 * longest
-    panels: list[tuple[str, Callable[[Setting], float | None], str]] = [
-        ("accuracy", lambda each: each.accuracy, "{:.0%}"),
+    height = 1.2 + 0.27 * len(policies) + 0.06 * max(map(len, caches))
+    panels: list[tuple[str, Callable[[Setting], Any], str]] = [
+        ("accuracy, %", lambda each: 100 * each.accuracy, "{:.3g}"),
         ("forwards per problem", lambda each: each.nfe, "{:.1f}"),
-        (
-            f"times faster than the baseline, batch {condition.batch_size}",
-            lambda each: each.compared.faster if each.compared else None,
-            "{:.1f}",
-        ),
     ]
+    if condition.baseline is not None:
+        title = f"times faster, batch {condition.batch_size}"
+        panels += [(title, lambda each: each.compared and each.compared.faster, "{:.1f}")]
     with _figure("heat", WIDTH, height) as (figure, drawn):
         axes = figure.subplots(1, len(panels), sharey=True)
         for axis, (title, value, form) in zip(axes, panels, strict=True):
             grid = [
-                [None if (one := condition.find(c, p)) is None else value(one) for p in policies]
-                for c in caches
+                [None if (one := condition.find(c, p)) is None else value(one) for c in caches]
+                for p in policies
             ]
-            _heat(axis, grid, form, is_log=title != "accuracy")
+            # Colours of accuracy span 20 points at least, so that noise does not look like loss.
+            is_accuracy = title.startswith("accuracy")
+            _heat(axis, grid, form, is_log=not is_accuracy, least_span=20 * is_accuracy)
             axis.set_title(title, fontsize=9)
-            axis.set_xticks(range(len(policies)), policies, rotation=60, ha="right",
+            axis.set_xticks(range(len(caches)), caches, rotation=50, ha="right",
                             rotation_mode="anchor")  # fmt: skip
-            axis.set_yticks(range(len(caches)), caches)
+            axis.set_yticks(range(len(policies)), policies)
     return drawn()
 
 
-def _heat(axis: Any, grid: list[list[float | None]], form: str, *, is_log: bool) -> None:
+def _heat(
+    axis: Any, grid: list[list[float | None]], form: str, *, is_log: bool, least_span: float
+) -> None:
     import numpy as np
     from matplotlib import colormaps
 
     values = np.array(grid, np.float64)  # None becomes NaN
     shown = np.log(values) if is_log else values
-    low, high = np.nanmin(shown), np.nanmax(shown)
+    high = np.nanmax(shown)
+    low = min(np.nanmin(shown), high - least_span)
     colors = colormaps["cividis"]
     axis.imshow(shown, cmap=colors, vmin=low, vmax=high + 1e-9, aspect="auto")
     for (y, x), value in np.ndenumerate(values):
@@ -222,7 +227,7 @@ def budgets(condition: Condition) -> str:
         ("by cache, any policy", rows, lambda each: each.cache.name,
          "most rows computed per problem"),
     )  # fmt: skip
-    with _figure("budgets", WIDTH, 4.0) as (figure, drawn):
+    with _figure("budgets", WIDTH, 5.0) as (figure, drawn):
         for axis, (title, cost, group, label) in zip(
             figure.subplots(1, 2, sharey=True), panels, strict=True
         ):
@@ -238,8 +243,11 @@ def budgets(condition: Condition) -> str:
             axis.yaxis.set_major_formatter(_percent)
             axis.set_xlabel(label)
             axis.set_title(title, fontsize=9)
-            axis.legend(frameon=False, fontsize=8, loc="lower right")
-            axis.set_ylim(0, 1.04)
+            axis.legend(frameon=False, fontsize=8, ncols=2, loc="upper center",
+                        bbox_to_anchor=(0.5, -0.16))  # fmt: skip
+            lowest = min(each.accuracy[0] for each in curves)
+            axis.set_ylim(max(0.0, lowest - 0.15), 1.02)
+            _cap_at_one(axis)
         figure.axes[0].set_ylabel("best accuracy within the budget")
     return drawn()
 
@@ -284,13 +292,22 @@ def _percent(value: float, position: int | None = None) -> str:
     return f"{value:.0%}" if abs(value - round(value, 2)) < 1e-9 else f"{value:.1%}"
 
 
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _cap_at_one(axis: Any) -> None:
+    """No tick above 100 %, where the axis leaves room for marks."""
+    axis.set_yticks([tick for tick in axis.get_yticks() if tick <= 1.0 + 1e-9])
+
+
 def _plain_ticks(axis: Any, at: Sequence[float] = ()) -> None:
     """Plain numbers at the places given, or at 1, 2 and 5 of each power of ten."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(FixedLocator(at) if at else LogLocator(10, (1.0, 2.0, 5.0)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.4g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _plain(value)))
 
 
 @contextmanager

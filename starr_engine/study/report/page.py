@@ -62,10 +62,16 @@ class Part:
     tables: Mapping[str, Sequence[tables.Row]] = field(default_factory=dict)
 
 
-def note_command(folder: Path, command: str) -> None:
-    """Remember a command that measured cells of a study."""
+def note_command(folder: Path, command: str, *, is_first: bool = False) -> None:
+    """Remember a command that measures cells of a study.
+
+    Args:
+        folder: Of the study.
+        command: As one would type it.
+        is_first: Whether it starts a study, so that earlier ones are of no interest.
+    """
     path = folder / COMMANDS
-    known = path.read_text().splitlines() if path.exists() else []
+    known = path.read_text().splitlines() if path.exists() and not is_first else []
     if command not in known:
         path.write_text("".join(f"{line}\n" for line in (*known, command)))
 
@@ -135,7 +141,8 @@ def _figures(condition: Condition) -> list[Figure]:
             title="Accuracy against forwards, and against speed",
             svg=figures.pareto(condition),
             caption="Up is better; left is better in the left panel, right in the right one. "
-            "Large marks are on the front: nothing is at least as good in both and better in one.",
+            "Large marks are on the front: nothing is at least as good in both and better in one. "
+            "Equal settings lie on one another; the heat maps below have them all.",
             table_title="Settings on a front",
             table=tables.front_table(condition),
             is_open=True,
@@ -152,7 +159,7 @@ def _figures(condition: Condition) -> list[Figure]:
             table=tables.shares_table(condition),
         ),
         Figure(
-            title="Cache by policy",
+            title="Policy by cache",
             svg=figures.heat_maps(condition) if many else "",
             caption="A dash stands where a setting has no numbers, see below.",
         ),
@@ -191,7 +198,7 @@ def findings(condition: Condition) -> list[str]:
         return ["The baseline has no numbers, so nothing is compared with it."]
     lines = [
         f"Baseline {base.name}: {_said(base)}. {base.num_problems} problems of "
-        f"{len(condition.tasks)} tasks.",
+        f"{', '.join(condition.tasks)}.",
     ]
     if best is base:
         lines.append(f"No setting within {SLACK:.0%} of its accuracy is faster.")
@@ -259,7 +266,7 @@ def markdown(results: Sequence[CellResult], parts: Sequence[Part], command: str)
     """The same without figures."""
     lines = ["# Study", "", *(f"- {name}: {value}" for name, value in facts(results).items())]
     for part in parts:
-        lines += ["", f"## {part.title}", "", *part.findings]
+        lines += ["", f"## {part.title}", "", *(f"- {line}" for line in part.findings)]
         for each in part.figures:
             if each.table:
                 lines += ["", f"**{each.title}: {each.table_title}**", ""]

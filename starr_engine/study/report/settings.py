@@ -167,10 +167,10 @@ def _other(cell: Cell) -> str:
 def _condition(results: Sequence[CellResult]) -> Condition:
     cell = results[0].cell
     by_setting: dict[tuple[str, str], list[_Run]] = {}
-    wanted: dict[tuple[str, int], None] = {}  # task and seed, in order
+    wanted: dict[tuple[str, str, int], None] = {}  # task with its content, and seed, in order
     for each in results:
         key = (str(each.cell.cache), str(each.cell.remasking))
-        wanted[each.cell.task.name, each.cell.seed] = None
+        wanted[each.cell.task.name, each.cell.task.digest, each.cell.seed] = None
         runs = by_setting.setdefault(key, [])
         if each.measured is not None:
             runs.append((each, each.measured))
@@ -191,7 +191,7 @@ def _condition(results: Sequence[CellResult]) -> Condition:
         title=_title(cell),
         settings=tuple(settings.values()),
         baseline=settings.get(base) if base is not None else None,
-        tasks=tuple(dict.fromkeys(task for task, _ in wanted)),
+        tasks=tuple(dict.fromkeys(task for task, *_ in wanted)),
         prompt_tokens=mean(found.prompt_tokens for _, found in runs),
     )
 

@@ -45,12 +45,13 @@ class Code:
     """Functions of numbers and lists: formulas, branches, loops and filters."""
 
     name = "code"
+    openings: Sequence[str] = _OPENINGS
 
     def generate(self, rng: random.Random) -> Problem:
         """Return one specification; ``answer`` holds the name and the test cases."""
         function = rng.choice(FUNCTIONS)
         spec = rng.choice(_SPECS)(rng, function)
-        prompt = f"{rng.choice(_OPENINGS).format(function)} {spec.text}"
+        prompt = f"{rng.choice(self.openings).format(function)} {spec.text}"
         cases = [[list(args), spec.expected(*args)] for args in _inputs(rng, spec)]
         answer: JsonValue = {"function": function, "cases": cast(JsonValue, cases)}
         return Problem(problem_id(self.name, prompt), self.name, prompt, spec.source, answer)

@@ -19,11 +19,12 @@ class JsonExtraction:
     """Sentences about people, products, events, tickets, pets and orders."""
 
     name = "json_extraction"
+    requests: Sequence[str] = _REQUESTS
 
     def generate(self, rng: random.Random) -> Problem:
         """Return one sentence; ``answer`` is the object."""
         sentence, record = rng.choice(_SENTENCES)(rng)
-        prompt = rng.choice(_REQUESTS).format(sentence)
+        prompt = rng.choice(self.requests).format(sentence)
         answer: dict[str, JsonValue] = dict(record)
         return Problem(problem_id(self.name, prompt), self.name, prompt, json.dumps(record), answer)
 

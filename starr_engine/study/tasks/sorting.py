@@ -30,6 +30,8 @@ class Sorting:
     """Different numbers from 0 to 99, rising or falling."""
 
     name = "sorting"
+    rising: Sequence[str] = _RISING
+    falling: Sequence[str] = _FALLING
 
     def __init__(self, shortest: int = 4, longest: int = 5) -> None:
         """Choose how many numbers a list has, from ``shortest`` to ``longest``."""
@@ -38,9 +40,9 @@ class Sorting:
     def generate(self, rng: random.Random) -> Problem:
         """Return one list to sort; ``answer`` is the sorted list."""
         numbers = rng.sample(range(100), rng.randint(self.shortest, self.longest))
-        falling = rng.random() < 0.5
-        ordered = sorted(numbers, reverse=falling)
-        prompt = rng.choice(_FALLING if falling else _RISING).format(_join(numbers))
+        is_falling = rng.random() < 0.5
+        ordered = sorted(numbers, reverse=is_falling)
+        prompt = rng.choice(self.falling if is_falling else self.rising).format(_join(numbers))
         return Problem(problem_id(self.name, prompt), self.name, prompt, _join(ordered), ordered)
 
     def score(self, problem: Problem, text: str) -> bool:

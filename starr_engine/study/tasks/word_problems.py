@@ -29,8 +29,8 @@ class WordProblems:
 
     def generate(self, rng: random.Random) -> Problem:
         """Return one story with its steps; ``answer`` is the final number."""
-        told = _comparison(rng) if rng.random() < 0.25 else _events(rng, (1, 2), (2, 2, 3))
-        return _problem(self.name, *told)
+        told = comparison(rng) if rng.random() < 0.25 else events(rng, (1, 2), (2, 2, 3))
+        return make_problem(self.name, *told)
 
     def score(self, problem: Problem, text: str) -> bool:
         """Return whether the last number marked as the answer is right."""
@@ -52,15 +52,16 @@ class Chains(WordProblems):
 
     def generate(self, rng: random.Random) -> Problem:
         """Return one story with its steps; ``answer`` is the final number."""
-        return _problem(self.name, *_events(rng, (3, 4), (4, 5)))
+        return make_problem(self.name, *events(rng, (3, 4), (4, 5)))
 
 
-def _problem(task: str, prompt: str, steps: Sequence[str], answer: int) -> Problem:
+def make_problem(task: str, prompt: str, steps: Sequence[str], answer: int) -> Problem:
+    """A story with its worked steps and the marked answer."""
     reference = "\n".join([*steps, f"Answer: {answer}"])
     return Problem(problem_id(task, prompt), task, prompt, reference, answer)
 
 
-def _events(
+def events(
     rng: random.Random, after_boxes: Sequence[int], after_total: Sequence[int]
 ) -> tuple[str, list[str], int]:
     """Return a story in which one person's things change.
@@ -111,7 +112,7 @@ def _events(
     return " ".join([*story, question]), steps, total
 
 
-def _comparison(rng: random.Random) -> tuple[str, list[str], int]:
+def comparison(rng: random.Random) -> tuple[str, list[str], int]:
     """Return a story that compares two people and asks for the sum."""
     who, other = rng.sample(NAMES, 2)
     thing = rng.choice(THINGS)
