@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     args = parser.parse_args()
     others = {DOCS / page: page for page in TABLES_OF_PAGES}
-    before = {path: path.read_text() for path in (DOCUMENT, CACHES, TASKS, *others)}
+    before = {path: path.read_text() for path in (DOCUMENT, CACHES, *others)}
     after = {
         DOCUMENT: render(before[DOCUMENT], json.loads(RESULT.read_text())),
         CACHES: render_caches(before[CACHES]),
