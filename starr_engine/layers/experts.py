@@ -113,7 +113,9 @@ class Experts(nn.Module):
         every_expert = torch.arange(len(self.down), device=rows.device)
         ends = torch.searchsorted(pair_experts, every_expert, right=True, out_int32=True)
         inner = grouped_linear(rows.index_select(0, order // num_chosen), self.gate_up, ends)
-        made = grouped_linear(self.gate(*inner.chunk(2, dim=-1)), self.down, ends)
+        # Slices, not chunks: torch lets only views that were made alone be overwritten.
+        half = inner.shape[-1] // 2
+        made = grouped_linear(self.gate(inner[..., :half], inner[..., half:]), self.down, ends)
         by_row = torch.empty_like(made).index_copy_(0, order, made)
         by_row = by_row.view(num_rows, num_chosen, rows.shape[1])
         if is_elsewhere is not None:
