@@ -1,6 +1,6 @@
 """How many problems of the harder built-in tasks the shipped models solve.
 
-python -m benchmarks.bench_tasks [--num-problems 100] [--models tiny-llada tiny-sdar]
+python -m benchmarks.bench_tasks [--num-problems 200] [--models tiny-llada tiny-sdar]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--models", nargs="+", default=list(shipped_models()))
     parser.add_argument("--sets", nargs="+", default=list(HARD_TASKS), choices=PROBLEM_SETS)
-    parser.add_argument("--num-problems", type=int, default=100, help="of each set")
+    parser.add_argument("--num-problems", type=int, default=200, help="of each set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)

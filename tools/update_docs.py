@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tools import task_tables
 from tools.cache_tables import cache_tables
 from tools.result_tables import DOCS, tables_of
 from tools.result_tables import TABLES as TABLES_OF_PAGES
@@ -23,7 +22,6 @@ DOCUMENT = ROOT / "docs" / "policies.md"
 RESULTS = ROOT / "benchmarks" / "results"
 RESULT = RESULTS / "policy_study.json"
 CACHES = ROOT / "docs" / "caches.md"
-TASKS = ROOT / "docs" / "tasks.md"
 
 Result = Mapping[str, Any]
 
@@ -36,11 +34,6 @@ def render(document: str, result: Result) -> str:
 def render_caches(document: str, results: Path = RESULTS) -> str:
     """The page on caches with every marked part as the results have it; see ``fill``."""
     return fill(document, cache_tables(results))
-
-
-def render_tasks(document: str, results: Path = RESULTS) -> str:
-    """The page on tasks with its marked part as the result has it; see ``fill``."""
-    return fill(document, {task_tables.NAME: task_tables.task_table(results)})
 
 
 def fill(document: str, tables: Mapping[str, str]) -> str:
@@ -196,11 +189,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if outdated")
     args = parser.parse_args()
     others = {DOCS / page: page for page in TABLES_OF_PAGES}
-    before = {path: path.read_text() for path in (DOCUMENT, CACHES, TASKS, *others)}
+    before = {path: path.read_text() for path in (DOCUMENT, CACHES, *others)}
     after = {
         DOCUMENT: render(before[DOCUMENT], json.loads(RESULT.read_text())),
         CACHES: render_caches(before[CACHES]),
-        TASKS: render_tasks(before[TASKS]),
         **{path: fill(before[path], tables_of(page)) for path, page in others.items()},
     }
     if args.check:

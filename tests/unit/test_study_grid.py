@@ -179,7 +179,7 @@ def test_scorers(text, references, scorer, expected):
         ('{"prompt": "a", "reference": []}', "exact", "has no reference"),
         ('{"reference": "a"}', "exact", "cannot be asked"),
         ('{"prompt": "a", "reference": "b", "max_tokens": 3}', "exact", "says how it is decoded"),
-        ('{"prompt": "a", "reference": "b"}', "task", "no problem of a shipped task"),
+        ('{"prompt": "a", "reference": "b"}', "task", "is no problem: it has no id, task, answer"),
         ("", "exact", "has no row"),
     ],
 )
