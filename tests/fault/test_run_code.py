@@ -98,7 +98,10 @@ def test_no_process_is_started_and_the_group_is_not_left(source: str) -> None:
     assert "not permitted" in reason or "can't start new thread" in reason
 
 
-@pytest.mark.parametrize("name", ["os.getppid()", str(os.getpid()), "1", "-1", "0"])
+@pytest.mark.parametrize(
+    "name",
+    ["os.getppid()", pytest.param(str(os.getpid()), id="the process of the tests"), "1", "-1", "0"],
+)
 def test_nobody_is_signalled(name: str) -> None:
     assert "PermissionError" in reason_of(f"import os\nos.kill({name}, 9)")
 
