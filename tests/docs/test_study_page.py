@@ -50,4 +50,4 @@ def test_the_commands_are_grids(tmp_path, monkeypatch):
         args = make_parser("study").parse_args(shlex.split(command)[1:])
         counts.append(len(list(StudyJob(grids=grids_of(args), folder=args.output).cells())))
     assert counts[:2] == [2 * 3 * 4, 2 * 2]
-    assert f"{counts[2]} cells" in PAGE
+    assert f"{counts[2]:,} cells" in PAGE
