@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import math
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 from ray.exceptions import RayError, RayTaskError
 
+from starr_engine.distributed.loop_thread import LoopThread
 from starr_engine.distributed.member import Member, Ticket
 from starr_engine.distributed.options import Replicas
 from starr_engine.distributed.pool import MAX_FAILED_STARTS, end_actor, reason_of
@@ -62,15 +62,10 @@ class ReplicaFleet:
         self._options: Final = options
         self._start_actor: Final = start_actor
         self._end_actor: Final = end_actor
-        self._loop: Final = asyncio.new_event_loop()
-        self._thread: Final = threading.Thread(
-            target=self._loop.run_forever, name="starr-fleet", daemon=True
-        )
         self._keys: Final = itertools.count()
         self._request_keys: Final = itertools.count()
         self._members: Final[dict[int, Member]] = {}
         self._waiting: Final[deque[Ticket]] = deque()
-        self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._scaler: Scaler | None = None
         self._target = options.count
         self._num_pausing = 0
@@ -81,17 +76,19 @@ class ReplicaFleet:
         self.first: Final[Future[ReplicaInfo]] = Future()
         """What the first replica that is ready says; fails if none can be started."""
 
-        self._thread.start()
-        self._loop.call_soon_threadsafe(self._begin)
+        self._thread: Final = LoopThread(
+            "starr-fleet", lambda error: self._die(f"{type(error).__name__}: {error}")
+        )
+        self._thread.call(self._begin)
 
     def submit(self, ticket: Ticket) -> None:
         """Run a request; all that happens to it goes to its sink, an error last if it has one."""
-        self._call(self._submit, ticket)
+        self._thread.call(self._submit, ticket)
 
     def cancel(self, ticket: Ticket) -> None:
         """End a request that may have ended already."""
         with contextlib.suppress(EngineDeadError):
-            self._call(self._cancel, ticket)
+            self._thread.call(self._cancel, ticket)
 
     def state(self) -> Future[FleetState]:
         """How the replicas are now; fails with ``EngineDeadError`` if no other will come."""
@@ -108,37 +105,16 @@ class ReplicaFleet:
             except Exception as error:
                 future.set_exception(error)
 
-        self._call(lambda: self._spawn(answer()))
+        self._thread.call(lambda: self._thread.spawn(answer()))
         return future
-
-    def _call(self, function: Callable[..., object], *arguments: Any) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError as error:
-            raise EngineDeadError("the engine is closed; make a new one") from error
 
     def close(self) -> None:
         """End all replicas; unfinished requests get ``EngineDeadError``."""
-        if not self._loop.is_closed():
-            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result()
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        self._thread.close(self._close)
 
     def _begin(self) -> None:
         self._fill()
-        self._spawn(self._watch())
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._reap)
-        return task
-
-    def _reap(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._die(f"{type(error).__name__}: {error}")
+        self._thread.spawn(self._watch())
 
     # Requests
 
@@ -158,7 +134,7 @@ class ReplicaFleet:
                 return
             ticket = self._waiting.popleft()
             key = choose([member.load_for(ticket) for member in takers])
-            self._spawn(self._give(self._members[key], ticket))
+            self._thread.spawn(self._give(self._members[key], ticket))
 
     def _give(self, member: Member, ticket: Ticket) -> Coroutine[Any, Any, None]:
         member.take(ticket)
@@ -183,7 +159,7 @@ class ReplicaFleet:
             ticket.is_cancelled = True
             # Ray may run two calls in another order than they are made in: one after the other.
             if ticket.has_begun:
-                self._spawn(self._ask(member, member.actor.end.remote(ticket.key)))
+                self._thread.spawn(self._ask(member, member.actor.end.remote(ticket.key)))
             self._retire_if_idle(member)
 
     async def _ask(self, member: Member, answer: Awaitable[_T]) -> _T | None:
@@ -231,7 +207,7 @@ class ReplicaFleet:
             key = next(self._keys)
             self._members[key] = member = Member(key, self._start_actor())
             log("replica started", replica=member.name)
-            self._spawn(self._follow(member))
+            self._thread.spawn(self._follow(member))
         there.sort(key=lambda member: (member.info is not None, member.outstanding_tokens))
         for member in there[: max(0, len(there) - self._target)]:
             log("replica drains", replica=member.name)
@@ -286,7 +262,7 @@ class ReplicaFleet:
                 return
             pause = min(2.0 ** (self._num_failed_starts - 1), _MAX_PAUSE_S)
         self._num_pausing += 1
-        self._loop.call_later(pause, self._replace)
+        self._thread.loop.call_later(pause, self._replace)
         self._dispatch()
 
     def _replace(self) -> None:
@@ -352,18 +328,18 @@ class ReplicaFleet:
             unfinished = len(self._waiting) + sum(
                 member.num_requests for member in self._members.values()
             )
-            target = self._scaler.target(self._target, unfinished, self._loop.time())
+            target = self._scaler.target(self._target, unfinished, self._thread.loop.time())
             if target != self._target:
                 log("scaling", replicas=target, before=self._target, requests=unfinished)
                 self._target = target
                 self._fill()
 
     def _check_all(self) -> None:
-        now = self._loop.time()
+        now = self._thread.loop.time()
         for member in self._members.values():
             if member.info and now >= member.next_check:
                 member.next_check = math.inf
-                self._spawn(self._check(member))
+                self._thread.spawn(self._check(member))
 
     async def _check(self, member: Member) -> None:
         limit = self._options.check_timeout_s
@@ -373,7 +349,7 @@ class ReplicaFleet:
         except TimeoutError:
             self._lose(member, TimeoutError(f"it has not answered for {limit:g} s"))
         else:
-            member.next_check = self._loop.time() + self._options.check_interval_s
+            member.next_check = self._thread.loop.time() + self._options.check_interval_s
 
     async def _refresh(self, member: Member) -> None:
         stats: EngineStats | None = await self._ask(member, member.actor.stats.remote())
@@ -384,7 +360,7 @@ class ReplicaFleet:
             raise self._death
         ready = [member for member in self._members.values() if member.info]
         if ready:
-            asked = [self._spawn(self._refresh(member)) for member in ready]
+            asked = [self._thread.spawn(self._refresh(member)) for member in ready]
             _, late = await asyncio.wait(asked, timeout=_STATE_TIMEOUT_S)
             for task in late:
                 task.cancel()
@@ -395,11 +371,8 @@ class ReplicaFleet:
             num_reruns=self._num_reruns,
         )
 
-    async def _close(self) -> None:
+    def _close(self) -> None:
         self._death = self._death or EngineDeadError(
             "the engine was closed before this request had finished"
         )
         self._drop_all()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
