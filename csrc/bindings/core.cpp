@@ -404,6 +404,8 @@ void bind_batch(nb::module_& m) {
 }  // namespace
 
 NB_MODULE(_core, m) {
+  // Ray keeps objects until the interpreter is gone, and a user cannot mend what is reported then.
+  nb::set_leak_warnings(false);
   m.doc() = "Bookkeeping of KV pages, step plans and batches (see csrc/core).";
   bind_prefix(m);
   bind_pool(m);
