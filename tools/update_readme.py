@@ -72,8 +72,8 @@ def overhead_table() -> str:
         "token per step (`python -m benchmarks.bench_engine_overhead`):\n\n"
         + "\n".join(lines)
         + f"\n\nMedians of {result['setting']['repeats']} runs in turns, {_machine(result)}\n"
-        + "([result](benchmarks/results/engine_overhead.json)). The shipped model is so small that\n"
-        + "Python shows; on 50 M parameters with cache `dual` the difference is\n"
+        + "([result](benchmarks/results/engine_overhead.json)). The shipped model is so small\n"
+        + "that Python shows; on 50 M parameters with cache `dual` the difference is\n"
         + f"{by_batch} ([result](benchmarks/results/engine_overhead_50m.json)).\n"
     )
 
