@@ -23,7 +23,9 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def command(name: str) -> str:
     """What writes a result file."""
-    return f"python -m benchmarks.bench_{name.removesuffix('_50m')}"
+    script = name.removesuffix("_50m").removesuffix("_fp8")
+    flag = " --fp8-on-cpu" if name.endswith("_fp8") else ""
+    return f"python -m benchmarks.bench_{script}{flag}"
 
 
 def source(name: str, result: Result) -> str:
@@ -65,7 +67,7 @@ def quantization(result: Result) -> str:
         rows.append(
             [
                 f"`{row['model']}`",
-                "float32" if weights == "none" else weights,
+                row["dtype"] if weights == "none" else weights,
                 "" if is_control else f"{row['weight_bytes'] / 1e6:.2f} MB",
                 f"{row['overall']['accuracy']:.2%}".replace("%", " %"),
                 f"{row['overall']['agreement']:.2%}".replace("%", " %"),
@@ -232,6 +234,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] =
     "loading.md": {
         "load": ("load_memory", load_memory),
         "quantization": ("quantization", quantization),
+        "quantization-fp8": ("quantization_fp8", quantization),
     },
     "batch.md": {"ray": ("ray", ray)},
     "serving.md": {"server": ("server", server), "server-load": ("server_load", server_load)},
