@@ -44,6 +44,21 @@ class AsyncFront(ABC):
         self._auto_ids = itertools.count()
 
     @abstractmethod
+    def close(self) -> None:
+        """End what was started; unfinished calls raise ``EngineDeadError``."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    @abstractmethod
     def events(
         self, candidates: Candidates, params: SamplingParams, request_id: str, *, provisional: bool
     ) -> AsyncGenerator[Event, None]:
@@ -243,17 +258,6 @@ class AsyncLLM(AsyncFront):
     def close(self) -> None:
         """Stop the engine; unfinished calls raise ``EngineDeadError``."""
         self._thread.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     async def events(
         self, candidates: Candidates, params: SamplingParams, request_id: str, *, provisional: bool

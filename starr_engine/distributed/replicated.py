@@ -7,8 +7,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from concurrent.futures import Future, TimeoutError
 from importlib.util import find_spec
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from starr_engine.async_llm import AsyncFront, Inbox
 from starr_engine.config import EngineConfig
@@ -114,17 +113,6 @@ class ReplicatedLLM(AsyncFront):
         Unfinished calls raise ``EngineDeadError``.
         """
         self._opened.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await asyncio.to_thread(self.close)
 
     def _ticket(
         self,

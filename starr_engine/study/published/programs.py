@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final, cast
 
@@ -20,7 +21,7 @@ _WHOLE: Final = ("def ", "from ", "import ", "@", "#")
 """How an answer starts that writes the function anew; a continuation is indented."""
 
 
-class _Programs:
+class _Programs(ABC):
     """What both share: answers are run.
 
     Args:
@@ -32,9 +33,9 @@ class _Programs:
     def __init__(self, code: CodeLimits | None = None) -> None:
         self.code = code
 
+    @abstractmethod
     def program(self, problem: Problem, text: str) -> str:
         """The answer as a program with its tests."""
-        raise NotImplementedError
 
     def score(self, problem: Problem, text: str) -> bool:
         """Whether the program passes its tests.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from starr_engine.errors import ConfigError
@@ -11,16 +12,16 @@ from starr_engine.study.published.rows import Row, field
 from starr_engine.study.tasks.base import Problem
 
 
-class _WordAnswers:
+class _WordAnswers(ABC):
     """What both share: every row is a problem, and answers are scored one by one."""
 
     def choose(self, items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
         """No examples: they come from the training split."""
         return [], list(items)
 
+    @abstractmethod
     def score(self, problem: Problem, text: str) -> bool:
         """Whether the final answer is right."""
-        raise NotImplementedError
 
     def score_many(self, problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
         """Score the answers one by one."""
