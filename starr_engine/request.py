@@ -40,7 +40,8 @@ class Canvas:
 
     Under a block-causal mask, blocks end at multiples of their length counted from position 0, as
     the mask's blocks do: the first one is shorter if the prompt reaches into it. What lies behind
-    the mask block of the active block is seen by nobody yet, so it is not live.
+    the mask block of the active block is seen by nobody yet, so it is not live. There is no suffix
+    then: tokens behind the last mask belong to the region, whose blocks alone see them.
 
     Args:
         token_ids: The canvas as it begins, with at least one mask.
@@ -73,7 +74,7 @@ class Canvas:
         """Masks at the beginning: the tokens to generate."""
 
         self.prompt_len = int(masks[0])
-        self.region_stop = int(masks[-1]) + 1
+        self.region_stop = int(masks[-1]) + 1 if mask_block is None else len(token_ids)
         self.block_length = block_length
         self.mask_block = mask_block
         self.opens_block = opens_block

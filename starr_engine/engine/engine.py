@@ -19,6 +19,7 @@ from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
+from starr_engine.engine.given_tokens import check_given
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
@@ -145,7 +146,9 @@ class Engine:
             template: What stands behind the prompt, in place of ``max_tokens`` masks: fixed ids,
                 and None for each token to generate.
             given: Tokens that the template's masks, a single block of them, take at once: one
-                forward, after which ``mean_log_confidence`` says how probable they are.
+                forward, after which ``mean_log_confidence`` says how probable they are, and
+                ``logprobs`` each of them. Of a block-causal model the whole template must lie in
+                that block; it may then end with fixed ids.
 
         Returns:
             The request's id.
@@ -163,10 +166,12 @@ class Engine:
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
         ids = _plain_ids(prompt_token_ids)
-        rest = None if template is None else self._template_ids(template, params)
+        rest = None if template is None else self._template_ids(template, params, has_given=given is not None)
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
-            self._check_given(given, rest or [], params)
+            self._check_vocabulary("given", _plain_ids(given))
+            assert params.block_length is not None
+            check_given(given, len(ids), rest or [], params.block_length, self.spec)
         rules = make_rules(
             params,
             self.spec,
@@ -264,32 +269,22 @@ class Engine:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
 
-    def _template_ids(self, template: Template, params: SamplingParams) -> list[int]:
+    def _template_ids(
+        self, template: Template, params: SamplingParams, *, has_given: bool
+    ) -> list[int]:
         """The template with masks for None, checked."""
         refuse_stops(params)
         fixed = _plain_ids([token for token in template if token is not None])
         self._check_vocabulary("template", fixed)
         if len(fixed) == len(template):
             raise RequestError("the template has nothing to generate; leave at least one place")
-        if self.spec.mask_block is not None and template[-1] is not None:
+        if self.spec.mask_block is not None and template[-1] is not None and not has_given:
             raise RequestError(
                 "this model sees nothing behind what it writes, so the text behind the last gap "
                 "would be ignored; use a bidirectional model, or leave that text out"
             )
         given = iter(fixed)
         return [self.spec.mask_token_id if token is None else next(given) for token in template]
-
-    def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
-        self._check_vocabulary("given", _plain_ids(given))
-        masks = [at for at, token in enumerate(rest) if token == self.spec.mask_token_id]
-        span = masks[-1] - masks[0] + 1 if masks else 0
-        assert params.block_length is not None
-        if len(masks) != len(given) or span > params.block_length:
-            raise RequestError(
-                f"given must have one token for each token to generate, and at most block_length="
-                f"{params.block_length} positions from the first to the last, got {len(given)} "
-                f"tokens for {len(masks)} masks over {span} positions"
-            )
 
     def _check_vocabulary(self, where: str, ids: list[int]) -> None:
         for at, token in enumerate(ids):
