@@ -57,6 +57,11 @@ class Tokenizer:
         return cls(backend, mask_token_id)
 
     @property
+    def backend(self) -> PreTrainedTokenizerFast:
+        """The tokenizer as transformers has it, for tools that ask for one."""
+        return self._backend
+
+    @property
     def mask_token(self) -> str:
         """How the mask token is spelled."""
         return str(self._fast.id_to_token(self.mask_token_id) or f"id {self.mask_token_id}")
@@ -87,6 +92,22 @@ class Tokenizer:
             RequestError: If the messages are malformed, the model has no template, the template
                 refuses them, or the text is empty or contains the mask token.
         """
+        # The template writes the special tokens itself.
+        return self._encode(self.chat_text(messages), add_special_tokens=False)
+
+    def chat_text(
+        self, messages: Sequence[Mapping[str, str]], *, continues_last: bool = False
+    ) -> str:
+        """What the checkpoint's chat template makes of a conversation.
+
+        Args:
+            messages: As for :meth:`encode_chat`.
+            continues_last: The answer goes on with the last message instead of following it.
+
+        Raises:
+            RequestError: If the messages are malformed, the model has no template, or the template
+                refuses them.
+        """
         check_messages(messages)
         if not self._backend.chat_template:
             raise RequestError("this model has no chat template; give the text as a plain prompt")
@@ -94,12 +115,14 @@ class Tokenizer:
 
         try:
             text = self._backend.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+                [dict(message) for message in messages],
+                tokenize=False,
+                add_generation_prompt=not continues_last,
+                continue_final_message=continues_last,
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise RequestError(f"the chat template refuses these messages: {error}") from error
-        # The template writes the special tokens itself.
-        return self._encode(str(text), add_special_tokens=False)
+        return str(text)
 
     def _encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         if not text:
@@ -122,6 +145,12 @@ class Tokenizer:
         """Ids of a piece of text, without the special tokens around it; may be empty."""
         ids: list[int] = self._fast.encode(text, add_special_tokens=False).ids
         return ids
+
+    def special_id(self, text: str) -> int | None:
+        """Id of the special token that ``text`` spells; None if it is no such token."""
+        token = self._fast.token_to_id(text)
+        added = None if token is None else self._fast.get_added_tokens_decoder().get(token)
+        return token if added is not None and added.special else None
 
     def decode(self, token_ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
         """Text of generated ids; spaces are not cleaned up."""

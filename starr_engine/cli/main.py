@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 import starr_engine
@@ -20,6 +21,7 @@ COMMANDS: Final = {
     "serve": "an OpenAI-compatible server with one engine, or several on Ray",
     "trace": "decode one prompt and write a page that shows every step of it",
     "study": "measure a grid of caches and remasking policies on tasks, and write a report",
+    "lm-eval": "run lm-evaluation-harness, which then has the model starr_engine",
     "problems": "write problems of a built-in task or a published benchmark as rows",
     "score": "count the right answers of a batch job on such rows",
     "calibrate": "find a policy's arguments on your own prompts",
@@ -28,6 +30,9 @@ COMMANDS: Final = {
     "info": "show models, policies, compiled parts and devices",
 }
 """Sub-command to its line in the help; each is a module of this package, dashes underscored."""
+
+FORWARDED: Final = ("lm-eval",)
+"""Commands whose flags another program reads."""
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
@@ -47,11 +52,15 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, line in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
-        if name == command:
-            module = importlib.import_module(f"starr_engine.cli.{name.replace('-', '_')}")
+        if name == command and name not in FORWARDED:
+            module = _module(name)
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"starr_engine.cli.{command.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,9 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in words if not word.startswith("-")), None)
-    args = make_parser(chosen).parse_args(words)
+    is_forwarded = words[:1] == [chosen] and chosen in FORWARDED
+    args = None if is_forwarded else make_parser(chosen).parse_args(words)
     try:
-        args.run(args)
+        if args is None:
+            _module(words[0]).forward(words[1:])
+        else:
+            args.run(args)
         sys.stdout.flush()
     except StarrError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)

@@ -166,7 +166,11 @@ class Engine:
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
         ids = _plain_ids(prompt_token_ids)
-        rest = None if template is None else self._template_ids(template, params, has_given=given is not None)
+        rest = (
+            None
+            if template is None
+            else self._template_ids(template, params, has_given=given is not None)
+        )
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
             self._check_vocabulary("given", _plain_ids(given))
