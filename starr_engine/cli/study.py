@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from starr_engine.study.grid.axes import Grid
+from starr_engine.study.grid.harness import PREFIX
 from starr_engine.study.grid.job import StudyJob, check_job
 from starr_engine.study.grid.read import (
     make_grid,
@@ -65,9 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task",
         dest="tasks",
         action="append",
-        metavar="TASK|FILE[:SCORER]",
+        metavar="TASK|FILE[:SCORER]|lm_eval:NAME[:NAME=VALUE,...]",
         help="a shipped task, all of them, or a .jsonl or .parquet file of rows with a reference, "
-        "scored by exact (the default), contains, number or task",
+        "scored by exact (the default), contains, number or task; or a task of "
+        "lm-evaluation-harness that generates, with include_path=FOLDER for one of your own",
     )
     every = parser.add_argument_group("every cell")
     every.add_argument(
@@ -169,7 +171,11 @@ def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:
         if name in changes:
             changes[name] = [parse_choice(text) for text in changes[name]]
     if args.tasks is not None:
-        changes["tasks"] = [each for text in args.tasks for each in parse_task(_task(text))]
+        changes["tasks"] = [
+            each
+            for text in args.tasks
+            for each in parse_task(_task(text), include_path=args.include_path or "")
+        ]
     if args.limit is not None:
         changes["num_problems"] = args.limit
     for name in ("engine", "sampling"):
@@ -196,5 +202,7 @@ def show(result: CellResult, number: int, total: int) -> None:
 
 
 def _task(text: str) -> object:
+    if text.startswith(PREFIX):
+        return text
     path, _, scorer = text.partition(":")
     return {"file": path, "scorer": scorer} if scorer else text

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import MappingProxyType
 from typing import Any, Final, Literal, Self, cast
 
 from starr_engine.cache.base import CACHE_POLICIES
@@ -16,6 +17,7 @@ from starr_engine.errors import ConfigError, RequestError
 from starr_engine.params import Args, ArgValue, SamplingParams
 from starr_engine.registry import unknown_name
 from starr_engine.sampling_checks import is_int
+from starr_engine.study.grid.harness import PREFIX, HarnessTask
 from starr_engine.study.problem_sets import PROBLEM_SETS
 
 Scorer = Literal["exact", "contains", "number", "task"]
@@ -47,18 +49,46 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskChoice:
-    """Problems of a shipped set, or the rows of a file."""
+    """Problems of a shipped set, the rows of a file, or a task of lm-evaluation-harness."""
 
     name: str
-    """Of the set; of a file what reports call it."""
+    """Of the set; of the others what reports call them."""
 
     file: str = ""
     """A ``.jsonl`` or ``.parquet`` file of rows with references; empty for a shipped set."""
 
     digest: str = ""
-    """Of the file's bytes, so that a changed file makes other cells."""
+    """Of the file's bytes, or of what defines the harness's task, so that a change there makes
+    other cells."""
 
     scorer: Scorer = "task"
+
+    harness: HarnessTask | None = None
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it is a shipped one."""
+        return not self.file and self.harness is None
+
+    def __str__(self) -> str:
+        """As it is typed; a file in the same folder."""
+        if self.harness is None:
+            return f"{self.file}:{self.scorer}" if self.file else self.name
+        listed = ",".join(f"{name}={typed(value)}" for name, value in self.harness.args.items())
+        return f"{PREFIX}{self.harness.name}:{listed}" if listed else f"{PREFIX}{self.harness.name}"
+
+    def to_plain(self) -> dict[str, Any]:
+        """As JSON's values; without ``harness`` where there is none, as results always were."""
+        plain = asdict(self)
+        if self.harness is None:
+            del plain["harness"]
+        return plain
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """The choice of :meth:`to_plain`."""
+        harness = plain.get("harness")
+        return cls(**{**plain, "harness": harness and HarnessTask(**harness)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +112,10 @@ class Cell:
     def id(self) -> str:
         """A short hash of all settings; equal settings have equal ids on any machine."""
         settings = self.to_plain()
+        # What a file or a folder holds is known by its digest, wherever it lies.
         settings["task"] = {**settings["task"], "file": bool(self.task.file)}
+        if (harness := settings["task"].get("harness")) is not None:
+            harness["include_path"] = bool(harness["include_path"])
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -91,24 +124,27 @@ class Cell:
         plain = {each.name: getattr(self, each.name) for each in fields(self)}
         for name in ("cache", "remasking"):
             plain[name] = {"name": plain[name].name, "args": dict(plain[name].args)}
-        plain["task"] = {each.name: getattr(self.task, each.name) for each in fields(self.task)}
+        plain["task"] = self.task.to_plain()
         return plain | {"engine": dict(self.engine), "sampling": dict(self.sampling)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
         """The cell of :meth:`to_plain`."""
         made = {
-            "task": TaskChoice(**plain["task"]),
+            "task": TaskChoice.from_plain(plain["task"]),
             "cache": Choice(**plain["cache"]),
             "remasking": Choice(**plain["remasking"]),
         }
         return cls(**{**plain, **made})
 
-    def params(self, max_tokens: int) -> SamplingParams:
+    def params(
+        self, max_tokens: int, overrides: Mapping[str, Any] = MappingProxyType({})
+    ) -> SamplingParams:
         """What every request of the cell asks for.
 
         Args:
             max_tokens: For a cell that leaves the length to its task.
+            overrides: What the task asks for besides; the cell's own settings come before it.
         """
         return SamplingParams(
             max_tokens=self.max_tokens or max_tokens,
@@ -118,7 +154,7 @@ class Cell:
             cache=self.cache.name,
             cache_args=self.cache.args,
             seed=self.seed,
-        ).with_overrides(self.sampling)
+        ).with_overrides({**overrides, **self.sampling})
 
 
 def _all_sets() -> tuple[TaskChoice, ...]:
@@ -174,10 +210,11 @@ class Grid:
                 except (RequestError, ConfigError) as error:
                     problems.append(f"{kind} {choice}: {error}")
         for task in self.tasks:
-            if not task.file and task.name not in PROBLEM_SETS:
+            if task.is_set and task.name not in PROBLEM_SETS:
                 problems.append(unknown_name("task", task.name, list(PROBLEM_SETS)))
-            if task.file and max(self.shots, default=0):
-                problems.append(f"shots are for shipped tasks; {task.file} has none to show")
+            if not task.is_set and max(self.shots, default=0):
+                remedy = "has none to show" if task.file else "has num_fewshot for its own"
+                problems.append(f"shots are for shipped tasks; {task.file or task.name} {remedy}")
         if problems:
             raise ConfigError("; ".join(problems))
 

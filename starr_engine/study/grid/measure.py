@@ -43,7 +43,7 @@ def measure(
         RequestError: If a request cannot run.
         CapacityError: If the engine runs out of memory.
     """
-    params = cell.params(questions.max_tokens)
+    params = cell.params(questions.max_tokens, questions.overrides)
     meter = Meter(bench.engine)
     bench.reset_device()
     started = time.perf_counter()
@@ -85,7 +85,11 @@ def warm_up(cell: Cell, questions: Questions, bench: Bench) -> None:
     Raises:
         CapacityError: If the engine runs out of memory.
     """
-    params = replace(cell.params(questions.max_tokens), remasking="threshold", remasking_args={})
+    params = replace(
+        cell.params(questions.max_tokens, questions.overrides),
+        remasking="threshold",
+        remasking_args={},
+    )
     with contextlib.suppress(RequestError):  # the run itself will say so, in its own words
         _run(bench.engine, questions.prompts[: cell.batch_size], params, lambda: False)
 

@@ -6,15 +6,17 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from starr_engine.errors import ConfigError
 from starr_engine.offline.reader import open_source
 from starr_engine.offline.rows import Columns, Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.grid.axes import Cell, Scorer
+from starr_engine.study.grid.harness import HarnessTask
 from starr_engine.study.problem_sets import PROBLEM_SETS
 from starr_engine.study.published import RUN_CODE
 from starr_engine.study.scoring import problem_of, scorer_of
@@ -34,6 +36,9 @@ class Questions:
     score: Callable[[Sequence[str]], list[bool]]
     """Which of the answers are right."""
 
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of ``SamplingParams`` that the task asks for, such as stop strings."""
+
     @property
     def fingerprint(self) -> str:
         """Changes with any token of any prompt."""
@@ -45,8 +50,12 @@ def ask(cell: Cell, get_tokenizer: Callable[[], Encoder]) -> Questions:
     """The questions of a cell.
 
     Raises:
-        ConfigError: If a row of its file cannot be asked or scored.
+        ConfigError: If a row of its file cannot be asked or scored, or the harness's task is
+            unknown or unfit.
+        RequestError: If the harness's task asks for something that the engine does not offer.
     """
+    if cell.task.harness is not None:
+        return _from_harness(cell, cell.task.harness, get_tokenizer())
     return _from_file(cell, get_tokenizer) if cell.task.file else _from_set(cell, get_tokenizer())
 
 
@@ -76,6 +85,21 @@ def _from_file(cell: Cell, get_tokenizer: Callable[[], Encoder]) -> Questions:
         prompts=tuple(_prompt(raw, source, get_tokenizer) for raw in rows),
         max_tokens=SamplingParams().max_tokens,
         score=lambda texts: [score(text) for score, text in zip(scorers, texts, strict=True)],
+    )
+
+
+def _from_harness(cell: Cell, asked: HarnessTask, tokenizer: Encoder) -> Questions:
+    # Importing this needs lm_eval.
+    from starr_engine.study.lm_eval.task import harness_problems
+    from starr_engine.tokenization import Tokenizer
+
+    assert isinstance(tokenizer, Tokenizer)
+    found = harness_problems(asked, cell.num_problems, cell.seed, tokenizer)
+    return Questions(
+        prompts=found.prompts,
+        max_tokens=found.max_tokens,
+        score=found.score,
+        overrides=found.overrides,
     )
 
 

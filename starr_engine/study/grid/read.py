@@ -14,6 +14,7 @@ from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue
 from starr_engine.registry import unknown_name
 from starr_engine.study.grid.axes import Choice, Grid, Scorer, TaskChoice
+from starr_engine.study.grid.harness import PREFIX, harness_digest, parse_harness_task
 from starr_engine.study.policy_file import load_policy_args
 from starr_engine.study.problem_sets import PROBLEM_SETS
 
@@ -53,23 +54,28 @@ def make_grid(content: Mapping[str, object], folder: Path = Path()) -> Grid:
     """The grid that a mapping describes; names that are not there keep ``Grid``'s defaults.
 
     Args:
-        content: Field of ``Grid`` to its value, or to a list of them.
+        content: Field of ``Grid`` to its value, or to a list of them; and ``include_path``, a
+            folder of tasks for lm-evaluation-harness.
         folder: Where relative files lie.
 
     Raises:
         ConfigError: If a name is unknown or a value of the wrong kind.
     """
-    known = [each.name for each in fields(Grid)]
+    known = [*(each.name for each in fields(Grid)), "include_path"]
+    include_path = content.get("include_path")
+    include = "" if include_path is None else str(folder / str(include_path))
     made: dict[str, Any] = {}
     for name, value in content.items():
         if name not in known:
             raise ConfigError(unknown_name("entry of a grid", str(name), known))
+        if name == "include_path":
+            continue
         if name in ("engine", "sampling"):
             made[name] = _mapping(name, value)
         elif name == "num_problems":
             made[name] = value
         else:
-            made[name] = _axis(name, _listed(value), folder)
+            made[name] = _axis(name, _listed(value), folder, include)
     return Grid(**made)
 
 
@@ -102,21 +108,30 @@ def parse_values(where: str, entries: Sequence[str]) -> dict[str, ArgValue]:
     return parsed
 
 
-def parse_task(value: object, folder: Path = Path()) -> list[TaskChoice]:
+def parse_task(value: object, folder: Path = Path(), include_path: str = "") -> list[TaskChoice]:
     """A shipped set, ``all`` of them, a file, or a mapping with ``file`` and ``scorer``.
+
+    Or a task of lm-evaluation-harness: ``lm_eval:NAME``, ``lm_eval:NAME:num_fewshot=4,chat=true``,
+    or a mapping with ``lm_eval``.
 
     Raises:
         ConfigError: If it is none of these, or the file cannot be read.
     """
     if isinstance(value, TaskChoice):
         return [value]
+    if (entry := _harness_entry(value)) is not None:
+        harness = parse_harness_task(entry, folder, include_path)
+        name = entry.get("name", str(harness))
+        return [TaskChoice(name=str(name), digest=harness_digest(harness), harness=harness)]
     if value == ALL:
         return [TaskChoice(name=name) for name in PROBLEM_SETS]
     if isinstance(value, str) and not Path(value).suffix:
         return [TaskChoice(name=value)]
     asked = {"file": value} if isinstance(value, str) else value
     if not isinstance(asked, dict) or not isinstance(asked.get("file"), str):
-        raise ConfigError(f"a task is the name of a shipped set, a file or {{file: ...}}: {value}")
+        raise ConfigError(
+            f"a task is the name of a shipped set, lm_eval:NAME, a file or {{file: ...}}: {value}"
+        )
     if unknown := set(asked) - {"file", "scorer", "name"}:
         raise ConfigError(
             f"a task's file takes name and scorer, not {', '.join(map(str, unknown))}"
@@ -133,9 +148,20 @@ def parse_task(value: object, folder: Path = Path()) -> list[TaskChoice]:
     return [TaskChoice(name=name, file=str(path), digest=digest, scorer=scorer)]
 
 
-def _axis(name: str, values: list[object], folder: Path) -> tuple[object, ...]:
+def _harness_entry(value: object) -> dict[str, Any] | None:
+    """``lm_eval:NAME:chat=true`` as a mapping; None if it is no task of the harness."""
+    if isinstance(value, dict):
+        return value if "lm_eval" in value else None
+    if not isinstance(value, str) or not value.startswith(PREFIX):
+        return None
+    name, _, listed = value.removeprefix(PREFIX).partition(":")
+    values = parse_values(f"the entries of {PREFIX}{name}", listed.split(",") if listed else [])
+    return {"lm_eval": name, **values}
+
+
+def _axis(name: str, values: list[object], folder: Path, include: str) -> tuple[object, ...]:
     if name == "tasks":
-        return tuple(task for value in values for task in parse_task(value, folder))
+        return tuple(task for value in values for task in parse_task(value, folder, include))
     if name in ("caches", "remasking"):
         return tuple(choice for value in values for choice in _choices(name, value, folder))
     return tuple(str(value) for value in values) if name == "models" else tuple(values)

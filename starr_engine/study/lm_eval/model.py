@@ -28,7 +28,8 @@ from starr_engine.study.lm_eval.prompts import encode_text, prefix_token_id
 from starr_engine.study.lm_eval.registration import MODEL_NAME
 from starr_engine.study.lm_eval.totals import Totals
 
-_logger: Final = logging.getLogger(__name__)
+_logger: Final = logging.getLogger("lm_eval.starr_engine")
+"""Below the harness's own, whose level and form it takes."""
 
 Encoded = tuple[tuple[str, str] | None, list[int], list[int]]
 """Key of the harness's cache, context ids, answer ids."""

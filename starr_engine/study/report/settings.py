@@ -245,7 +245,7 @@ def _independent(runs: Sequence[_Run]) -> list[str]:
     counted = []
     for result, measured in runs:
         task = result.cell.task
-        if not (task.file and task.name in seen):
+        if task.is_set or task.name not in seen:
             counted.append(measured.solved)
         seen.add(task.name)
     return counted

@@ -170,8 +170,7 @@ def _cell_row(result: CellResult) -> Row:
 
 def cell_command(cell: Cell, output: str = "out/again") -> str:
     """The command that runs one cell again, into another folder."""
-    task = f"{cell.task.file}:{cell.task.scorer}" if cell.task.file else cell.task.name
-    words = ["starr-engine", "study", "--model", cell.model, "--task", task, "--cache",
+    words = ["starr-engine", "study", "--model", cell.model, "--task", str(cell.task), "--cache",
              str(cell.cache), "--remasking", str(cell.remasking)]  # fmt: skip
     numbers = {"--block-length": cell.block_length, "--max-tokens": cell.max_tokens,
                "--batch-size": cell.batch_size, "--seed": cell.seed, "--shots": cell.shots,
