@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 from typing import Final
 
 import starr_engine
@@ -32,7 +31,7 @@ COMMANDS: Final = {
 """Sub-command to its line in the help; each is a module of this package, dashes underscored."""
 
 FORWARDED: Final = ("lm-eval",)
-"""Commands whose flags another program reads."""
+"""Commands whose arguments another program reads, whatever they are, but for a lone ``--help``."""
 
 EXIT_ERROR: Final = 2
 EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT
@@ -52,15 +51,11 @@ def make_parser(command: str | None = None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, line in COMMANDS.items():
         sub = commands.add_parser(name, help=line, description=f"{line[0].upper()}{line[1:]}.")
-        if name == command and name not in FORWARDED:
-            module = _module(name)
+        if name == command:
+            module = importlib.import_module(f"starr_engine.cli.{name.replace('-', '_')}")
             module.add_arguments(sub)
             sub.set_defaults(run=module.run)
     return parser
-
-
-def _module(command: str) -> ModuleType:
-    return importlib.import_module(f"starr_engine.cli.{command.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,13 +70,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in words if not word.startswith("-")), None)
-    is_forwarded = words[:1] == [chosen] and chosen in FORWARDED
-    args = None if is_forwarded else make_parser(chosen).parse_args(words)
+    parser = make_parser(chosen)
+    if chosen in FORWARDED and words[0] == chosen and words[1:] not in (["-h"], ["--help"]):
+        # argparse would take flags in front of the first plain word for its own.
+        args = parser.parse_args([chosen])
+        args.arguments = words[1:]
+    else:
+        args = parser.parse_args(words)
     try:
-        if args is None:
-            _module(words[0]).forward(words[1:])
-        else:
-            args.run(args)
+        args.run(args)
         sys.stdout.flush()
     except StarrError as error:
         print(f"{PROGRAM}: {error}", file=sys.stderr)

@@ -171,11 +171,7 @@ def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:
         if name in changes:
             changes[name] = [parse_choice(text) for text in changes[name]]
     if args.tasks is not None:
-        changes["tasks"] = [
-            each
-            for text in args.tasks
-            for each in parse_task(_task(text), include_path=args.include_path or "")
-        ]
+        changes["tasks"] = [each for text in args.tasks for each in parse_task(_task(text))]
     if args.limit is not None:
         changes["num_problems"] = args.limit
     for name in ("engine", "sampling"):
