@@ -34,9 +34,10 @@ class Canvas:
         canvas     |<- prompt ->|<- committed ->|<- active block ->|<- to come ->|<- suffix ->|
         positions  0        prompt_len     block_start        block_stop     region_stop   length
 
-    The region from the first mask to the last is cut into blocks; the last one is shorter if they
-    do not divide it. Tokens that stand in the region from the beginning are fixed: they are never
-    unmasked, revoked or edited. The suffix behind it is empty unless a template asks for one.
+    The region, from the first mask to the last unless more is asked for, is cut into blocks; the
+    last one is shorter if they do not divide it. Tokens that stand in the region from the beginning
+    are fixed: they are never unmasked, revoked or edited. The suffix behind it is empty unless a
+    template asks for one.
 
     Under a block-causal mask, blocks end at multiples of their length counted from position 0, as
     the mask's blocks do: the first one is shorter if the prompt reaches into it. What lies behind
@@ -52,6 +53,7 @@ class Canvas:
         logits_shift: How many rows in front of a position the row lies whose logits are its own:
             0 or 1.
         seeds_block: Whether the first position of a block has such a shift of 1.
+        region_start: Where the region begins; None is the first mask.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Canvas:
         opens_block: bool = False,
         logits_shift: int = 0,
         seeds_block: bool = False,
+        region_start: int | None = None,
     ) -> None:
         self.token_ids: TokenIds = token_ids.copy()
         self.is_fixed: NDArray[np.bool_] = token_ids != mask_token_id
@@ -73,7 +76,7 @@ class Canvas:
         self.num_masks = len(masks)
         """Masks at the beginning: the tokens to generate."""
 
-        self.prompt_len = int(masks[0])
+        self.prompt_len = int(masks[0]) if region_start is None else region_start
         self.region_stop = int(masks[-1]) + 1 if mask_block is None else len(token_ids)
         self.block_length = block_length
         self.mask_block = mask_block
@@ -210,6 +213,8 @@ class Request:
         opens_block: As above.
         logits_shift: As above.
         seeds_block: As above.
+        whole_template: Whether the canvas's region begins with the template and not with its first
+            mask.
     """
 
     def __init__(
@@ -224,6 +229,7 @@ class Request:
         opens_block: bool = False,
         logits_shift: int = 0,
         seeds_block: bool = False,
+        whole_template: bool = False,
     ) -> None:
         self.request_id = request_id
         self.params = params
@@ -238,6 +244,7 @@ class Request:
             opens_block=opens_block,
             logits_shift=logits_shift,
             seeds_block=seeds_block,
+            region_start=len(prompt_token_ids) if whole_template else None,
         )
         self._log_confidence = np.zeros(self.canvas.length)
         self.status = RequestStatus.WAITING

@@ -145,10 +145,10 @@ class Engine:
             request_id: Unique among unfinished requests; None makes one.
             template: What stands behind the prompt, in place of ``max_tokens`` masks: fixed ids,
                 and None for each token to generate.
-            given: Tokens that the template's masks, a single block of them, take at once: one
-                forward, after which ``mean_log_confidence`` says how probable they are, and
-                ``logprobs`` each of them. Of a block-causal model the whole template must lie in
-                that block; it may then end with fixed ids.
+            given: Tokens that the template's masks take at once: one forward, after which
+                ``mean_log_confidence`` says how probable they are, and ``logprobs`` each of them.
+                The template begins a block that holds all its masks, and of a model that sees
+                nothing behind a block the whole template, which may then end with fixed ids.
 
         Returns:
             The request's id.
@@ -200,6 +200,7 @@ class Engine:
             opens_block=self.spec.opens_block,
             logits_shift=int(self.spec.logits_shift),
             seeds_block=self.spec.seeds_block,
+            whole_template=given is not None,
         )
         running = RunningRequest(request, remasking, cache, self.device, rules, exit_rule)
         if params.trace:

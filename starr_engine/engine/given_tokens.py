@@ -1,4 +1,4 @@
-"""What tokens given for the masks of a template must be."""
+"""What tokens that are given for the masks of a template must be."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def check_given(
     block_length: int,
     spec: ModelSpec,
 ) -> None:
-    """Check that the masks are one block, which all given tokens fill.
+    """Check that all masks lie in the block that the template begins, and that each has a token.
 
     Args:
         given: One id for each mask.
@@ -25,25 +25,17 @@ def check_given(
         spec: Of the model.
 
     Raises:
-        RequestError: If they do not fill one block; or if, of a block-causal model, something
-            stands behind that block, where nobody would see it.
+        RequestError: If they do not; or if, of a model that sees nothing behind a block, something
+            stands there.
     """
     masks = [at for at, token in enumerate(template) if token == spec.mask_token_id]
-    span = masks[-1] - masks[0] + 1 if masks else 0
-    if len(masks) != len(given) or span > block_length:
+    # Blocks of such a mask are counted from the first position, others from the template.
+    has_edges = spec.attention_kind == "block_causal"
+    room = block_length - (prompt_len % block_length if has_edges else 0)
+    last = masks[-1] + 1 if masks and spec.mask_block is None else len(template)
+    if len(masks) != len(given) or last > room:
         raise RequestError(
-            f"given must have one token for each token to generate, and at most block_length="
-            f"{block_length} positions from the first to the last, got {len(given)} "
-            f"tokens for {len(masks)} masks over {span} positions"
-        )
-    if spec.mask_block is None or not masks:
-        return
-    first = prompt_len + masks[0]
-    start = first if spec.opens_block else first - first % block_length
-    length = prompt_len + len(template)
-    if length > start + block_length:
-        raise RequestError(
-            "given tokens of this model must lie in one of its blocks, with all that the template "
-            f"holds behind them: {block_length} positions from position {start} on; the template "
-            f"ends at {length}"
+            "given must have one token for each token to generate, all in one block of at most "
+            f"block_length={block_length} positions, of which {room} are left for the template; "
+            f"got {len(given)} tokens for {len(masks)} masks over {last} positions"
         )

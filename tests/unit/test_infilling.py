@@ -383,7 +383,7 @@ def test_given_tokens_have_the_confidence_that_the_model_gives_them(words: LLM):
 def test_given_tokens_that_do_not_fit_are_refused(words: LLM, given: tuple[int, ...]):
     with pytest.raises(RequestError, match="given"):
         words.engine.add_request([4], SamplingParams(), template=[None, None, 8], given=given)
-    with pytest.raises(RequestError, match="at most block_length=1"):
+    with pytest.raises(RequestError, match="at most block_length=1 positions"):
         words.engine.add_request(
             [4], SamplingParams(block_length=1), template=[None, None], given=[5, 6]
         )
