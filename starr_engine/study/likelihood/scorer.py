@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from starr_engine.errors import ConfigError
+from starr_engine.errors import ConfigError, RequestError
 from starr_engine.models.base import ModelSpec
 from starr_engine.study.likelihood.masks import WeightedMask, block_masks
 from starr_engine.study.likelihood.probes import (
@@ -91,8 +91,9 @@ class LikelihoodScorer:
             One score for each, in order.
 
         Raises:
-            RequestError: If one cannot be scored, such as one that is too long.
+            RequestError: If one cannot be scored. One that is too long is named before any runs.
         """
+        self._check_lengths(questions)
         scores: list[AnswerScore | None] = [None] * len(questions)
         started = map(self._start, itertools.count(), questions)
         pending: deque[tuple[BlockProgress, WeightedMask]] = deque()
@@ -121,6 +122,18 @@ class LikelihoodScorer:
 
         run_probes(self._engine, take, on_result)
         return [score for score in scores if score is not None]
+
+    def _check_lengths(self, questions: Sequence[Question]) -> None:
+        limit = self._engine.config.max_model_len or self._engine.spec.max_model_len
+        for index, question in enumerate(questions):
+            if not question.context:
+                raise RequestError(f"question {index} has no context; give at least one token")
+            if (length := len(question.context) + len(question.answer)) > limit:
+                raise RequestError(
+                    f"question {index} has a context of {len(question.context)} tokens and an "
+                    f"answer of {len(question.answer)}, which make {length}; the model allows "
+                    f"{limit}"
+                )
 
     def _start(self, index: int, question: Question) -> AnswerProgress:
         context = hashlib.sha256(repr(question.context).encode()).hexdigest()
