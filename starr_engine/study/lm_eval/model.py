@@ -198,6 +198,18 @@ class StarrEngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no typ
         self, requests: Sequence[Encoded], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
         del kwargs
+        scores = self._score(requests, disable_tqdm, check_greedy=self._arguments.check_greedy)
+        return [_pair(score) for score in scores]
+
+    def _score(
+        self, requests: Sequence[Encoded], disable_tqdm: bool, *, check_greedy: bool
+    ) -> list[AnswerScore]:
+        scorer = LikelihoodScorer(
+            self._llm.engine,
+            samples=self._arguments.mc_samples,
+            seed=self._params.seed,
+            check_greedy=check_greedy,
+        )
         questions = [self._question(context, answer) for _, context, answer in requests]
         with tqdm(total=len(requests), disable=disable_tqdm, desc="loglikelihood") as bar:
 
@@ -207,14 +219,18 @@ class StarrEngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no typ
                     self.cache_hook.add_partial("loglikelihood", key, _pair(score))
                 bar.update(1)
 
-            scores = self._scorer().score(questions, on_scored)
+            scores = scorer.score(questions, on_scored)
         _logger.info("loglikelihood, so far: %s", self.totals.to_plain())
-        return [_pair(score) for score in scores]
+        return scores
 
     def loglikelihood_rolling(
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
-        """The bound of whole texts, each in windows of the model's length that do not overlap."""
+        """The bound of whole texts.
+
+        One that is longer than the model allows is scored in windows, each token in one of them and
+        the last window behind as much context as fits.
+        """
         windows: list[Encoded] = []
         owners: list[int] = []
         for index, request in enumerate(requests):
@@ -229,20 +245,12 @@ class StarrEngineLM(TemplateLM):  # type: ignore[misc]  # the harness has no typ
                 windows.append((None, context, answer))
                 owners.append(index)
         totals = [0.0] * len(requests)
-        scores = self._loglikelihood_tokens(windows, disable_tqdm=disable_tqdm)
-        for index, (value, _) in zip(owners, scores, strict=True):
-            totals[index] += value
+        scores = self._score(windows, disable_tqdm, check_greedy=False)
+        for index, score in zip(owners, scores, strict=True):
+            totals[index] += score.log_likelihood
         for request, total in zip(requests, totals, strict=True):
             self.cache_hook.add_partial("loglikelihood_rolling", request.args, total)
         return totals
-
-    def _scorer(self) -> LikelihoodScorer:
-        return LikelihoodScorer(
-            self._llm.engine,
-            samples=self._arguments.mc_samples,
-            seed=self._params.seed,
-            check_greedy=self._arguments.check_greedy,
-        )
 
     def _question(self, context: list[int], answer: list[int]) -> Question:
         room = self.max_length - len(answer)
