@@ -57,6 +57,7 @@ def main() -> None:
             # What OpenAI's interface does not have goes into extra_body.
             extra_body={"remasking": "threshold", "remasking_args": {"threshold": 0.95}},
         )
+        assert answer.usage is not None
         choice, usage = answer.choices[0].model_dump(), answer.usage.model_dump()
         print(f"{choice['text']}: {choice['cache_label']}, {usage['denoising_steps']} forwards")
 
