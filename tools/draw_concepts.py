@@ -155,8 +155,8 @@ def draw_blocks(llm: LLM, prompt: str) -> str:
         words = f"{count} token{'' if count == 1 else 's'}"
         parts.append(f'<text x="{lefts[-1] + widths[-1] + 8}" y="{y + 16}">... {words}</text>')
         y += HEIGHT + 10
-    words = [(name, text) for name, (_, _, text) in CELLS.items()] + [("block", "active block")]
-    below, end = legend(words, LEFT, y + 8, total)
+    entries = [(name, text) for name, (_, _, text) in CELLS.items()] + [("block", "active block")]
+    below, end = legend(entries, LEFT, y + 8, total)
     parts.append(
         f'<text x="{LEFT}" y="{end + 14}">{output.num_unmasked} tokens in {output.nfe} forwards: '
         f"NFE {output.nfe}, TPF {output.tpf:.1f}. The end token stands in block 2, so none of the "
@@ -168,7 +168,7 @@ def draw_blocks(llm: LLM, prompt: str) -> str:
     )
     style += ".tback{text-decoration:line-through}.block{fill:none;stroke:#c9a227;stroke-width:2}"
     label = "A canvas that fills in, block by block, over five forwards"
-    return svg(total, end + 24, label, "".join(parts + [below]), style)
+    return svg(total, end + 24, label, "".join([*parts, below]), style)
 
 
 # -- How many tokens a forward unmasks
