@@ -11,6 +11,7 @@ from starr_engine.errors import ConfigError, StarrError
 from starr_engine.offline.journal import Journal, check_output
 from starr_engine.study.grid.axes import Cell, Grid
 from starr_engine.study.grid.results import RESULTS
+from starr_engine.study.published import CodeLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +32,9 @@ class StudyJob:
 
     retry_failed: bool = False
     """Run cells again that ended with a reason instead of numbers."""
+
+    code: CodeLimits | None = None
+    """What programs may use that are answers to HumanEval or MBPP; None runs none."""
 
     @property
     def output(self) -> Path:

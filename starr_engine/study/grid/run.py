@@ -72,7 +72,7 @@ def run_study(
         ) as journal,
         StopSignals() as stop,
     ):
-        runner = _Runner(make_bench, lambda: stop.received is not None)
+        runner = _Runner(job, make_bench, lambda: stop.received is not None)
         for number, (cell, baseline) in enumerate(cells, 1):
             if cell.id not in known:
                 try:
@@ -99,7 +99,10 @@ def run_study(
 class _Runner:
     """Runs cells one by one; the model of the one before stays loaded."""
 
-    def __init__(self, make_bench: MakeBench, is_stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, job: StudyJob, make_bench: MakeBench, is_stopped: Callable[[], bool]
+    ) -> None:
+        self._job = job
         self._make_bench = make_bench
         self._is_stopped = is_stopped
         self._environment: dict[str, Any] = {}
@@ -118,7 +121,7 @@ class _Runner:
             raise StoppedError
         try:
             bench = self._open(cell)
-            questions = ask(cell, bench.get_tokenizer)
+            questions = ask(cell, bench.get_tokenizer, self._job.code)
             if str(cell.cache) not in self._warmed:
                 warm_up(cell, questions, bench)
                 self._warmed.add(str(cell.cache))
