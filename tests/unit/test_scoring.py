@@ -131,7 +131,7 @@ def test_a_study_judges_rows_of_every_task_and_runs_programs_only_with_leave() -
     assert judge("so 5") and not judge("so 6")
     with pytest.raises(ConfigError, match="programs that nobody has asked to run: give --run-code"):
         _scorer(row | {"task": "humaneval"}, "task", "row 0", None)
-    with pytest.raises(ConfigError, match="or use the scorer exact, contains or number"):
+    with pytest.raises(ConfigError, match="or use another scorer, such as exact or number"):
         _scorer({"reference": "5"}, "task", "row 0", None)
 
 

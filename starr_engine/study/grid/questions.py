@@ -32,7 +32,7 @@ class Questions:
     """For cells that leave the length to the task."""
 
     score: Callable[[Sequence[str]], list[bool]]
-    """Which of the answers are right."""
+    """Which of the answers are right; all of them where the baseline's are to be compared with."""
 
     @property
     def fingerprint(self) -> str:
@@ -107,11 +107,13 @@ def _prompt(raw: RawRow, source: Path, get_tokenizer: Callable[[], Encoder]) -> 
 def _scorer(
     columns: Columns, scorer: Scorer, where: str, code: CodeLimits | None
 ) -> Callable[[str], bool]:
+    if scorer == "agreement":
+        return lambda text: True  # ``compare_all`` judges, when the baseline's outputs are there
     if scorer == "task":
         try:
             problem = problem_of(columns, where)
         except ConfigError as error:
-            raise ConfigError(f"{error}; or use the scorer exact, contains or number") from error
+            raise ConfigError(f"{error}; or use another scorer, such as exact or number") from error
         if problem.task in RUN_CODE and code is None:
             raise ConfigError(
                 f"{where} is of {problem.task}, whose answers are programs that nobody has asked "
@@ -122,7 +124,10 @@ def _scorer(
     given = columns.get("reference")
     references = [given] if isinstance(given, str | int | float) else given
     if not isinstance(references, list) or not references:
-        raise ConfigError(f"{where} has no reference: a text, a number, or a list of them")
+        raise ConfigError(
+            f"{where} has no reference: a text, a number, or a list of them; the scorer agreement "
+            "needs none"
+        )
     wanted = [str(each) for each in references]
     return lambda text: is_right(text, wanted, scorer)
 
