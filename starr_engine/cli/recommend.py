@@ -26,6 +26,7 @@ from starr_engine.study.recommend.rounds import Search
 from starr_engine.study.recommend.run import (
     EXIT_NOT_REACHED,
     POLICY,
+    RECORD,
     NothingFitsError,
     read_task,
     run_recommendation,
@@ -159,7 +160,8 @@ def run(args: argparse.Namespace) -> None:
         raise NothingFitsError(why_nothing_fits(found))
     if not args.json:
         name = found.chosen.candidate.remasking.name
-        print(f"\n--remasking {name}@{args.output / POLICY} says the same of remasking")
+        print(f"\n{args.output / POLICY}: for --remasking {name}@FILE; {RECORD}: all numbers")
+        print(f"starr-engine study --report-only --output {args.output} draws them")
 
 
 def search_of(args: argparse.Namespace) -> Search:
@@ -189,14 +191,15 @@ def search_of(args: argparse.Namespace) -> Search:
     wanted = DEFAULT_PROMPTS if args.budget is None else MOST_PROMPTS
     if args.num_prompts is not None:
         wanted = args.num_prompts
+    goal = Goal(
+        objective=args.objective,
+        least_accuracy=args.min_accuracy,
+        most_loss=loss,
+        needs_certainty=args.sure,
+    )
     return Search(
         template=template,
-        goal=Goal(
-            objective=args.objective,
-            least_accuracy=args.min_accuracy,
-            most_loss=loss,
-            needs_certainty=args.sure,
-        ),
+        goal=goal.of_agreement() if prompts.task.scorer == "agreement" else goal,
         candidates=candidates_for(traits)
         if args.candidate is None
         else parse_candidates(args.candidate, traits),

@@ -12,8 +12,9 @@ from starr_engine.study.recommend.candidates import BASELINE
 from starr_engine.study.recommend.goal import Verdict
 from starr_engine.study.recommend.rounds import Judged, Search, judge_round, rounds
 
-TIE: Final = 0.05
-"""Settings whose times differ by less are as fast as each other: times are of one run."""
+TIE: Final = 0.1
+"""Settings whose times differ by less are as fast as each other: times are of one run, and a gain
+below it is no reason to leave the default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

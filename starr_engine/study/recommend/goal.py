@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final, Literal
 
@@ -50,6 +50,12 @@ class Goal:
             value = getattr(self, name)
             if value is not None and not 0.0 <= value <= 1.0:
                 raise ConfigError(f"{name} is a share of the prompts, 0 to 1, got {value}")
+
+    def of_agreement(self) -> Goal:
+        """The goal where agreement stands in for accuracy: the baseline's is 1."""
+        if self.most_loss is None:
+            return self
+        return replace(self, least_accuracy=1.0 - self.most_loss, most_loss=None)
 
     def cost_s(self, measured: Measurement) -> float:
         """Seconds of a request under the objective; less is better.
@@ -152,6 +158,8 @@ def judge(
         return None
     count = len(measured.solved)
     low, high = difference_interval(compared.gained, compared.lost, count, z)
+    if result.cell.task.scorer == "agreement":  # the baseline agrees with itself: nothing is gained
+        low, high = (each - 1.0 for each in wilson_interval(measured.accuracy, count, z))
     cost = goal.cost_s(measured)
     return Verdict(
         candidate=candidate,

@@ -126,13 +126,12 @@ def rounds(search: Search, results: Iterable[CellResult]) -> list[Round]:
         BaselineFailedError: If the baseline has no numbers.
     """
     found = {each.cell.id: each for each in results}
-    count = len(search.candidates)
-    schedule = _schedule(count, search.num_prompts, search.first_prompts)
+    schedule = _schedule(search, search.num_prompts)
     made = [_round(search.candidates, schedule, 0)]
     while (judged := judge_round(search, made[-1], found)) is not None:
         if len(made) == 1 and search.budget_s is not None:
             limit = affordable(search, judged, made[0].num_prompts)
-            schedule = _schedule(count, limit, made[0].num_prompts)
+            schedule = _schedule(search, limit)
             made = [_round(search.candidates, schedule, 0)]
         kept = survivors(search, judged, schedule[len(made)]) if not made[-1].is_last else ()
         if not kept:
@@ -219,15 +218,28 @@ def affordable(search: Search, judged: Judged, first: int) -> int:
         return rung.num_prompts * (pinned + chosen + sum(late))
 
     for limit in range(search.num_prompts, first, -1):
-        schedule = _schedule(len(search.candidates), limit, first)
-        if len(schedule) > 1 and spent + sum(map(seconds, schedule[1:])) <= search.budget_s:
+        schedule = _schedule(search, limit)
+        if (
+            schedule[0].num_prompts == first
+            and spent + sum(map(seconds, schedule[1:])) <= search.budget_s
+        ):
             return limit
     return first
 
 
-def _schedule(count: int, num_prompts: int, first: int) -> list[Rung]:
-    """Rungs that begin with ``first`` prompts; a single one where these are nearly all."""
-    return rungs(count, num_prompts, SearchPlan(first_prompts=first))
+def _schedule(search: Search, num_prompts: int) -> list[Rung]:
+    """The rungs up to so many prompts, without those behind which nobody leaves.
+
+    With a budget the first one stays: it says how long a prompt takes.
+    """
+    plan = SearchPlan(first_prompts=search.first_prompts)
+    listed = rungs(len(search.candidates), num_prompts, plan)
+    is_timed = search.budget_s is not None
+    return [
+        rung
+        for at, (rung, following) in enumerate(zip(listed, [*listed[1:], None], strict=True))
+        if following is None or following.num_settings < rung.num_settings or (at == 0 and is_timed)
+    ]
 
 
 def _round(candidates: tuple[Candidate, ...], schedule: Sequence[Rung], at: int) -> Round:

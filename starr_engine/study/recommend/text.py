@@ -21,12 +21,26 @@ _MARKS: Final = {
     "surely within": " ", "within": "?", "outside": "x", "surely outside": "x",
 }  # fmt: skip
 
+_NO_REFERENCES: Final = (
+    "No references: agreement is the share of outputs equal to the baseline's, token for token. It",
+    "stands in for accuracy, and says what changes, not what is right.",
+)
+
+_LEGEND: Final = {
+    "*": "* recommended",
+    "?": "? within as measured",
+    "x": "x outside the limit",
+}
+
 
 def as_text(found: Recommendation) -> str:
     """The table of the finalists, the recommendation with its evidence, and the commands."""
     parts = ["\n".join(_asked(found)), "\n".join(_table(found))]
     if found.chosen is None:
-        parts.append("\n".join(_wrapped("none", why_nothing_fits(found))))
+        lines = _wrapped("none fits", why_nothing_fits(found))
+        if found.nearest is not None:
+            lines += _wrapped("nearest", _nearest(found, found.nearest))
+        parts.append("\n".join(lines))
     else:
         parts += ["\n".join(_evidence(found, found.chosen)), _commands(found, found.chosen)]
     return "\n\n".join(parts)
@@ -47,56 +61,53 @@ def limit_text(goal: Goal, name: str) -> str:
 
 
 def why_nothing_fits(found: Recommendation) -> str:
-    """Why there is no recommendation, and what came nearest."""
+    """That there is no recommendation, and what came nearest."""
+    said = f"no setting has {limit_text(found.search.goal, measure_name(found))}"
+    if found.nearest is not None:
+        return f"{said}; nearest is {found.nearest.candidate}"
+    if found.judged.verdicts:
+        return f"{said} and is faster than the baseline"
+    return f"{said}: none could run"
+
+
+def _nearest(found: Recommendation, nearest: Verdict) -> str:
     goal, name = found.search.goal, measure_name(found)
-    limit = limit_text(goal, name)
-    base = found.judged.base
-    nearest = found.nearest
-    if nearest is None:
-        slower = bool(found.judged.verdicts)
-        reason = "every setting within the limit is slower than the baseline" if slower else (
-            "no setting could run"
-        )  # fmt: skip
-        return f"no setting to recommend ({limit}): {reason}"
+    loss = f", a loss of {_loss(nearest)} points" if name == "accuracy" else ""
     said = (
-        f"no setting is within the limit ({limit}). Nearest: {nearest.candidate}, with "
-        f"{100 * nearest.measured.accuracy:.1f} % {name}, {_loss(nearest)} points below the "
-        f"baseline, {nearest.faster:.1f}x as fast"
+        f"{nearest.candidate}: {name} {100 * nearest.measured.accuracy:.1f} %{loss}, "
+        f"{nearest.faster:.1f}x as fast as the baseline"
     )
-    least = goal.least_accuracy
-    if least is not None and base.accuracy < least:
-        said += (
-            f". The baseline itself has {100 * base.accuracy:.1f} %: it is the model that does not "
-            "reach the limit, not the setting"
+    least, base = goal.least_accuracy, found.judged.base.accuracy
+    if least is not None and base < least:
+        return (
+            f"{said}. The baseline itself has {100 * base:.1f} %: the model does not reach the "
+            "limit, whatever the setting"
         )
-    elif nearest.margin.standing == "within":
-        said += ". It is within as measured, and not surely: measure more prompts"
+    if nearest.margin.standing == "within":
+        return f"{said}. It is within the limit as measured, and not surely: measure more prompts"
     return said
 
 
 def _asked(found: Recommendation) -> Iterator[str]:
     cell, goal, name = found.search.template, found.search.goal, measure_name(found)
-    aim = (
-        "least seconds for a request (median)"
-        if goal.objective == "latency"
-        else "least seconds for all prompts"
-    )
-    at_once = "one request at a time" if cell.batch_size == 1 else f"{cell.batch_size} at once"
-    yield (f"{cell.model}, {found.num_prompts} prompts of {cell.task.name}, {at_once}")
-    yield f"wanted: {aim}; {limit_text(goal, name)}"
+    at_once = "one request at a time"
+    if cell.batch_size > 1:
+        mean = found.judged.base.timing.mean_batch
+        at_once = f"{cell.batch_size} requests at once ({mean:.1f} on average in the baseline)"
+    yield f"{cell.model}, {found.num_prompts} prompts of {cell.task.name}, {at_once}"
+    if (budget := found.search.budget_s) is not None:
+        yield f"so many prompts fit into {budget / 60:g} minutes of measuring"
+    aim = "a request (median)" if goal.objective == "latency" else "all prompts together"
+    yield f"wanted: least time for {aim}, with {limit_text(goal, name)}"
     if name == "agreement":
-        yield (
-            "No references: agreement is the share of outputs that equal the baseline's, token for "
-            "token,"
-        )
-        yield "and stands in for accuracy. It says what changes, not what is right."
+        yield from _NO_REFERENCES
 
 
 def _table(found: Recommendation) -> list[str]:
     name = measure_name(found)
     is_latency = found.search.goal.objective == "latency"
-    head = ["", "setting", f"{name} %", "loss, points", "forwards"]
-    head += ["s median", "p95"] if is_latency else ["batch", "tokens/s"]
+    head = ["", "setting", f"{name} %", *(["loss, points"] if name == "accuracy" else [])]
+    head += ["forwards", *(["ms p50", "p95"] if is_latency else ["batch", "tokens/s"])]
     lines = [[*head, "faster"]]
     for each in sorted(found.judged.verdicts, key=lambda each: each.cost_s):
         mark = "*" if each is found.chosen else _MARKS[each.margin.standing]
@@ -107,14 +118,14 @@ def _table(found: Recommendation) -> list[str]:
         ])  # fmt: skip
     base = _numbers(found, found.judged.base, "")
     lines.append(["", f"{BASELINE} (baseline)", *base, "1.0x"])
-    lines[1:] = [_fitted(line) for line in lines[1:]]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    room = WIDTH - 2 - sum(2 + width for width in widths[2:])
+    widths[1] = min(widths[1], room)
     made = [_row(line, widths) for line in lines]
-    notes = ["* recommended"]
     marks = {line[0] for line in lines}
-    notes += ["? within the limit as measured, not surely"] if "?" in marks else []
-    notes += ["x outside the limit"] if "x" in marks else []
-    made.append(f"[95 % intervals]  {'  '.join(notes)}" if found.chosen else "x outside the limit")
+    notes = [text for mark, text in _LEGEND.items() if mark in marks]
+    brackets = "[95 %, losses for all rows at once]" if name == "accuracy" else "[95 %]"
+    made.append("; ".join([brackets, *notes]))
     made += [f"not run: {name}: {reason}" for name, reason in found.judged.errors.items()]
     return made
 
@@ -122,30 +133,34 @@ def _table(found: Recommendation) -> list[str]:
 def _numbers(found: Recommendation, measured: Measurement, loss: str) -> list[str]:
     """Tokens/s stand beside accuracy, forwards and batch size alone."""
     timing = measured.timing
-    speed = [f"{timing.latency_p50_s:.3g}", f"{timing.latency_p95_s:.3g}"]
+    speed = [_milliseconds(timing.latency_p50_s), _milliseconds(timing.latency_p95_s)]
     if found.search.goal.objective == "throughput":
         speed = [str(found.search.template.batch_size), f"{timing.tokens_per_s:.0f}"]
-    accuracy = f"{100 * measured.accuracy:.1f} {_range(measured.accuracy_interval, 0)}"
-    return [accuracy, loss, f"{measured.nfe:.1f}", *speed]
+    accuracy = f"{100 * measured.accuracy:.1f} {_range(measured.accuracy_interval)}"
+    losses = [loss] if measure_name(found) == "accuracy" else []
+    return [accuracy, *losses, f"{measured.nfe:.1f}", *speed]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}" if seconds < 0.1 else f"{1000 * seconds:.0f}"
 
 
 def _loss(verdict: Verdict) -> str:
-    return f"{100 * verdict.loss + 0.0:.1f} {_range(verdict.loss_interval, 1)}"
+    return f"{100 * verdict.loss:.1f} {_range(verdict.loss_interval)}"
 
 
-def _range(interval: Interval, digits: int) -> str:
-    low, high = (100 * each + 0.0 for each in interval)
-    return f"[{low:.{digits}f}, {high:.{digits}f}]"
-
-
-def _fitted(line: Sequence[str], width: int = 40) -> list[str]:
-    """The line with its setting cut where it would push the numbers off the screen."""
-    mark, name, *numbers = line
-    return [mark, name if len(name) <= width else f"{name[: width - 3]}...", *numbers]
+def _range(interval: Interval) -> str:
+    """Whole points, tenths where the interval is narrow."""
+    low, high = (100 * each for each in interval)
+    digits = 0 if high - low > 4 else 1
+    # + 0.0: rounding would otherwise leave a -0.
+    return f"[{round(low, digits) + 0.0:.{digits}f}, {round(high, digits) + 0.0:.{digits}f}]"
 
 
 def _row(line: Sequence[str], widths: Sequence[int]) -> str:
     mark, name, *numbers = line
+    if len(name) > widths[1]:
+        name = f"{name[: widths[1] - 3]}..."
     cells = [each.rjust(width) for each, width in zip(numbers, widths[2:], strict=True)]
     return "  ".join([f"{mark:1} {name:{widths[1]}}", *cells]).rstrip()
 
@@ -162,18 +177,22 @@ def _evidence(found: Recommendation, chosen: Verdict) -> Iterator[str]:
 
 def _why(found: Recommendation, chosen: Verdict) -> str:
     num_tried = len(found.search.candidates)
-    said = f"the fastest within the limit of {num_tried} settings tried in {found.num_rounds} "
-    said += "round" if found.num_rounds == 1 else "rounds"
-    if found.as_fast:
-        others = "; ".join(str(each.candidate) for each in found.as_fast)
-        reason = "the more accurate" if any(
-            each.measured.accuracy < chosen.measured.accuracy for each in found.as_fast
-        ) else "as accurate, and the default or the more exact"  # fmt: skip
-        said = (
-            f"within {100 * TIE:.0f} % of the fastest of {num_tried} settings tried, which one run "
-            f"cannot tell apart, and {reason}; as fast: {others}"
-        )
-    return said
+    rounds = "1 round" if found.num_rounds == 1 else f"{found.num_rounds} rounds"
+    tried = f"of {num_tried} settings tried in {rounds}"
+    if not found.as_fast:
+        return f"the fastest within the limit {tried}"
+    names = [str(each.candidate) for each in sorted(found.as_fast, key=lambda each: each.cost_s)]
+    others = "; ".join(names[:3]) + (f"; {len(names) - 3} more" if len(names) > 3 else "")
+    same = f"; as fast, as far as one run can tell ({100 * TIE:.0f} %): {others}"
+    if all(each.cost_s >= chosen.cost_s for each in found.as_fast):
+        return f"the fastest within the limit {tried}{same}"
+    if all(each.measured.accuracy < chosen.measured.accuracy for each in found.as_fast):
+        reason = f"the best {measure_name(found)}"
+    elif chosen is found.default:
+        reason = "it is the default, so that nothing needs to change"
+    else:
+        reason = f"no {measure_name(found)} above its own"
+    return f"of the fastest within the limit, {tried[3:]}, {reason}{same}"
 
 
 def _gain(found: Recommendation, chosen: Verdict) -> str:
@@ -184,7 +203,7 @@ def _gain(found: Recommendation, chosen: Verdict) -> str:
     )
     default = found.default
     if default is chosen:
-        return f"{said}; it is the default, so that nothing needs to change"
+        return f"{said}; it is the default: nothing needs to change"
     if default is None:
         return f"{said}; the default ({found.search.default}) was not among those that ran"
     against = default.cost_s / chosen.cost_s
@@ -196,12 +215,14 @@ def _gain(found: Recommendation, chosen: Verdict) -> str:
 
 
 def _how_sure(found: Recommendation, chosen: Verdict) -> str:
-    goal = found.search.goal
-    compared = chosen.compared
-    said = (
-        f"{compared.lost} prompts lost and {compared.gained} gained of {chosen.count}: "
-        f"a loss of {_loss(chosen)} points"
-    )
+    goal, compared = found.search.goal, chosen.compared
+    said = f"of {chosen.count} prompts {compared.lost} lost and {compared.gained} gained"
+    if goal.least_accuracy is None:
+        said += f": a loss of {_loss(chosen)} points"
+    else:
+        low, high = (each + goal.least_accuracy for each in chosen.margin.interval)
+        accuracy = f"{100 * chosen.measured.accuracy:.1f} % {_range((low, high))}"
+        said += f": {measure_name(found)} {accuracy}"
     if chosen.margin.standing == "surely within":
         return f"{said}, surely within the limit"
     needed = prompts_to_be_sure(chosen, goal, found.judged.z)
@@ -215,16 +236,21 @@ def _how_sure(found: Recommendation, chosen: Verdict) -> str:
 
 def _holds_for(found: Recommendation, chosen: Verdict) -> str:
     cell, base, own = chosen.cell, found.judged.base, chosen.measured
+    threads = found.environment.get("num_threads")
     where = found.environment.get("gpu") or (
-        f"{found.environment.get('cpu')}, {found.environment.get('num_threads')} threads"
+        f"{found.environment.get('cpu')} with {threads} thread{'' if threads == 1 else 's'}"
     )
     said = (
         f"prompts of about {base.prompt_tokens:.0f} tokens, at most {cell.max_tokens} new ones, "
         f"batch {cell.batch_size}, {where}; measure again for others."
     )
+    if chosen.candidate.cache == BASELINE.cache:
+        return (
+            f"{said} It has no cache: every forward computes the prompt, and longer ones cost that"
+        )
     return (
-        f"{said} Longer prompts add rows to a forward: {own.rows / own.nfe:.0f} a request here, "
-        f"{base.rows / base.nfe:.0f} in the baseline, which computes the whole prompt every time"
+        f"{said} A forward computes {own.rows / own.nfe:.0f} rows of a request, in the baseline "
+        f"{base.rows / base.nfe:.0f}, all of them: longer prompts widen that gap"
     )
 
 
