@@ -143,6 +143,7 @@ def run(args: argparse.Namespace) -> None:
         folder=args.output,
         resume=args.resume,
         overwrite=args.overwrite,
+        retry_failed=args.resume,
         with_drift=False,
         code=code_limits(args),
     )
