@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="TASK|FILE[:SCORER]",
         help="a shipped task, all of them, or a .jsonl or .parquet file of rows with a reference, "
-        "scored by exact (the default), contains, number or task",
+        "scored by exact (the default), contains, number, task or, without references, agreement",
     )
     every = parser.add_argument_group("every cell")
     every.add_argument(

@@ -189,7 +189,7 @@ def _why(found: Recommendation, chosen: Verdict) -> str:
     if all(each.measured.accuracy < chosen.measured.accuracy for each in found.as_fast):
         reason = f"the best {measure_name(found)}"
     elif chosen is found.default:
-        reason = "it is the default, so that nothing needs to change"
+        reason = "it is the default"
     else:
         reason = f"no {measure_name(found)} above its own"
     return f"of the fastest within the limit, {tried[3:]}, {reason}{same}"
