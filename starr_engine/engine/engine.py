@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.decoder import Decoder
 from starr_engine.engine.executor import Executor
+from starr_engine.engine.graphs.setup import make_runner
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
+from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import ProgressKeeper
 from starr_engine.engine.rank_limits import refusal_of_ranks
@@ -44,6 +47,8 @@ from starr_engine.params import SamplingParams
 from starr_engine.request import Request
 from starr_engine.tokenization import Tokenizer
 
+_NO_OPTIONS: Final = EngineOptions()
+
 
 class Engine:
     """Continuous batching of denoising steps; not thread-safe.
@@ -51,6 +56,7 @@ class Engine:
     Args:
         config: Resolved against the model while loading; see ``Engine.config``.
         start_ranks: Where the other ranks of a split model run.
+        options: What tests and measurements switch.
 
     Raises:
         ConfigError: If model or settings cannot be used.
@@ -58,10 +64,15 @@ class Engine:
         EngineDeadError: If another rank ended before it was ready.
     """
 
-    def __init__(self, config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> None:
-        self._build(load(config, start_ranks))
+    def __init__(
+        self,
+        config: EngineConfig,
+        start_ranks: StartRanks = RankProcesses,
+        options: EngineOptions = _NO_OPTIONS,
+    ) -> None:
+        self._build(load(config, start_ranks), options)
 
-    def _build(self, loaded: LoadedEngine) -> None:
+    def _build(self, loaded: LoadedEngine, options: EngineOptions) -> None:
         self.config = config = loaded.config
         self.spec = loaded.model.spec
         self.tokenizer: Tokenizer | None = loaded.tokenizer
@@ -97,7 +108,9 @@ class Engine:
             dtype=getattr(torch, loaded.config.dtype),
         )
         self._others = loaded.others
-        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends, loaded.others)
+        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
+        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
+        self.executor = Executor(model, pages, backends, loaded.others, graphs)
         self.decoder = Decoder(self.spec.mask_token_id)
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
