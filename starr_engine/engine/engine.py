@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Final
 
@@ -33,6 +32,7 @@ from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stats import EngineStats, StatsKeeper
 from starr_engine.engine.stopping import StopRule
+from starr_engine.engine.token_ids import check_vocabulary, plain_ids
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
 from starr_engine.infilling import Template, refuse_stops
@@ -175,7 +175,7 @@ class Engine:
         )
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
-        ids = _plain_ids(prompt_token_ids)
+        ids = plain_ids(prompt_token_ids)
         rest = None if template is None else self._template_ids(template, params)
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
@@ -280,8 +280,8 @@ class Engine:
     def _template_ids(self, template: Template, params: SamplingParams) -> list[int]:
         """The template with masks for None, checked."""
         refuse_stops(params)
-        fixed = _plain_ids([token for token in template if token is not None])
-        self._check_vocabulary("template", fixed)
+        fixed = plain_ids([token for token in template if token is not None])
+        check_vocabulary(self.spec, "template", fixed)
         if len(fixed) == len(template):
             raise RequestError("the template has nothing to generate; leave at least one place")
         if self.spec.mask_block is not None and template[-1] is not None:
@@ -293,7 +293,7 @@ class Engine:
         return [self.spec.mask_token_id if token is None else next(given) for token in template]
 
     def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
-        self._check_vocabulary("given", _plain_ids(given))
+        check_vocabulary(self.spec, "given", plain_ids(given))
         masks = [at for at, token in enumerate(rest) if token == self.spec.mask_token_id]
         span = masks[-1] - masks[0] + 1 if masks else 0
         assert params.block_length is not None
@@ -303,19 +303,6 @@ class Engine:
                 f"{params.block_length} positions from the first to the last, got {len(given)} "
                 f"tokens for {len(masks)} masks over {span} positions"
             )
-
-    def _check_vocabulary(self, where: str, ids: list[int]) -> None:
-        for at, token in enumerate(ids):
-            if not 0 <= token < self.spec.vocab_size:
-                raise RequestError(
-                    f"{where} token {token} at position {at} is outside the vocabulary of "
-                    f"{self.spec.vocab_size} ids"
-                )
-            if token == self.spec.mask_token_id:
-                raise RequestError(
-                    f"the {where} holds the mask token (id {token}) at position {at}; masks stand "
-                    "for tokens to generate, so remove it"
-                )
 
     def _check(
         self,
@@ -330,7 +317,7 @@ class Engine:
                 f"a request of the engine is one sample, and n={params.n}; add one request for "
                 "each of starr_engine.samples.split_samples(params), or use LLM"
             )
-        self._check_vocabulary("prompt", ids)
+        check_vocabulary(self.spec, "prompt", ids)
         if not ids and set(template or ()) <= {self.spec.mask_token_id}:
             raise RequestError("the prompt is empty; give at least one token")
         self._check_shift(ids, template, params, remasking)
@@ -391,18 +378,3 @@ class Engine:
                 "this model predicts a token from the row in front of it, so that nothing can be "
                 "generated at the very beginning; put at least one token there"
             )
-
-
-def _plain_ids(ids: Sequence[int]) -> list[int]:
-    """Integers of any kind, numpy's and torch's too, as Python's; never a rounded float."""
-    plain: list[int] = []
-    for at, token in enumerate(ids):
-        try:
-            if isinstance(token, bool):
-                raise TypeError
-            plain.append(operator.index(token))
-        except TypeError:
-            raise RequestError(
-                f"prompt_token_ids must hold integers, got {token!r} at position {at}"
-            ) from None
-    return plain
