@@ -89,10 +89,12 @@ class EngineConfig:
     """Pages of the pool, with the reserved page 0; None is as many as ``max_num_requests`` of the
     longest length need, within ``kv_memory``; twice that where prefixes are shared."""
 
-    kv_memory: MemorySize = "1GiB"
+    kv_memory: MemorySize = "auto"
     """Most memory of the pages when ``num_pages`` is None, the reserved one not counted: bytes; a
-    fraction of what is free once the model is loaded, as a float or ``"50%"``, which must leave
-    room for activations; or a size such as ``"512MiB"`` or ``"2GB"``."""
+    size such as ``"512MiB"`` or ``"2GB"``; or a fraction, as a float or ``"50%"``, of what is free
+    once the model is loaded. On CUDA that is what the largest step leaves, which is measured when
+    the engine starts, unless the model is split; elsewhere a fraction must leave room for
+    activations. ``auto`` is 1 GiB on a CPU and 95% on CUDA (80% if the model is split)."""
 
     prefix_caching: bool = True
     """Whether requests share the pages of equal prefixes where that is exact: on block-causal
@@ -129,7 +131,8 @@ class EngineConfig:
             and not (value is None and name in _UNSET_COUNTS)
         ]
         try:
-            parse_memory_size("kv_memory", self.kv_memory)
+            if self.kv_memory != "auto":
+                parse_memory_size("kv_memory", self.kv_memory)
         except ConfigError as error:
             problems.append(str(error))
         if self.num_pages == 1:

@@ -139,7 +139,8 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
         default=_ENGINE.kv_memory,
         help="most memory of the KV cache, of each rank if there are several: bytes, a size such "
         "as 512MiB or 2GB, or a fraction such as 0.5 or 50%% of what is free once the model is "
-        "loaded (default: %(default)s)",
+        "loaded, on CUDA of what the largest step leaves; auto is 1GiB on a CPU and 95%% on CUDA "
+        "(default: %(default)s)",
     )
 
 

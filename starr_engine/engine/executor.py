@@ -60,6 +60,11 @@ class Executor:
         return self._model
 
     @property
+    def backends(self) -> Sequence[AttentionBackend]:
+        """Of every layer."""
+        return self._backends
+
+    @property
     def feature_bytes(self) -> int:
         """Memory of the pages of features; 0 before a request needs them."""
         return 0 if self._feature_pool is None else self._feature_pool.num_bytes

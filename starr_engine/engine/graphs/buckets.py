@@ -23,6 +23,9 @@ ROWS_EACH: Final = (4, 8, 16, 24, 32, 48, 64, 96, 128)
 MAX_ROWS: Final = 2048
 """Rows of a grid beyond which kernels take longer than it takes to launch them one by one."""
 
+MAX_COPIED_ROWS: Final = 32768
+"""Rows that a recording may copy out of its page tables; see ``RecordableBackend.copies_table``."""
+
 FREE_ROWS: Final = 512
 """Rows that cost what reading the weights costs (``CUDA_RIDGE_ROWS``): padding up to them is free,
 and beyond them it may at most double a step."""
@@ -90,6 +93,8 @@ class BucketRule:
         pages = -(-sequences.max_key // self.page_size)
         if self.copies_table:
             pages = min(1 << (pages - 1).bit_length(), self.max_pages)
+            if num_sequences * pages * self.page_size > MAX_COPIED_ROWS:
+                return f"more than {MAX_COPIED_ROWS} rows would be copied out of pages"
         else:
             pages = self.max_pages
         bucket = Bucket(num_sequences, rows_each, pages)
