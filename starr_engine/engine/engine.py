@@ -14,16 +14,16 @@ from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
-from starr_engine.engine.batching import Batcher
+from starr_engine.engine.batching import Batcher, StepBatch
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
-from starr_engine.engine.decoder import Decoder
+from starr_engine.engine.decoder import Decoder, QueuedDecisions
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.graphs.setup import make_runner
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.paging import PageKeeper
-from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.progress import Change, ProgressKeeper
 from starr_engine.engine.rank_limits import refusal_of_ranks
 from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.resolve import resolve_params
@@ -32,10 +32,10 @@ from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stats import EngineStats, StatsKeeper
 from starr_engine.engine.stopping import StopRule
-from starr_engine.engine.token_ids import check_vocabulary, plain_ids
+from starr_engine.engine.token_ids import check_vocabulary, plain_ids, template_ids
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
-from starr_engine.infilling import Template, refuse_stops
+from starr_engine.infilling import Template
 from starr_engine.models.loading.quantization import held_weight_bytes
 from starr_engine.outputs import (
     BlockOutput,
@@ -110,8 +110,13 @@ class Engine:
         self._others = loaded.others
         model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
         graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
-        self.executor = Executor(model, pages, backends, loaded.others, graphs)
-        self.decoder = Decoder(self.spec.mask_token_id)
+        self.executor = Executor(
+            model, pages, backends, loaded.others, graphs,
+            head_on_scored_rows=options.head_on_scored_rows,
+        )  # fmt: skip
+        self.decoder = Decoder(self.spec.mask_token_id, options)
+        self.overlaps = self.device.type == "cuda" if options.overlap is None else options.overlap
+        self._launched: tuple[StepBatch, QueuedDecisions] | None = None
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
             self.scheduler,
@@ -133,12 +138,28 @@ class Engine:
         Raises:
             EngineDeadError: If the model is split and its ranks are no more; see ``close``.
         """
+        self.launch()
+        return self.outputs.collect(self.finish())  # what users receive
+
+    def launch(self) -> None:
+        """Queue the next step on the device; on CUDA the host does not wait for it."""
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
-        decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
-        changes = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
-        return self.outputs.collect(changes)
+        decisions = self.decoder.queue(batch, logits)  # what to unmask, what to revoke
+        self._launched = batch, decisions
+
+    def finish(self) -> list[Change]:
+        """Wait for the step that was launched, and carry it out; nothing if there is none.
+
+        Returns:
+            For ``outputs.collect``, which may wait until the next step is launched.
+        """
+        if self._launched is None:
+            return []
+        (batch, queued), self._launched = self._launched, None
+        decisions = self.decoder.wait(queued)
+        return self.progress.apply(batch, decisions)  # canvases, pages, finished requests
 
     def add_request(
         self,
@@ -176,7 +197,7 @@ class Engine:
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
         ids = plain_ids(prompt_token_ids)
-        rest = None if template is None else self._template_ids(template, params)
+        rest = None if template is None else template_ids(self.spec, template, params)
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
             self._check_given(given, rest or [], params)
@@ -218,12 +239,15 @@ class Engine:
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and free its pages.
 
+        A step that was launched and not finished is forgotten; the others take it again.
+
         Returns:
             What it had committed, or None if no such request is unfinished.
         """
         running = self.scheduler.remove(request_id)
         if running is None:
             return None
+        self._launched = None
         visible = self._stop_rule.visible(running.request)
         return self.outputs.end(running, visible, FinishReason.ABORT)
 
@@ -276,21 +300,6 @@ class Engine:
     def num_waiting(self) -> int:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
-
-    def _template_ids(self, template: Template, params: SamplingParams) -> list[int]:
-        """The template with masks for None, checked."""
-        refuse_stops(params)
-        fixed = plain_ids([token for token in template if token is not None])
-        check_vocabulary(self.spec, "template", fixed)
-        if len(fixed) == len(template):
-            raise RequestError("the template has nothing to generate; leave at least one place")
-        if self.spec.mask_block is not None and template[-1] is not None:
-            raise RequestError(
-                "this model sees nothing behind what it writes, so the text behind the last gap "
-                "would be ignored; use a bidirectional model, or leave that text out"
-            )
-        given = iter(fixed)
-        return [self.spec.mask_token_id if token is None else next(given) for token in template]
 
     def _check_given(self, given: Sequence[int], rest: list[int], params: SamplingParams) -> None:
         check_vocabulary(self.spec, "given", plain_ids(given))

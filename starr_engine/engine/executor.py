@@ -33,6 +33,7 @@ class Executor:
         others: The other ranks if the model is split and this is rank 0; they get every batch and
             run it on an executor of their own.
         graphs: Replays the steps that it can; None runs every step eagerly.
+        head_on_scored_rows: See ``EngineOptions``.
     """
 
     def __init__(
@@ -42,8 +43,11 @@ class Executor:
         backends: Sequence[AttentionBackend],
         others: RankGroup | None = None,
         graphs: GraphRunner | None = None,
+        *,
+        head_on_scored_rows: bool = True,
     ) -> None:
         self.graphs = graphs
+        self._head_on_scored_rows = head_on_scored_rows
         self._model = model
         self._kv_pool = kv_pool
         self._backends = backends
@@ -127,7 +131,10 @@ class Executor:
             hidden = feature_forward(
                 self._model, pool, self._feature_pool, self._backends[0], batch, observe
             )
-        logits = self._model.compute_logits(hidden[rows])
+        if self._head_on_scored_rows:
+            logits = self._model.compute_logits(hidden[rows])
+        else:
+            logits = self._model.compute_logits(hidden)[rows]
         if (ranks := self._model.ranks) is not None:
             logits = ranks.join_columns(logits, self._model.spec.vocab_size)
         return logits, similarity
