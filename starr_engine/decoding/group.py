@@ -25,6 +25,7 @@ from starr_engine.decoding.rows import DecodingRow, Member
 from starr_engine.decoding.scores import Scores
 from starr_engine.decoding.stacking import join
 from starr_engine.decoding.tracing import trace_rows
+from starr_engine.decoding.transfer import upload
 from starr_engine.decoding.view import make_view
 from starr_engine.trace import Decider, PositionTrace
 
@@ -128,7 +129,7 @@ def _put_allowed(
     tokens = decision.tokens.clone()
     for n, member in enumerate(members):
         count = len(member.row.score_offsets)
-        offsets = torch.from_numpy(member.row.score_offsets).to(tokens.device)
+        offsets = upload(member.row.score_offsets, tokens.device)
         rows = logits[member.first_score : member.first_score + count]
         put = tokens[n, offsets]
         # What a policy leaves at positions that it does not unmask need not be a token.
@@ -151,7 +152,7 @@ def _check_tokens(
         return
     if tokens.dtype is not torch.int64 or tokens.shape != view.masked.shape:
         raise ValueError(f"tokens must be an int64 tensor {tuple(view.masked.shape)}")
-    mask = torch.tensor([[row.mask_token_id] for row in group], device=tokens.device)
+    mask = upload(np.array([[row.mask_token_id] for row in group]), tokens.device)
     needed = view.masked if decision.edit is None else view.masked | decision.edit
     wrong = needed & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
     refuse(
@@ -222,8 +223,8 @@ def _spare(
     device = decision.unmask.device
     return replace(
         decision,
-        unmask=torch.from_numpy(unmask).to(device),
-        edit=None if decision.edit is None else torch.from_numpy(edit).to(device),
+        unmask=upload(unmask, device),
+        edit=None if decision.edit is None else upload(edit, device),
     )
 
 

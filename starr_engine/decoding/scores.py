@@ -134,7 +134,7 @@ def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
     What truncation leaves out is -inf. The mask token's logit must be -inf already.
     """
     gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
-    return truncate(logits.double(), draw) + draw.temperature * gumbel.to(logits.device)
+    return truncate(logits.double(), draw) + draw.temperature * _moved(gumbel, logits.device)
 
 
 def truncate(logits: Tensor, draw: Noise) -> Tensor:
@@ -167,3 +167,10 @@ def gumbel_noise(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(state[0] >> 1))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+
+
+def _moved(noise: Tensor, device: torch.device) -> Tensor:
+    """On the device, for which the host does not wait."""
+    if device.type == "cuda":
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)

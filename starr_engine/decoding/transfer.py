@@ -24,7 +24,7 @@ def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor
+    return tensor.to(device)
 
 
 def upload_columns(columns: Sequence[NDArray[Any]], device: torch.device) -> tuple[Tensor, ...]:

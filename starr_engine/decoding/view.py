@@ -10,7 +10,7 @@ from starr_engine.decoding.base import BlockView, RemaskingPolicy
 from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.rows import DecodingRow, Member
 from starr_engine.decoding.scores import Scores, add_gumbel
-from starr_engine.decoding.transfer import upload_columns
+from starr_engine.decoding.transfer import upload, upload_columns
 
 
 def make_view(
@@ -103,16 +103,16 @@ def _shadow_confidence(members: list[Member], scores: Scores) -> Tensor:
     for n, member in enumerate(members):
         offsets = member.row.shadow_offsets
         assert offsets is not None, "the policy needs shadow rows"
-        checked = torch.from_numpy(offsets).to(grid.device)
+        checked = upload(offsets, grid.device)
         grid[n, checked] = scores.confidence[member.shadow_scores]
     return grid
 
 
 def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:
     """A float32 copy in which no row can take its mask token."""
-    counts = torch.tensor([len(row.score_offsets) for row in group], device=logits.device)
-    masks = torch.tensor([row.mask_token_id for row in group], device=logits.device)
-    column = masks.repeat_interleave(counts)[:, None]
+    counts = [len(row.score_offsets) for row in group]
+    masks = np.repeat([row.mask_token_id for row in group], counts)
+    column = upload(masks.astype(np.int64), logits.device)[:, None]
     return logits.to(torch.float32, copy=True).scatter_(1, column, -torch.inf)
 
 

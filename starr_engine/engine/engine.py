@@ -17,6 +17,7 @@ from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.batching import Batcher, StepBatch
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
+from starr_engine.engine.compiling import compile_layers
 from starr_engine.engine.decoder import Decoder, QueuedDecisions
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.graphs.setup import make_runner
@@ -109,6 +110,8 @@ class Engine:
         )
         self._others = loaded.others
         model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
+        if options.compile_backend is not None:
+            compile_layers(model, options.compile_backend)
         graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
         self.executor = Executor(
             model, pages, backends, loaded.others, graphs,

@@ -26,6 +26,9 @@ class EngineOptions:
     """Whether what policies remember of rows stays in one tensor while the rows stay together;
     else it is cut into rows and joined at every step."""
 
+    compile_backend: str | None = None
+    """Backend of ``torch.compile`` for the feed-forward part of every layer; None compiles none."""
+
     overlap: bool | None = None
     """Whether an engine's thread tells what a step has changed while the next one runs; None does
     so on CUDA, where a step runs on without the host."""

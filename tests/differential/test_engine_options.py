@@ -84,7 +84,7 @@ def test_states_that_stay_together_decide_as_states_that_are_cut(folder: Path, n
 
 
 def test_the_host_waits_once_and_decides_as_if_it_waited_at_every_check(folder: Path) -> None:
-    names = ["starr", "threshold", "wino", "t2m", "token_edit", "klass"]
+    names = ["starr", "wino", "t2m"]
     slow: list[int] = []
 
     def slowly(*args: Any) -> Any:
@@ -101,9 +101,11 @@ def test_the_host_waits_once_and_decides_as_if_it_waited_at_every_check(folder: 
 
 
 @pytest.mark.parametrize(
-    "options", [{"fused_statistics": False}, {"head_on_scored_rows": False}], ids=str
+    "options",
+    [{"fused_statistics": False}, {"head_on_scored_rows": False}, {"compile_backend": "eager"}],
+    ids=str,
 )
-def test_ablations_change_no_token(folder: Path, options: dict[str, bool]) -> None:
+def test_ablations_change_no_token(folder: Path, options: dict[str, Any]) -> None:
     names = ["starr", "threshold", "wino"]
     plain = run(make_engine(folder), names)
     found = run(make_engine(folder, **options), names)

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from starr_engine import LLM, SamplingParams
+from starr_engine import LLM, RequestOutput, SamplingParams
+from starr_engine.config import EngineConfig
+from starr_engine.engine.engine import Engine
+from starr_engine.engine.options import EngineOptions
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.engines import as_prompts, make_llm, random_prompts
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
@@ -97,3 +100,48 @@ def test_recordings_of_many_sizes_share_memory(bidirectional: Path) -> None:
     generate(llm, KINDS * 2)
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() <= before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(fused_statistics=False),
+        EngineOptions(head_on_scored_rows=False),
+        EngineOptions(stacked_states=False),
+        EngineOptions(compile_backend="inductor"),
+    ],
+    ids=repr,
+)
+def test_ablations_change_no_token_in_float32(bidirectional: Path, options: EngineOptions) -> None:
+    def run(chosen: EngineOptions) -> dict[str, tuple[Any, ...]]:
+        config = EngineConfig(model=str(bidirectional), device="cuda", dtype="float32")
+        engine = Engine(config, options=chosen)
+        for n, (prompt, kind) in enumerate(zip(random_prompts(7), KINDS, strict=True)):
+            engine.add_request(
+                prompt, SamplingParams(max_tokens=16, block_length=8, **kind), str(n)
+            )
+        found = {}
+        while engine.has_unfinished:
+            for output in engine.step():
+                if isinstance(output, RequestOutput):
+                    found[output.request_id] = (output.token_ids, output.nfe)
+        return found
+
+    assert run(options) == run(EngineOptions())
+
+
+def test_a_step_is_launched_without_a_wait_for_the_device(bidirectional: Path) -> None:
+    config = EngineConfig(model=str(bidirectional), device="cuda", dtype="float32")
+    engine = Engine(config)
+    assert engine.overlaps
+    for prompt in random_prompts(4):
+        engine.add_request(prompt, SamplingParams(max_tokens=64, block_length=32, ignore_eos=True))
+    for _ in range(6):  # records, and lets libraries choose kernels
+        engine.step()
+    with torch.cuda.device(0):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            engine.launch()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    engine.finish()
