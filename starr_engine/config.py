@@ -124,6 +124,8 @@ class EngineConfig:
         # A path is as good as its text.
         if isinstance(self.model, os.PathLike):
             object.__setattr__(self, "model", os.fspath(self.model))
+        if isinstance(self.graph_buckets, list):
+            object.__setattr__(self, "graph_buckets", tuple(self.graph_buckets))
         problems = [
             f"{name} must be an integer >= 1, got {value!r}"
             for name in _COUNTS
@@ -206,7 +208,7 @@ class ResolvedConfig(EngineConfig):
 
 
 def _is_ascending(value: object) -> bool:
-    if not isinstance(value, list | tuple) or not value:
+    if not isinstance(value, tuple) or not value:
         return False
     return all(map(_is_count, value)) and all(a < b for a, b in pairwise(value))
 

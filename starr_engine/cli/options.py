@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
-from starr_engine.config import EngineConfig, LoadFormat, Quantization
+from starr_engine.config import CudaGraphs, EngineConfig, LoadFormat, Quantization
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
 
@@ -74,6 +74,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--attention",
         default=_ENGINE.attention_backend,
         help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
+    )
+    group.add_argument(
+        "--cuda-graphs",
+        choices=get_args(CudaGraphs),
+        default=_ENGINE.cuda_graphs,
+        help="auto records steps inside blocks and replays them, on CUDA; off runs every step "
+        "eagerly (default: %(default)s)",
     )
     group.add_argument(
         "--num-threads",
@@ -148,7 +155,7 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
         "model", "revision", "load_format", "max_num_requests", "num_pages", "prefix_caching",
-        "canvas_cache", "attention_backend", "num_threads",
+        "canvas_cache", "attention_backend", "cuda_graphs", "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)
 

@@ -18,7 +18,7 @@ from benchmarks import (
     bench_scheduler,
 )
 from benchmarks.arrival_simulation import Arrival, Machine, simulate
-from benchmarks.gpu import bench_ablations, bench_shapes
+from benchmarks.gpu import bench_shapes
 
 
 @pytest.fixture
@@ -52,17 +52,6 @@ def test_the_gpu_sweep_runs_every_shape_tiny_on_a_cpu(run, shape):
         assert row["result"]["tpf"] == row["tokens_per_step"]
         assert row["result"]["mean_batch"] == row["batch"]
         assert row["profile"]["roofline"]["block_steps"]["share"] > 0
-
-
-def test_the_ablations_run_tiny_on_a_cpu_and_take_the_same_steps(run):
-    found = run(
-        bench_ablations.main, "llada-8b", "--device", "cpu", "--size", "tiny", "--batches", "2",
-        "--tokens-per-step", "4", "--prompt-len", "16", "--max-tokens", "16", "--variants",
-        "everything", "head on all rows", "--peak-bandwidth", "10", "--peak-compute", "0.1",
-    )  # fmt: skip
-    assert [row["variant"] for row in found["rows"]] == ["everything", "head on all rows"]
-    assert {row["result"]["tpf"] for row in found["rows"]} == {4.0}
-    assert {row["graphs"] for row in found["rows"]} == {None}
 
 
 def test_batching_counts_the_same_tokens_in_every_mode(run):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
 
+from starr_engine import LLM
 from starr_engine.attention.sequences import Sequences
+from starr_engine.cli.main import main
 from starr_engine.config import EngineConfig
 from starr_engine.engine.graphs.buckets import Bucket, BucketRule, default_counts
 from starr_engine.engine.graphs.padding import fill_grid, grid_arrays
+from starr_engine.engine.graphs.setup import obstacles
 from starr_engine.engine.step_arrays import StepArrays, StepSizes
 from starr_engine.errors import ConfigError
+from starr_engine.models.loading.loader import build_model
+from tests.helpers.fake_kernels import make_gpu_seem_there
+from tests.helpers.llada2_checkpoints import sharp_llada2_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -102,9 +109,42 @@ def test_rows_lie_line_by_line_and_padding_keeps_nothing() -> None:
         assert torch.equal(views[name], tensor)
 
 
-@pytest.mark.parametrize("buckets", [(), (0, 1), (2, 2), (4, 1), 8, ("1",)])
+@pytest.mark.parametrize("buckets", [(), (0, 1), (2, 2), (4, 1), 8, ("1",), [2, 1]])
 def test_buckets_are_checked(buckets: object) -> None:
     with pytest.raises(ConfigError, match="graph_buckets must be integers >= 1 in ascending"):
         EngineConfig(graph_buckets=buckets)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cuda_graphs must be auto or off"):
         EngineConfig(cuda_graphs="on")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "reason"),
+    [
+        (torch.float32, (9, 0), "the grouped product of the experts waits for the device"),
+        (torch.bfloat16, (8, 0), "the grouped product of the experts waits for the device"),
+        (torch.bfloat16, (9, 0), None),
+    ],
+)
+def test_experts_are_recorded_where_their_product_does_not_wait(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dtype: torch.dtype,
+    capability: tuple[int, int],
+    reason: str | None,
+) -> None:
+    make_gpu_seem_there(monkeypatch, capability)
+    model = build_model(sharp_llada2_checkpoint(tmp_path))
+    found = obstacles(model, device=torch.device("cuda"), dtype=dtype)
+    assert len(found) == (reason is not None)
+    assert all(each.startswith(reason or "") for each in found)
+
+
+def test_a_backend_that_cannot_be_recorded_is_an_obstacle() -> None:
+    engine = LLM("tiny-sdar", device="cpu", attention_backend="reference").engine
+    found = obstacles(engine.executor.model, engine.executor.backends, device=CPU)
+    assert found == ["attention backend 'reference' cannot be recorded"]
+
+
+def test_info_says_what_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["info", "--model", "tiny-sdar"])
+    assert "CUDA graphs:\n  recorded: no: device must be cuda, got cpu" in capsys.readouterr().out
