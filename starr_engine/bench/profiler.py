@@ -83,7 +83,7 @@ class StepProfiler:
             ("build", engine.batcher, "build"),
             ("forward", engine.executor, "forward"),
             ("logits", model, "compute_logits"),
-            ("decide", engine.decoder, "queue"),
+            ("decide", engine.decoder, "decide"),
             ("decide", engine.decoder, "wait"),
             ("apply", engine.progress, "apply"),
             ("collect", engine.outputs, "collect"),

@@ -59,13 +59,12 @@ class Decoder:
         self._mask_token_id = mask_token_id
         self._options = options
 
-    def decide(self, batch: StepBatch, logits: Tensor) -> list[RowDecision | RowFailure]:
-        """What changes in every scheduled request's block, or why it fails, in schedule order."""
-        return self.wait(self.queue(batch, logits))
-
     @torch.inference_mode()
-    def queue(self, batch: StepBatch, logits: Tensor) -> QueuedDecisions:
-        """Queue the decisions of a step on the device; the host does not wait for it."""
+    def decide(self, batch: StepBatch, logits: Tensor) -> QueuedDecisions:
+        """What changes in every scheduled request's block, or why it fails, in schedule order.
+
+        It is queued on the device; :meth:`wait` gives it.
+        """
         members = _members(batch)
         logits = self._obey(members, logits)
         noise = [_noise(member) for member in members]

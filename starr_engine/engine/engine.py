@@ -142,14 +142,15 @@ class Engine:
             EngineDeadError: If the model is split and its ranks are no more; see ``close``.
         """
         self.launch()
-        return self.outputs.collect(self.finish())  # what users receive
+        changes = self.finish()
+        return self.outputs.collect(changes)
 
     def launch(self) -> None:
         """Queue the next step on the device; on CUDA the host does not wait for it."""
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
-        decisions = self.decoder.queue(batch, logits)  # what to unmask, what to revoke
+        decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
         self._launched = batch, decisions
 
     def finish(self) -> list[Change]:
@@ -162,7 +163,8 @@ class Engine:
             return []
         (batch, queued), self._launched = self._launched, None
         decisions = self.decoder.wait(queued)
-        return self.progress.apply(batch, decisions)  # canvases, pages, finished requests
+        changes = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
+        return changes
 
     def add_request(
         self,

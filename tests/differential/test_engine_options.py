@@ -131,7 +131,7 @@ def test_a_group_that_stays_together_costs_no_cutting_and_joining(folder: Path) 
         laid_out = engine.batcher.build(engine.scheduler.schedule())
         logits = engine.executor.forward(laid_out)
         with profile(activities=[ProfilerActivity.CPU]) as found:
-            engine.decoder.decide(laid_out, logits)
+            engine.decoder.wait(engine.decoder.decide(laid_out, logits))
         return sum(event.count for event in found.key_averages() if "::" in event.key)
 
     assert count(6, stacked=True) == count(1, stacked=True)

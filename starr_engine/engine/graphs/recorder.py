@@ -56,7 +56,8 @@ class CudaGraphRecorder:
                     run()
             current.wait_stream(side)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
+            # Other threads may use the device meanwhile: theirs are other engines.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 run()
         replay: Run = graph.replay
         return replay
