@@ -257,7 +257,7 @@ def engine_steps(folder: Path, cache: str, num_requests: int, num_steps: int) ->
         built = clock()
         logits = engine.executor.forward(batch)
         forwarded = clock()
-        decisions = engine.decoder.decide(batch, logits)
+        decisions = engine.decoder.wait(engine.decoder.decide(batch, logits))
         decided = clock()
         changes = engine.progress.apply(batch, decisions)
         applied = clock()

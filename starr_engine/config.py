@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any, Final, Literal, TypeGuard, get_args
 
 from starr_engine.errors import ConfigError
@@ -13,6 +14,7 @@ from starr_engine.registry import unknown_name
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["none", "int8", "fp8"]
+CudaGraphs = Literal["auto", "off"]
 
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
@@ -87,10 +89,12 @@ class EngineConfig:
     """Pages of the pool, with the reserved page 0; None is as many as ``max_num_requests`` of the
     longest length need, within ``kv_memory``; twice that where prefixes are shared."""
 
-    kv_memory: MemorySize = "1GiB"
+    kv_memory: MemorySize = "auto"
     """Most memory of the pages when ``num_pages`` is None, the reserved one not counted: bytes; a
-    fraction of what is free once the model is loaded, as a float or ``"50%"``, which must leave
-    room for activations; or a size such as ``"512MiB"`` or ``"2GB"``."""
+    size such as ``"512MiB"`` or ``"2GB"``; or a fraction, as a float or ``"50%"``, of what is free
+    once the model is loaded. On CUDA that is what the largest step leaves, which is measured when
+    the engine starts, unless the model is split; elsewhere a fraction must leave room for
+    activations. ``auto`` is 1 GiB on a CPU and 95% on CUDA (80% if the model is split)."""
 
     prefix_caching: bool = True
     """Whether requests share the pages of equal prefixes where that is exact: on block-causal
@@ -103,6 +107,15 @@ class EngineConfig:
     attention_backend: str = "auto"
     """A registered attention backend; ``auto`` takes the first that supports the model."""
 
+    cuda_graphs: CudaGraphs = "auto"
+    """Whether steps inside blocks are recorded as CUDA graphs, one for each size that occurs, and
+    replayed; ``auto`` does so on CUDA where the model allows it (``starr-engine info``)."""
+
+    graph_buckets: tuple[int, ...] | None = None
+    """Numbers of sequences that recorded steps are padded to, ascending; larger steps run without.
+    A sequence is a request, or one of two parts of it when a block is committed. None is 1, 2, 4,
+    8, 16 and so on up to what ``max_num_requests`` can need."""
+
     num_threads: int | None = None
     """CPU threads of torch, of each rank; None leaves torch's own setting, or shares it out among
     the ranks."""
@@ -111,6 +124,8 @@ class EngineConfig:
         # A path is as good as its text.
         if isinstance(self.model, os.PathLike):
             object.__setattr__(self, "model", os.fspath(self.model))
+        if isinstance(self.graph_buckets, list):
+            object.__setattr__(self, "graph_buckets", tuple(self.graph_buckets))
         problems = [
             f"{name} must be an integer >= 1, got {value!r}"
             for name in _COUNTS
@@ -118,7 +133,8 @@ class EngineConfig:
             and not (value is None and name in _UNSET_COUNTS)
         ]
         try:
-            parse_memory_size("kv_memory", self.kv_memory)
+            if self.kv_memory != "auto":
+                parse_memory_size("kv_memory", self.kv_memory)
         except ConfigError as error:
             problems.append(str(error))
         if self.num_pages == 1:
@@ -136,6 +152,13 @@ class EngineConfig:
                 f"quantization={self.quantization!r} cannot be used with tensor_parallel_size="
                 f"{self.tensor_parallel_size}: quantised matrices cannot be split; use "
                 "quantization='none', or tensor_parallel_size=1"
+            )
+        if self.cuda_graphs not in get_args(CudaGraphs):
+            problems.append(f"cuda_graphs must be auto or off, got {self.cuda_graphs!r}")
+        if self.graph_buckets is not None and not _is_ascending(self.graph_buckets):
+            problems.append(
+                "graph_buckets must be integers >= 1 in ascending order, at least one, got "
+                f"{self.graph_buckets!r}"
             )
         if self.revision is not None and (not isinstance(self.revision, str) or not self.revision):
             problems.append(f"revision must name a branch, tag or commit, got {self.revision!r}")
@@ -182,6 +205,12 @@ class ResolvedConfig(EngineConfig):
     page_size: int
     num_pages: int
     ridge_tokens: int
+
+
+def _is_ascending(value: object) -> bool:
+    if not isinstance(value, tuple) or not value:
+        return False
+    return all(map(_is_count, value)) and all(a < b for a, b in pairwise(value))
 
 
 def _is_count(value: object) -> TypeGuard[int]:

@@ -29,8 +29,12 @@ from starr_engine.bench.measure import measure
 from starr_engine.bench.peaks import Peaks, measure_peaks
 from starr_engine.config import EngineConfig
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.graphs.runner import GraphRunner
+from starr_engine.engine.options import EngineOptions
 from starr_engine.make_checkpoint.published import TINY, published_model
 from starr_engine.make_checkpoint.writer import make_checkpoint
+
+_NO_OPTIONS = EngineOptions()
 
 SHAPES = {
     "llada-8b": ("llada", "8b"),
@@ -40,27 +44,34 @@ SHAPES = {
 """Architecture and size, as ``starr-engine make-checkpoint`` knows them."""
 
 
-def make_engine(args: argparse.Namespace) -> Engine:
-    """The shape, its weights made up on the device."""
+def make_engine(
+    args: argparse.Namespace, options: EngineOptions = _NO_OPTIONS, **settings: Any
+) -> Engine:
+    """The shape, its weights made up on the device.
+
+    Args:
+        args: Of the command line.
+        options: What is switched off.
+        **settings: Fields of ``EngineConfig`` that differ from those of ``args``.
+    """
     architecture, size = SHAPES[args.shape]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / args.shape
         published = published_model(architecture, args.size or size)
         make_checkpoint(folder, published, weights=False)
-        return Engine(
-            EngineConfig(
-                model=str(folder),
-                load_format="dummy",
-                device=args.device,
-                max_num_requests=max(args.batches),
-                max_model_len=args.prompt_len + args.max_tokens,
-                kv_memory=args.kv_memory,
-                attention_backend=args.attention_backend,
-                quantization=args.quantization,
-                prefix_caching=False,
-                canvas_cache=0,
-            )
-        )
+        fields: dict[str, Any] = {
+            "model": str(folder),
+            "load_format": "dummy",
+            "device": args.device,
+            "max_num_requests": max(args.batches),
+            "max_model_len": args.prompt_len + args.max_tokens,
+            "kv_memory": args.kv_memory,
+            "attention_backend": args.attention_backend,
+            "quantization": args.quantization,
+            "prefix_caching": False,
+            "canvas_cache": 0,
+        }
+        return Engine(EngineConfig(**(fields | settings)), options=options)
 
 
 def full_batch(engine: Engine, args: argparse.Namespace, batch: int, tokens: int) -> Load:
@@ -90,8 +101,10 @@ def run_case(
         print(f"batch {batch:3}: needs {pages} pages, there are {engine.keeper.num_usable}")
         return case | {"fits": False}
     load = full_batch(engine, args, batch, tokens)
-    warmup = full_batch(engine, args, batch, args.max_tokens)
-    found = measure(engine, load, warmup=warmup, profile=True, peaks=peaks).report
+    graphs = engine.executor.graphs
+    # The same steps: CUDA graphs are recorded when a step of their size first comes.
+    found = measure(engine, load, warmup=load, profile=True, peaks=peaks).report
+    found["graphs"] = None if graphs is None else graph_counts(graphs)
     result, roofline = found["result"], found["profile"]["roofline"]
     busy = found.get("gpu_busy_share")
     block = roofline.get("block_steps", {"share": float("nan")})
@@ -105,9 +118,17 @@ def run_case(
     return case | {"fits": True, **found}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """One shape, all batches and paces."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+def graph_counts(graphs: GraphRunner) -> dict[str, Any]:
+    """Steps so far, warm-up included, that were replayed, and why the others were not."""
+    return {
+        "replayed": graphs.replays.total(),
+        "recordings": len(graphs.replays),
+        "eager": dict(graphs.eager),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of the shape, the load and the device."""
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--size", choices=(TINY,), help="in place of the published size")
     parser.add_argument("--device", default="cuda")
@@ -115,18 +136,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens-per-step", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--prompt-len", type=int, default=512)
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--kv-memory", default="80%", help="of what the weights leave")
+    parser.add_argument("--kv-memory", default="auto", help="of what the largest step leaves")
     parser.add_argument("--attention-backend", default="auto")
     parser.add_argument("--quantization", default="none", choices=("none", "int8", "fp8"))
     parser.add_argument("--peak-bandwidth", type=float, metavar="GB/S")
     parser.add_argument("--peak-compute", type=float, metavar="TFLOP/S")
     parser.add_argument("--output", type=Path)
+
+
+def peaks_of(args: argparse.Namespace, engine: Engine) -> Peaks:
+    """Those given, or measured."""
+    if args.peak_bandwidth and args.peak_compute:
+        return Peaks(bytes_per_s=1e9 * args.peak_bandwidth, flops_per_s=1e12 * args.peak_compute)
+    return measure_peaks(engine.device, getattr(torch, engine.config.dtype))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """One shape, all batches and paces."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    add_arguments(parser)
     args = parser.parse_args(argv)
     engine = make_engine(args)
-    if args.peak_bandwidth and args.peak_compute:
-        peaks = Peaks(bytes_per_s=1e9 * args.peak_bandwidth, flops_per_s=1e12 * args.peak_compute)
-    else:
-        peaks = measure_peaks(engine.device, getattr(torch, engine.config.dtype))
+    peaks = peaks_of(args, engine)
     rows = [
         run_case(engine, args, peaks, batch, tokens)
         for tokens in args.tokens_per_step

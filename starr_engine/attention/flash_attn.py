@@ -15,6 +15,7 @@ from typing import ClassVar, Final
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionShape
+from starr_engine.attention.fixed import FixedAttention, FixedLayout
 from starr_engine.attention.requirements import (
     FLASH_HEAD_DIMS,
     FLASH_PAGE_SIZE,
@@ -22,7 +23,7 @@ from starr_engine.attention.requirements import (
     kernel_reasons,
 )
 from starr_engine.attention.sequences import Sequences, page_rows_of, upload
-from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
+from starr_engine.attention.varlen import FixedPagedStep, Kernel, VarlenAttention, common_remarks
 
 _PACKAGE: Final = Package(
     module="flash_attn",
@@ -67,8 +68,35 @@ class FlashAttnAttention(VarlenAttention):
         """See ``VarlenAttention``."""
         return self._kernel(sequences, None)
 
+    @property
+    def copies_table(self) -> bool:
+        """See ``RecordableBackend``."""
+        return not self.reads_pages
+
+    def fixed(self, layout: FixedLayout) -> FixedAttention:
+        """See ``RecordableBackend``."""
+        if not self.reads_pages:
+            return super().fixed(layout)
+        max_key = layout.page_table.shape[1] * self.shape.page_size
+        return FixedPagedStep(
+            kernel=self._call(
+                layout.cu_query, layout.cu_keys, layout.rows_each, max_key, layout.page_table
+            )
+        )
+
     def _kernel(self, sequences: Sequences, page_table: Tensor | None) -> Kernel:
         cu_query, cu_keys = upload(sequences.cumulative(), self.shape.device)
+        return self._call(cu_query, cu_keys, sequences.max_query, sequences.max_key, page_table)
+
+    def _call(
+        self,
+        cu_query: Tensor,
+        cu_keys: Tensor,
+        max_query: int,
+        max_key: int,
+        page_table: Tensor | None,
+    ) -> Kernel:
+        """The kernel; no sequence has more rows or keys than ``max_query`` and ``max_key``."""
 
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             out: Tensor = self._attend(
@@ -77,8 +105,8 @@ class FlashAttnAttention(VarlenAttention):
                 values,
                 cu_seqlens_q=cu_query,
                 cu_seqlens_k=cu_keys,
-                max_seqlen_q=sequences.max_query,
-                max_seqlen_k=sequences.max_key,
+                max_seqlen_q=max_query,
+                max_seqlen_k=max_key,
                 causal=False,
                 block_table=page_table,
             )

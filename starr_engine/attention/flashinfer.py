@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionShape
+from starr_engine.attention.fixed import FixedAttention, FixedLayout
 from starr_engine.attention.requirements import Package, kernel_reasons
 from starr_engine.attention.sequences import Sequences, upload
 from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
@@ -97,6 +98,67 @@ class _Lease:
     """Alive as long as the step whose plan a wrapper holds."""
 
 
+class _FixedStep:
+    """A wrapper whose plans go to the same memory, so that a recording finds them.
+
+    Args:
+        shape: Of the layers.
+        layout: Of the steps.
+        workspace: Shared by all wrappers, which run one after the other.
+        arguments: See ``FlashInferAttention.plan_arguments``.
+    """
+
+    def __init__(
+        self, shape: AttentionShape, layout: FixedLayout, workspace: Tensor, arguments: Any
+    ) -> None:
+        self._shape = shape
+        self._arguments = arguments
+        self._cu_query = layout.cu_query.cpu()
+        self._planned: torch.cuda.Event | None = None
+        library = importlib.import_module("flashinfer")
+
+        def buffer(size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int32, device=shape.device)
+
+        self._wrapper = library.BatchPrefillWithPagedKVCacheWrapper(
+            workspace,
+            _LAYOUT,
+            use_cuda_graph=True,
+            qo_indptr_buf=buffer(layout.num_sequences + 1),
+            paged_kv_indptr_buf=buffer(layout.num_sequences + 1),
+            paged_kv_indices_buf=buffer(layout.page_table.numel()),
+            paged_kv_last_page_len_buf=buffer(layout.num_sequences),
+        )
+
+    def prepare(self, key_lens: NDArray[np.int32], page_table: NDArray[np.int32]) -> None:
+        """See ``FixedAttention``."""
+        size, device = self._shape.page_size, self._shape.device
+        counts = -(-key_lens // size)
+        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        pages = page_table[np.arange(page_table.shape[1]) < counts[:, None]]
+        if self._planned is not None:
+            self._planned.synchronize()  # the last plan may still be leaving pinned memory
+        self._wrapper.plan(
+            qo_indptr=self._cu_query,
+            paged_kv_indptr=torch.from_numpy(indptr),
+            paged_kv_indices=upload(pages, device),
+            paged_kv_last_page_len=torch.from_numpy(key_lens - (counts - 1) * np.int32(size)),
+            page_size=size,
+            **self._arguments,
+        )
+        if device.type == "cuda":
+            self._planned = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._planned.record(torch.cuda.current_stream(device))
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, k_cache: Tensor, v_cache: Tensor
+    ) -> Tensor:
+        """See ``StepAttention``."""
+        del key, value
+        out: Tensor = self._wrapper.run(query, (k_cache, v_cache))
+        return out
+
+
 class FlashInferAttention(VarlenAttention):
     """Paged and ragged prefill wrappers, never causal."""
 
@@ -106,6 +168,7 @@ class FlashInferAttention(VarlenAttention):
         super().__init__(shape)
         library = importlib.import_module("flashinfer")
         workspace = torch.zeros(_WORKSPACE_BYTES, dtype=torch.uint8, device=shape.device)
+        self._workspace = workspace
         self._paged = _Wrappers(
             lambda: library.BatchPrefillWithPagedKVCacheWrapper(workspace, _LAYOUT)
         )
@@ -135,6 +198,15 @@ class FlashInferAttention(VarlenAttention):
         """Pages of every size."""
         return True
 
+    @property
+    def copies_table(self) -> bool:
+        """See ``RecordableBackend``."""
+        return False
+
+    def fixed(self, layout: FixedLayout) -> FixedAttention:
+        """See ``RecordableBackend``."""
+        return _FixedStep(self.shape, layout, self._workspace, self.plan_arguments())
+
     def paged(self, sequences: Sequences, page_table: Tensor) -> Kernel:
         """See ``VarlenAttention``."""
         shape = self.shape
@@ -148,7 +220,7 @@ class FlashInferAttention(VarlenAttention):
                 paged_kv_indices=page_table.flatten().index_select(0, places),
                 paged_kv_last_page_len=torch.from_numpy(pages.last_page_len),
                 page_size=shape.page_size,
-                **self._common(),
+                **self.plan_arguments(),
             )
 
         wrapper, lease = self._paged.kernel(shape.device, plan)
@@ -164,7 +236,7 @@ class FlashInferAttention(VarlenAttention):
         cu_query, cu_keys = torch.from_numpy(sequences.cumulative())
 
         def plan(wrapper: Any) -> None:
-            wrapper.plan(qo_indptr=cu_query, kv_indptr=cu_keys, **self._common())
+            wrapper.plan(qo_indptr=cu_query, kv_indptr=cu_keys, **self.plan_arguments())
 
         wrapper, lease = self._ragged.kernel(self.shape.device, plan)
 
@@ -174,7 +246,8 @@ class FlashInferAttention(VarlenAttention):
 
         return attend
 
-    def _common(self) -> dict[str, Any]:
+    def plan_arguments(self) -> dict[str, Any]:
+        """What every plan is told of the shape."""
         return {
             "num_qo_heads": self.shape.num_heads,
             "num_kv_heads": self.shape.num_kv_heads,

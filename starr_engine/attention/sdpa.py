@@ -26,6 +26,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from starr_engine import ops
 from starr_engine.attention.base import AttentionMetadata, AttentionShape
+from starr_engine.attention.fixed import FixedLayout, PaddedAttention
 from starr_engine.attention.slot_runs import SlotRun, first_slots, split_evenly
 
 _IN_PLACE_ROWS: Final = 128
@@ -147,6 +148,15 @@ class SdpaAttention:
         if shape.device.type == "cpu":
             return []
         return ["copies the rows that are read out of their pages; a call per length of request"]
+
+    @property
+    def copies_table(self) -> bool:
+        """See ``RecordableBackend``."""
+        return True
+
+    def fixed(self, layout: FixedLayout) -> PaddedAttention:
+        """See ``RecordableBackend``."""
+        return PaddedAttention(self._shape, layout)
 
     def plan(self, metadata: AttentionMetadata) -> SdpaStep:
         """Find the runs of neighbours that can share a call."""

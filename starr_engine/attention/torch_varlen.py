@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionShape
+from starr_engine.attention.fixed import FixedAttention, FixedLayout
 from starr_engine.attention.requirements import (
     FLASH_HEAD_DIMS,
     FLASH_PAGE_SIZE,
@@ -24,7 +25,7 @@ from starr_engine.attention.requirements import (
     kernel_reasons,
 )
 from starr_engine.attention.sequences import Sequences, page_rows_of, upload
-from starr_engine.attention.varlen import Kernel, VarlenAttention, common_remarks
+from starr_engine.attention.varlen import FixedPagedStep, Kernel, VarlenAttention, common_remarks
 
 _MODULE = "torch.nn.attention.varlen"
 _PACKAGE: Final = Package(
@@ -69,9 +70,10 @@ class TorchVarlenAttention(VarlenAttention):
         device = self.shape.device
         cu_query, cu_keys = upload(sequences.cumulative(), device)
         return self._kernel(
-            sequences,
             cu_query,
             None if self._implementation == "FA3" else cu_keys,
+            sequences.max_query,
+            sequences.max_key,
             key_lens=cu_keys.diff(),
             page_table=page_rows_of(page_table, sequences.owners),
         )
@@ -79,17 +81,47 @@ class TorchVarlenAttention(VarlenAttention):
     def packed(self, sequences: Sequences) -> Kernel:
         """See ``VarlenAttention``."""
         cu_query, cu_keys = upload(sequences.cumulative(), self.shape.device)
-        return self._kernel(sequences, cu_query, cu_keys, key_lens=None, page_table=None)
+        return self._kernel(
+            cu_query,
+            cu_keys,
+            sequences.max_query,
+            sequences.max_key,
+            key_lens=None,
+            page_table=None,
+        )
+
+    @property
+    def copies_table(self) -> bool:
+        """See ``RecordableBackend``."""
+        return not self.reads_pages
+
+    def fixed(self, layout: FixedLayout) -> FixedAttention:
+        """See ``RecordableBackend``."""
+        if not self.reads_pages:
+            return super().fixed(layout)
+        return FixedPagedStep(
+            kernel=self._kernel(
+                layout.cu_query,
+                None if self._implementation == "FA3" else layout.cu_keys,
+                layout.rows_each,
+                layout.page_table.shape[1] * self.shape.page_size,
+                key_lens=layout.key_lens,
+                page_table=layout.page_table,
+            )
+        )
 
     def _kernel(
         self,
-        sequences: Sequences,
         cu_query: Tensor,
         cu_keys: Tensor | None,
+        max_query: int,
+        max_key: int,
         *,
         key_lens: Tensor | None,
         page_table: Tensor | None,
     ) -> Kernel:
+        """The kernel; no sequence has more rows or keys than ``max_query`` and ``max_key``."""
+
         def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
             out: Tensor = self._attend(
                 query,
@@ -97,8 +129,8 @@ class TorchVarlenAttention(VarlenAttention):
                 values,
                 cu_query,
                 cu_keys,
-                sequences.max_query,
-                sequences.max_key,
+                max_query,
+                max_key,
                 enable_gqa=self.shape.num_heads != self.shape.num_kv_heads,
                 seqused_k=key_lens,
                 block_table=page_table,

@@ -11,11 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine import ops
 from starr_engine.attention.base import AttentionMetadata, AttentionShape, StepAttention
+from starr_engine.attention.fixed import FixedAttention, FixedLayout, PaddedAttention
 from starr_engine.attention.sdpa import SdpaAttention
 from starr_engine.attention.sequences import (
     Sequences,
@@ -101,6 +104,15 @@ class _SplitStep:
         return out
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FixedPagedStep(_PagedStep):
+    """A recorded step whose kernel reads all that changes on the device."""
+
+    def prepare(self, key_lens: NDArray[np.int32], page_table: NDArray[np.int32]) -> None:
+        """Nothing is left to the host."""
+        del key_lens, page_table
+
+
 class VarlenAttention(ABC):
     """Base of the backends whose kernel takes ragged sequences.
 
@@ -129,6 +141,15 @@ class VarlenAttention(ABC):
     @abstractmethod
     def packed(self, sequences: Sequences) -> Kernel:
         """For sequences whose keys lie one sequence's behind the other's."""
+
+    @property
+    def copies_table(self) -> bool:
+        """See ``RecordableBackend``; backends whose kernel can be recorded say otherwise."""
+        return True
+
+    def fixed(self, layout: FixedLayout) -> FixedAttention:
+        """See ``RecordableBackend``: in torch, unless a kernel finds lengths on the device."""
+        return PaddedAttention(self.shape, layout)
 
     def plan(self, metadata: AttentionMetadata) -> StepAttention:
         """Sort the requests and lay out what the kernels take."""

@@ -78,23 +78,24 @@ class StepProfiler:
         """Time the engine's steps inside the ``with`` block; nothing of it stays afterwards."""
         model = engine.executor.model
         self._counter = None if model.ranks else WorkCounter(model)
-        parts: dict[str, tuple[object, str]] = {
-            "schedule": (engine.scheduler, "schedule"),
-            "build": (engine.batcher, "build"),
-            "forward": (engine.executor, "forward"),
-            "logits": (model, "compute_logits"),
-            "decide": (engine.decoder, "decide"),
-            "apply": (engine.progress, "apply"),
-            "collect": (engine.outputs, "collect"),
-        }
-        assert tuple(parts) == PHASES
-        for phase, (owner, name) in parts.items():
+        parts: list[tuple[str, object, str]] = [
+            ("schedule", engine.scheduler, "schedule"),
+            ("build", engine.batcher, "build"),
+            ("forward", engine.executor, "forward"),
+            ("logits", model, "compute_logits"),
+            ("decide", engine.decoder, "decide"),
+            ("decide", engine.decoder, "wait"),
+            ("apply", engine.progress, "apply"),
+            ("collect", engine.outputs, "collect"),
+        ]
+        assert tuple(dict.fromkeys(phase for phase, _, _ in parts)) == PHASES
+        for phase, owner, name in parts:
             setattr(owner, name, self._timed(phase, getattr(owner, name)))
         try:
             yield self
         finally:
             # The method of the class was only hidden.
-            for owner, name in parts.values():
+            for _, owner, name in parts:
                 delattr(owner, name)
 
     def _timed(self, phase: str, call: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import starr_engine
 from starr_engine.cli import memory_report
 from starr_engine.cli.attention_report import attention_report
+from starr_engine.cli.graph_report import graph_report
 from starr_engine.cli.options import memory_options
 from starr_engine.errors import KernelError
 
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> None:
     memory_report.check_model_is_named(args)
     report = machine_report()
     if args.model is None:
-        report = {**report, **attention_report(args, None)}
+        report = {**report, **attention_report(args, None), **graph_report(args, None)}
     else:
         report = {**report, **model_report(args)}
     print(json.dumps(report, indent=2) if args.json else as_text(report))
@@ -145,6 +146,7 @@ def model_report(args: argparse.Namespace) -> Report:
         **_rank_report(built, args),
         "recommended settings": advice,
         **attention_report(args, built),
+        **graph_report(args, built),
         **memory_report.memory_report(built, args),
     }
 

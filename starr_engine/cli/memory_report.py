@@ -63,7 +63,7 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
 
     from starr_engine.cache.feature_pool import feature_bytes_per_page
     from starr_engine.engine import loading
-    from starr_engine.engine.memory import free_memory, memory_budget
+    from starr_engine.engine.memory import free_memory, memory_budget, resolve_kv_memory
     from starr_engine.models.loading.quantization import check_quantization, expected_weight_bytes
 
     spec = model.spec
@@ -90,12 +90,13 @@ def memory_report(model: DiffusionModel, args: argparse.Namespace) -> Report:
             dtype=dtype,
         )
     free = 0
-    if isinstance(parse_memory_size("kv_memory", config.kv_memory), float):
+    wanted = resolve_kv_memory(config.kv_memory, device, is_split=num_ranks > 1)
+    if isinstance(parse_memory_size("kv_memory", wanted), float):
         weights = expected_weight_bytes(model, dtype, config.quantization)
         sharing = num_ranks if device.type == "cpu" else 1  # ranks of one machine's memory
         free = max(0, free_memory(device) // sharing - weights)
         cache["bytes free beside the model"] = free
-    budget = memory_budget(config.kv_memory, lambda: free)
+    budget = memory_budget(wanted, lambda: free)
     num_pages = budget // page_bytes
     lengths = request_lengths(args.request_length, page_size, limit)
     return {

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
-from starr_engine.config import EngineConfig, LoadFormat, Quantization
+from starr_engine.config import CudaGraphs, EngineConfig, LoadFormat, Quantization
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
 
@@ -76,6 +76,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         help="one of those that `starr-engine info` lists, or auto (default: %(default)s)",
     )
     group.add_argument(
+        "--cuda-graphs",
+        choices=get_args(CudaGraphs),
+        default=_ENGINE.cuda_graphs,
+        help="auto records steps inside blocks and replays them, on CUDA; off runs every step "
+        "eagerly (default: %(default)s)",
+    )
+    group.add_argument(
         "--num-threads",
         type=int,
         metavar="N",
@@ -139,7 +146,8 @@ def add_memory_options(group: argparse._ArgumentGroup) -> None:
         default=_ENGINE.kv_memory,
         help="most memory of the KV cache, of each rank if there are several: bytes, a size such "
         "as 512MiB or 2GB, or a fraction such as 0.5 or 50%% of what is free once the model is "
-        "loaded (default: %(default)s)",
+        "loaded, on CUDA of what the largest step leaves; auto is 1GiB on a CPU and 95%% on CUDA "
+        "(default: %(default)s)",
     )
 
 
@@ -147,7 +155,7 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
         "model", "revision", "load_format", "max_num_requests", "num_pages", "prefix_caching",
-        "canvas_cache", "attention_backend", "num_threads",
+        "canvas_cache", "attention_backend", "cuda_graphs", "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision
+from starr_engine.decoding.transfer import upload
 
 MAX_REVOCATIONS_PER_POSITION: Final = 4
 """On average over a block: beyond it the block's tokens stay, so that every block ends."""
@@ -33,7 +34,7 @@ def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Dec
     """
     if decision.revoke is None and decision.edit is None:
         return decision
-    free = torch.from_numpy(~np.stack(is_fixed)).to(decision.unmask.device)
+    free = upload(~np.stack(is_fixed), decision.unmask.device)
     revoke = None if decision.revoke is None else decision.revoke & free
     edit = None if decision.edit is None else decision.edit & free
     return replace(decision, revoke=revoke, edit=edit)
@@ -57,7 +58,7 @@ def bound_holding(decision: Decision, num_held: Sequence[int]) -> Decision:
     """
     if decision.hold is None:
         return decision
-    may = torch.tensor([count < MAX_HELD_STEPS for count in num_held], device=decision.hold.device)
+    may = upload(np.array(num_held) < MAX_HELD_STEPS, decision.hold.device)
     return replace(decision, hold=decision.hold & may)
 
 
@@ -74,7 +75,7 @@ def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision
     if decision.revoke is None:
         return decision
     limit = MAX_REVOCATIONS_PER_POSITION * decision.revoke.shape[1]
-    may = torch.tensor([count < limit for count in num_revoked], device=decision.revoke.device)
+    may = upload(np.array(num_revoked) < limit, decision.revoke.device)
     return replace(decision, revoke=decision.revoke & may[:, None])
 
 

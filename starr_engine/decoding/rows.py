@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from starr_engine.decoding.bad_words import BadWordGuard
-from starr_engine.decoding.base import RemaskingPolicy, State
+from starr_engine.decoding.base import RemaskingPolicy
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.scores import Noise
+from starr_engine.decoding.stacking import RowState
 from starr_engine.outputs import TokenLogprob
 from starr_engine.trace import PositionTrace
 
@@ -23,7 +24,7 @@ class DecodingRow:
 
     policy: RemaskingPolicy
 
-    state: State
+    state: RowState
     """Of this row alone, first dimension 1; as the last step left it."""
 
     block_ids: NDArray[np.int32]
@@ -106,7 +107,7 @@ class RowDecision:
     hold: bool
     """Whether the block stays open even if it has no mask left."""
 
-    state: State
+    state: RowState
     trace: PositionTrace | None = None
     """Only for a row that asked for it."""
 

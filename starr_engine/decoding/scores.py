@@ -6,14 +6,14 @@ Letters: M scored rows, V vocabulary.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from starr_engine import ops
+from starr_engine import ops, ops_reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +61,33 @@ class Noise:
     """What may be drawn at all; see :func:`truncate`."""
 
 
+Statistics = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor, Tensor]]
+"""Logits [M, V] and the mask token, which is left out -> the likeliest token int64, the largest and
+the second largest probability and the entropy, float32, all [M]."""
+
+
+def fused_statistics(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``Statistics`` in one pass over the logits."""
+    found = ops.logits_statistics(logits, mask_token_id)
+    return found.candidate, found.top1, found.top2, found.entropy
+
+
+def plain_statistics(logits: Tensor, mask_token_id: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``Statistics`` in PyTorch."""
+    candidate, *numbers, _ = ops_reference.logits_statistics(
+        logits, mask_token_id, dtype=torch.float32
+    )
+    top1, top2, entropy = numbers
+    return candidate, top1, top2, entropy
+
+
 def score_rows(
-    logits: Tensor, present: Tensor, mask_token_id: int, noise: Sequence[Noise]
+    logits: Tensor,
+    present: Tensor,
+    mask_token_id: int,
+    noise: Sequence[Noise],
+    *,
+    statistics: Statistics = fused_statistics,
 ) -> Scores:
     """Candidate and its softmax probability for every row.
 
@@ -77,10 +102,11 @@ def score_rows(
             token keeps it as its candidate, with its recomputed probability.
         mask_token_id: From the checkpoint.
         noise: Of the requests with a temperature above 0.
+        statistics: What reads the logits.
     """
     if logits.dtype is torch.float16:
         logits = logits.float()  # exact; the op reads float32 and bfloat16
-    likeliest, top1, top2, entropy, _ = ops.logits_statistics(logits, mask_token_id)
+    likeliest, top1, top2, entropy = statistics(logits, mask_token_id)
     proposals = likeliest.clone()
     for draw in noise:
         allowed = logits[draw.rows].double()
@@ -108,7 +134,7 @@ def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
     What truncation leaves out is -inf. The mask token's logit must be -inf already.
     """
     gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
-    return truncate(logits.double(), draw) + draw.temperature * gumbel.to(logits.device)
+    return truncate(logits.double(), draw) + draw.temperature * _moved(gumbel, logits.device)
 
 
 def truncate(logits: Tensor, draw: Noise) -> Tensor:
@@ -141,3 +167,10 @@ def gumbel_noise(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(int(state[0] >> 1))
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
     return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
+
+
+def _moved(noise: Tensor, device: torch.device) -> Tensor:
+    """On the device, for which the host does not wait."""
+    if device.type == "cuda":
+        return noise.pin_memory().to(device, non_blocking=True)
+    return noise.to(device)

@@ -10,6 +10,7 @@ from starr_engine.decoding.base import BlockView, RemaskingPolicy
 from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.rows import DecodingRow, Member
 from starr_engine.decoding.scores import Scores, add_gumbel
+from starr_engine.decoding.transfer import upload, upload_columns
 
 
 def make_view(
@@ -26,36 +27,41 @@ def make_view(
     shadow_confidence = _shadow_confidence(members, scores) if policy.needs_shadow else None
     group = [member.row for member in members]
     device = scores.confidence.device
-    length = len(group[0].block_ids)
-    ids = np.stack([row.block_ids for row in group]).astype(np.int64)
+    shape = count, length = len(group), len(group[0].block_ids)
+    ids = np.stack([row.block_ids for row in group])
     masks = ids == np.array([[row.mask_token_id] for row in group])
     counts = [len(row.score_offsets) for row in group]
     source = np.concatenate(
         [
-            np.arange(member.first_score, member.first_score + count)
-            for member, count in zip(members, counts, strict=True)
+            np.arange(member.first_score, member.first_score + scored)
+            for member, scored in zip(members, counts, strict=True)
         ]
     )
     target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
-    taken = torch.from_numpy(source).to(device)
-    placed = torch.from_numpy(target).to(device)
-    masked = torch.from_numpy(masks).to(device)
-    scores = scores.take(taken)
+    facts = [(row.step, row.num_left, row.seed, row.at_edge) for row in group]
+    progress = np.array([row.progress for row in group], np.float64)
+    flat_ids, flat_masks, taken, placed, numbers, bits = upload_columns(
+        [ids, masks, source, target, np.array(facts, np.int64).T, progress.view(np.int64)], device
+    )
+    step, num_left, seed, at_edge = numbers.view(-1, count).unbind(0)
+    masked = flat_masks.bool().view(shape)
+    # Members come in the order of the scores: as many as there are, are all of them as they lie.
+    scores = scores if len(source) == len(scores.confidence) else scores.take(taken)
     late_proposals = late_rows(scores.proposals, [row.late_ids for row in group], counts)
     late = None
     if late_proposals is not None:
         late = late_proposals & masked.view(-1)[placed]
         scores = postpone(scores, late, late_proposals, logits.shape[1])
 
-    def spread(values: Tensor, fill: float) -> Tensor:
-        grid = torch.full((len(group) * length,), fill, dtype=values.dtype, device=device)
-        grid[placed] = values
-        return grid.view(len(group), length)
+    def spread(fill: float, *columns: Tensor) -> tuple[Tensor, ...]:
+        """Columns [m] of one dtype on the grid, each [n, L]."""
+        grid = columns[0].new_full((len(columns), count * length), fill)
+        return grid.index_copy_(1, placed, torch.stack(columns)).view(-1, *shape).unbind(0)
 
     def spread_rows(values: Tensor) -> Tensor:
-        grid = values.new_zeros((len(group) * length, values.shape[1]))
+        grid = values.new_zeros((count * length, values.shape[1]))
         grid[placed] = values
-        return grid.view(len(group), length, -1)
+        return grid.view(*shape, -1)
 
     given = drawn = None
     if policy.needs_logits:
@@ -64,24 +70,28 @@ def make_view(
         shown = taken_logits if late is None else flatten(taken_logits, scores.candidates, late)
         given = spread_rows(shown)
         drawn = given if noisy is taken_logits else spread_rows(noisy)
-    candidates = torch.from_numpy(ids).to(device).view(-1)
-    proposals = candidates.clone()
-    candidates[placed], proposals[placed] = scores.candidates, scores.proposals
+    confidence, top1, proposal_confidence = spread(
+        1.0, scores.confidence, scores.top1, scores.proposal_confidence
+    )
+    top2, entropy, logit = spread(0.0, scores.top2, scores.entropy, scores.logit)
+    tokens = flat_ids.repeat(2, 1)
+    tokens.index_copy_(1, placed, torch.stack([scores.candidates, scores.proposals]))
+    candidates, proposals = tokens.view(-1, *shape).unbind(0)
     return BlockView(
-        candidates=candidates.view(len(group), length),
-        confidence=spread(scores.confidence, 1.0),
-        top1=spread(scores.top1, 1.0),
-        top2=spread(scores.top2, 0.0),
-        entropy=spread(scores.entropy, 0.0),
+        candidates=candidates,
+        confidence=confidence,
+        top1=top1,
+        top2=top2,
+        entropy=entropy,
         masked=masked,
-        step=torch.tensor([row.step for row in group], device=device),
-        num_left=torch.tensor([row.num_left for row in group], device=device),
-        progress=torch.tensor([row.progress for row in group], device=device),
-        at_edge=torch.tensor([row.at_edge for row in group], device=device),
-        seed=torch.tensor([row.seed for row in group], device=device),
-        logit=spread(scores.logit, 0.0),
-        proposals=proposals.view(len(group), length),
-        proposal_confidence=spread(scores.proposal_confidence, 1.0),
+        step=step,
+        num_left=num_left,
+        progress=bits.view(torch.float64).float(),
+        at_edge=at_edge.bool(),
+        seed=seed,
+        logit=logit,
+        proposals=proposals,
+        proposal_confidence=proposal_confidence,
         logits=given,
         sampling_logits=drawn,
         shadow_confidence=shadow_confidence,
@@ -93,16 +103,16 @@ def _shadow_confidence(members: list[Member], scores: Scores) -> Tensor:
     for n, member in enumerate(members):
         offsets = member.row.shadow_offsets
         assert offsets is not None, "the policy needs shadow rows"
-        checked = torch.from_numpy(offsets).to(grid.device)
+        checked = upload(offsets, grid.device)
         grid[n, checked] = scores.confidence[member.shadow_scores]
     return grid
 
 
 def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:
     """A float32 copy in which no row can take its mask token."""
-    counts = torch.tensor([len(row.score_offsets) for row in group], device=logits.device)
-    masks = torch.tensor([row.mask_token_id for row in group], device=logits.device)
-    column = masks.repeat_interleave(counts)[:, None]
+    counts = [len(row.score_offsets) for row in group]
+    masks = np.repeat([row.mask_token_id for row in group], counts)
+    column = upload(masks.astype(np.int64), logits.device)[:, None]
     return logits.to(torch.float32, copy=True).scatter_(1, column, -torch.inf)
 
 

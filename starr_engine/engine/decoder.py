@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.decoder import decide_rows
+from starr_engine.decoding.decoder import queue_rows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
-from starr_engine.decoding.scores import Noise, score_rows
+from starr_engine.decoding.scores import Noise, fused_statistics, plain_statistics, score_rows
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
+
+_NO_OPTIONS: Final = EngineOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,29 +38,51 @@ class _Member:
     shadow_positions: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True)
+class QueuedDecisions:
+    """Decisions that the device is making."""
+
+    members: list[_Member]
+    logits: Tensor
+    decided: Callable[[], list[RowDecision | RowFailure]]
+
+
 class Decoder:
     """Applies what requests ask of their logits, scores them, and lets every policy decide.
 
     Args:
         mask_token_id: From the checkpoint.
+        options: Of the engine.
     """
 
-    def __init__(self, mask_token_id: int) -> None:
+    def __init__(self, mask_token_id: int, options: EngineOptions = _NO_OPTIONS) -> None:
         self._mask_token_id = mask_token_id
+        self._options = options
 
     @torch.inference_mode()
-    def decide(self, batch: StepBatch, logits: Tensor) -> list[RowDecision | RowFailure]:
-        """What changes in every scheduled request's block, or why it fails, in schedule order."""
+    def decide(self, batch: StepBatch, logits: Tensor) -> QueuedDecisions:
+        """What changes in every scheduled request's block, or why it fails, in schedule order.
+
+        It is queued on the device; :meth:`wait` gives it.
+        """
         members = _members(batch)
         logits = self._obey(members, logits)
         noise = [_noise(member) for member in members]
         drawing = [draw for draw in noise if draw is not None]
-        scores = score_rows(logits, batch.present_ids, self._mask_token_id, drawing)
+        statistics = fused_statistics if self._options.fused_statistics else plain_statistics
+        scores = score_rows(
+            logits, batch.present_ids, self._mask_token_id, drawing, statistics=statistics
+        )
         rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
-        decisions = decide_rows(rows, scores, logits)
+        decided = queue_rows(rows, scores, logits, stacked=self._options.stacked_states)
+        return QueuedDecisions(members, logits, decided)
+
+    @torch.inference_mode()
+    def wait(self, queued: QueuedDecisions) -> list[RowDecision | RowFailure]:
+        """The decisions once the device has made them, in schedule order."""
         return [
-            self._with_logprobs(member, decision, logits)
-            for member, decision in zip(members, decisions, strict=True)
+            self._with_logprobs(member, decision, queued.logits)
+            for member, decision in zip(queued.members, queued.decided(), strict=True)
         ]
 
     def _obey(self, members: Sequence[_Member], logits: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import operator
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,15 +14,18 @@ from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
-from starr_engine.engine.batching import Batcher
+from starr_engine.engine.batching import Batcher, StepBatch
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
-from starr_engine.engine.decoder import Decoder
+from starr_engine.engine.compiling import compile_layers
+from starr_engine.engine.decoder import Decoder, QueuedDecisions
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.given_tokens import check_given
+from starr_engine.engine.graphs.setup import make_runner
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
+from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.paging import PageKeeper
-from starr_engine.engine.progress import ProgressKeeper
+from starr_engine.engine.progress import Change, ProgressKeeper
 from starr_engine.engine.rank_limits import refusal_of_ranks
 from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.resolve import resolve_params
@@ -31,9 +34,10 @@ from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stats import EngineStats, StatsKeeper
 from starr_engine.engine.stopping import StopRule
+from starr_engine.engine.token_ids import check_vocabulary, plain_ids, template_ids
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.errors import RequestError
-from starr_engine.infilling import Template, refuse_stops
+from starr_engine.infilling import Template
 from starr_engine.models.loading.quantization import held_weight_bytes
 from starr_engine.outputs import (
     BlockOutput,
@@ -45,6 +49,8 @@ from starr_engine.params import SamplingParams
 from starr_engine.request import Request
 from starr_engine.tokenization import Tokenizer
 
+_NO_OPTIONS: Final = EngineOptions()
+
 
 class Engine:
     """Continuous batching of denoising steps; not thread-safe.
@@ -52,6 +58,7 @@ class Engine:
     Args:
         config: Resolved against the model while loading; see ``Engine.config``.
         start_ranks: Where the other ranks of a split model run.
+        options: What tests and measurements switch.
 
     Raises:
         ConfigError: If model or settings cannot be used.
@@ -59,10 +66,15 @@ class Engine:
         EngineDeadError: If another rank ended before it was ready.
     """
 
-    def __init__(self, config: EngineConfig, start_ranks: StartRanks = RankProcesses) -> None:
-        self._build(load(config, start_ranks))
+    def __init__(
+        self,
+        config: EngineConfig,
+        start_ranks: StartRanks = RankProcesses,
+        options: EngineOptions = _NO_OPTIONS,
+    ) -> None:
+        self._build(load(config, start_ranks), options)
 
-    def _build(self, loaded: LoadedEngine) -> None:
+    def _build(self, loaded: LoadedEngine, options: EngineOptions) -> None:
         self.config = config = loaded.config
         self.spec = loaded.model.spec
         self.tokenizer: Tokenizer | None = loaded.tokenizer
@@ -98,8 +110,17 @@ class Engine:
             dtype=getattr(torch, loaded.config.dtype),
         )
         self._others = loaded.others
-        self.executor = Executor(loaded.model, loaded.kv_pool, loaded.backends, loaded.others)
-        self.decoder = Decoder(self.spec.mask_token_id)
+        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
+        if options.compile_backend is not None:
+            compile_layers(model, options.compile_backend)
+        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
+        self.executor = Executor(
+            model, pages, backends, loaded.others, graphs,
+            head_on_scored_rows=options.head_on_scored_rows,
+        )  # fmt: skip
+        self.decoder = Decoder(self.spec.mask_token_id, options)
+        self.overlaps = self.device.type == "cuda" if options.overlap is None else options.overlap
+        self._launched: tuple[StepBatch, QueuedDecisions] | None = None
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
             self.scheduler,
@@ -121,12 +142,30 @@ class Engine:
         Raises:
             EngineDeadError: If the model is split and its ranks are no more; see ``close``.
         """
+        self.launch()
+        changes = self.finish()
+        return self.outputs.collect(changes)
+
+    def launch(self) -> None:
+        """Queue the next step on the device; on CUDA the host does not wait for it."""
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
         decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
+        self._launched = batch, decisions
+
+    def finish(self) -> list[Change]:
+        """Wait for the step that was launched, and carry it out; nothing if there is none.
+
+        Returns:
+            For ``outputs.collect``, which may wait until the next step is launched.
+        """
+        if self._launched is None:
+            return []
+        (batch, queued), self._launched = self._launched, None
+        decisions = self.decoder.wait(queued)
         changes = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
-        return self.outputs.collect(changes)
+        return changes
 
     def add_request(
         self,
@@ -165,15 +204,13 @@ class Engine:
         )
         cache = CACHE_POLICIES.create(params.cache, params.cache_args)
         exit_rule = create_exit_rule(params)
-        ids = _plain_ids(prompt_token_ids)
-        rest = (
-            None
-            if template is None
-            else self._template_ids(template, params, has_given=given is not None)
-        )
+        ids = plain_ids(prompt_token_ids)
+        rest = None
+        if template is not None:
+            rest = template_ids(self.spec, template, params, may_end_fixed=given is not None)
         self._check(ids, rest, params, remasking, cache)
         if given is not None:
-            self._check_vocabulary("given", _plain_ids(given))
+            check_vocabulary(self.spec, "given", plain_ids(given))
             assert params.block_length is not None
             check_given(given, len(ids), rest or [], params.block_length, self.spec)
         rules = make_rules(
@@ -215,12 +252,15 @@ class Engine:
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and free its pages.
 
+        A step that was launched and not finished is forgotten; the others take it again.
+
         Returns:
             What it had committed, or None if no such request is unfinished.
         """
         running = self.scheduler.remove(request_id)
         if running is None:
             return None
+        self._launched = None
         visible = self._stop_rule.visible(running.request)
         return self.outputs.end(running, visible, FinishReason.ABORT)
 
@@ -274,36 +314,6 @@ class Engine:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
 
-    def _template_ids(
-        self, template: Template, params: SamplingParams, *, has_given: bool
-    ) -> list[int]:
-        """The template with masks for None, checked."""
-        refuse_stops(params)
-        fixed = _plain_ids([token for token in template if token is not None])
-        self._check_vocabulary("template", fixed)
-        if len(fixed) == len(template):
-            raise RequestError("the template has nothing to generate; leave at least one place")
-        if self.spec.mask_block is not None and template[-1] is not None and not has_given:
-            raise RequestError(
-                "this model sees nothing behind what it writes, so the text behind the last gap "
-                "would be ignored; use a bidirectional model, or leave that text out"
-            )
-        given = iter(fixed)
-        return [self.spec.mask_token_id if token is None else next(given) for token in template]
-
-    def _check_vocabulary(self, where: str, ids: list[int]) -> None:
-        for at, token in enumerate(ids):
-            if not 0 <= token < self.spec.vocab_size:
-                raise RequestError(
-                    f"{where} token {token} at position {at} is outside the vocabulary of "
-                    f"{self.spec.vocab_size} ids"
-                )
-            if token == self.spec.mask_token_id:
-                raise RequestError(
-                    f"the {where} holds the mask token (id {token}) at position {at}; masks stand "
-                    "for tokens to generate, so remove it"
-                )
-
     def _check(
         self,
         ids: list[int],
@@ -317,7 +327,7 @@ class Engine:
                 f"a request of the engine is one sample, and n={params.n}; add one request for "
                 "each of starr_engine.samples.split_samples(params), or use LLM"
             )
-        self._check_vocabulary("prompt", ids)
+        check_vocabulary(self.spec, "prompt", ids)
         if not ids and set(template or ()) <= {self.spec.mask_token_id}:
             raise RequestError("the prompt is empty; give at least one token")
         self._check_shift(ids, template, params, remasking)
@@ -378,18 +388,3 @@ class Engine:
                 "this model predicts a token from the row in front of it, so that nothing can be "
                 "generated at the very beginning; put at least one token there"
             )
-
-
-def _plain_ids(ids: Sequence[int]) -> list[int]:
-    """Integers of any kind, numpy's and torch's too, as Python's; never a rounded float."""
-    plain: list[int] = []
-    for at, token in enumerate(ids):
-        try:
-            if isinstance(token, bool):
-                raise TypeError
-            plain.append(operator.index(token))
-        except TypeError:
-            raise RequestError(
-                f"prompt_token_ids must hold integers, got {token!r} at position {at}"
-            ) from None
-    return plain

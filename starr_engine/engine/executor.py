@@ -14,6 +14,7 @@ from starr_engine.cache.pool import KVPool
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.drafting import remember
 from starr_engine.engine.feature_forward import feature_forward
+from starr_engine.engine.graphs.runner import GraphRunner
 from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.engine.rank_group import RankGroup, in_step
 from starr_engine.models.base import DiffusionModel
@@ -31,6 +32,8 @@ class Executor:
         backends: Of every layer; each supports its layer's shape.
         others: The other ranks if the model is split and this is rank 0; they get every batch and
             run it on an executor of their own.
+        graphs: Replays the steps that it can; None runs every step eagerly.
+        head_on_scored_rows: See ``EngineOptions``.
     """
 
     def __init__(
@@ -39,7 +42,12 @@ class Executor:
         kv_pool: KVPool,
         backends: Sequence[AttentionBackend],
         others: RankGroup | None = None,
+        graphs: GraphRunner | None = None,
+        *,
+        head_on_scored_rows: bool = True,
     ) -> None:
+        self.graphs = graphs
+        self._head_on_scored_rows = head_on_scored_rows
         self._model = model
         self._kv_pool = kv_pool
         self._backends = backends
@@ -54,6 +62,11 @@ class Executor:
     def model(self) -> DiffusionModel:
         """What it runs."""
         return self._model
+
+    @property
+    def backends(self) -> Sequence[AttentionBackend]:
+        """Of every layer."""
+        return self._backends
 
     @property
     def feature_bytes(self) -> int:
@@ -107,14 +120,21 @@ class Executor:
             if measured is not None and layer == self.drift_layer:
                 similarity = measured.similarity(value, pool.layer(layer)[1])
 
-        if batch.features is None:
+        rows = batch.logits_rows
+        replayed = None if self.graphs is None else self.graphs.run(batch)
+        if replayed is not None:
+            hidden, rows = replayed
+        elif batch.features is None:
             hidden = self._plain_forward(batch, observe)
         else:
             assert self._feature_pool is not None, "made when the request was added"
             hidden = feature_forward(
                 self._model, pool, self._feature_pool, self._backends[0], batch, observe
             )
-        logits = self._model.compute_logits(hidden[batch.logits_rows])
+        if self._head_on_scored_rows:
+            logits = self._model.compute_logits(hidden[rows])
+        else:
+            logits = self._model.compute_logits(hidden)[rows]
         if (ranks := self._model.ranks) is not None:
             logits = ranks.join_columns(logits, self._model.spec.vocab_size)
         return logits, similarity

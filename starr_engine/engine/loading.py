@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -11,10 +12,12 @@ import torch
 
 from starr_engine._core import PagePool
 from starr_engine.attention.base import AttentionBackend, AttentionShape
+from starr_engine.attention.fixed import recordable
 from starr_engine.attention.select import make_backend
 from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
-from starr_engine.engine.memory import free_memory, memory_budget
+from starr_engine.engine.memory import free_memory, memory_budget, resolve_kv_memory
+from starr_engine.engine.profiling import bytes_for_pages
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
 from starr_engine.engine.rank_limits import check_ranks
 from starr_engine.engine.rank_processes import RankProcesses, rank_device
@@ -131,14 +134,23 @@ def _load_share(
     answers = [] if group is None else hear_answers(group)
     elsewhere: list[int] = [answer["free_bytes"] for answer in answers]
 
+    page_size = resolve_page_size(config.page_size, model.spec.mask_block)
+    backends = make_backends(config.attention_backend, model.spec_here, page_size, dtype, device)
+
     def free() -> int:
         if device.type == "cpu":  # the ranks share it
             return free_memory(device) // config.tensor_parallel_size
-        return min([free_memory(device), *elsewhere])
+        if group is not None:  # a step would take all of them
+            return min([free_memory(device), *elsewhere])
+        here = partial(free_memory, device)
+        found = recordable(backends[0])
+        copies = found is not None and found.copies_table
+        return bytes_for_pages(here, model, backends, config, dtype, copies=copies)
 
-    resolved = resolve_lengths(config, model.spec_here, dtype, free)
-    sizes = {"num_pages": resolved.num_pages, "page_size": resolved.page_size}
-    backends, kv_pool = make_pages(model, dtype, device, config.attention_backend, **sizes)
+    wanted = resolve_kv_memory(config.kv_memory, device, is_split=group is not None)
+    resolved = resolve_lengths(replace(config, kv_memory=wanted), model.spec_here, dtype, free)
+    sizes = {"num_pages": resolved.num_pages, "page_size": page_size}
+    kv_pool = make_pages(model, dtype, device, **sizes)
     if group is not None:
         tell_settings(group, attention_backend=backends[-1].name, **sizes)
         hear_answers(group)
@@ -185,21 +197,18 @@ def make_pages(
     model: DiffusionModel,
     dtype: torch.dtype,
     device: torch.device,
-    attention_backend: str,
     *,
     num_pages: int,
     page_size: int,
-) -> tuple[tuple[AttentionBackend, ...], KVPool]:
-    """The backend of every layer of a model, or of a rank's share of one, and its pages.
+) -> KVPool:
+    """The pages of a model, or of a rank's share of one.
 
     Raises:
-        ConfigError: If the backend cannot serve it.
-        CapacityError: If the pages do not fit into the memory of the device.
+        CapacityError: If they do not fit into the memory of the device.
     """
     spec = model.spec_here
-    backends = _make_backends(attention_backend, spec, page_size, dtype, device)
     try:
-        pool = KVPool(
+        return KVPool(
             num_layers=spec.num_layers,
             num_pages=num_pages,
             page_size=page_size,
@@ -214,13 +223,16 @@ def make_pages(
             f"a pool of {num_pages} pages of {page_size} rows does not fit into the "
             f"memory of {device}; lower num_pages or kv_memory"
         ) from error
-    return backends, pool
 
 
-def _make_backends(
+def make_backends(
     name: str, spec: ModelSpec, page_size: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[AttentionBackend, ...]:
-    """Of every layer; layers of one shape share one."""
+    """The backend of every layer; layers of one shape share one.
+
+    Raises:
+        ConfigError: If the backend cannot serve the model.
+    """
     heads = [(shape.num_kv_heads, shape.head_dim) for shape in spec.shapes]
     made = {
         (num_kv_heads, head_dim): make_backend(

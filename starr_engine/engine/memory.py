@@ -27,6 +27,21 @@ def memory_budget(size: MemorySize, free: Callable[[], int]) -> int:
     return parsed if isinstance(parsed, int) else int(parsed * max(free(), 0))
 
 
+def resolve_kv_memory(
+    size: MemorySize, device: torch.device, *, is_split: bool = False
+) -> MemorySize:
+    """What ``auto`` stands for; any other size is itself.
+
+    On CUDA it is nearly all that the largest step leaves, which is measured. Where a model is split
+    over ranks it is not, and more is left to steps. A CPU's memory is others' too.
+    """
+    if size != "auto":
+        return size
+    if device.type == "cpu":
+        return "1GiB"
+    return 0.8 if is_split else 0.95
+
+
 def free_memory(device: torch.device) -> int:
     """Bytes that this process can still take on a device.
 

@@ -60,11 +60,23 @@ class PackedArrays:
 
     def upload(self) -> dict[str, Tensor]:
         """All arrays on the device; to be filled before."""
-        moved = self._host.to(self._device, non_blocking=True)
+        return self.views(self._host.to(self._device, non_blocking=True))
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all arrays, with what lies between them."""
+        return len(self._host)
+
+    def views(self, memory: Tensor) -> dict[str, Tensor]:
+        """The arrays as they lie in other memory, a tensor of ``num_bytes`` bytes."""
         return {
-            name: moved[start:end].view(dtype).view(shape)
+            name: memory[start:end].view(dtype).view(shape)
             for name, (start, end, shape, dtype) in self._places.items()
         }
+
+    def upload_to(self, memory: Tensor) -> None:
+        """Queue a copy of all arrays to memory whose :meth:`views` somebody keeps."""
+        memory.copy_(self._host, non_blocking=True)
 
     def to_bytes(self) -> bytes:
         """All arrays as they lie here."""

@@ -21,7 +21,7 @@ import torch
 
 from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.executor import Executor
-from starr_engine.engine.loading import make_pages
+from starr_engine.engine.loading import make_backends, make_pages
 from starr_engine.engine.memory import free_memory
 from starr_engine.engine.rank_group import Channel, failed
 from starr_engine.engine.rank_processes import connect
@@ -66,7 +66,9 @@ def _load(channel: Channel, ranks: Ranks, device: torch.device) -> Executor | No
     if not (message := channel.receive()):
         return None
     pages = json.loads(message)
-    backends, kv_pool = make_pages(model, dtype, device, **pages)
+    name, page_size = pages["attention_backend"], pages["page_size"]
+    backends = make_backends(name, model.spec_here, page_size, dtype, device)
+    kv_pool = make_pages(model, dtype, device, num_pages=pages["num_pages"], page_size=page_size)
     channel.answer(b"{}")
     return Executor(model, kv_pool, backends)
 

@@ -11,9 +11,10 @@ import torch
 from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, StepPlan
 from starr_engine.cache.rows import RowRanges, as_ranges
-from starr_engine.decoding.base import RemaskingPolicy, State
+from starr_engine.decoding.base import RemaskingPolicy
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
+from starr_engine.decoding.stacking import RowState
 from starr_engine.engine.probing import ProbeTally, is_probed
 from starr_engine.engine.tracing import TraceRecorder
 from starr_engine.request import Positions, Request
@@ -166,7 +167,7 @@ class RunningRequest:
         self._device = device
         self._scored_for_step = -1
         self._scored_in_step = (_NO_POSITIONS, _NO_POSITIONS)
-        self.state: State = {}
+        self.state: RowState = {}
         self.open_block()
 
     def open_block(self) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.progress import Change
 from starr_engine.errors import EngineDeadError
 from starr_engine.outputs import BlockOutput, ProvisionalOutput, RequestOutput
 
@@ -18,6 +19,11 @@ Sink = Callable[[Event | EngineDeadError], None]
 """Called in the engine's thread with everything that happens to one request; must not block."""
 
 _T = TypeVar("_T")
+
+_News = tuple[Sequence[Change], Sequence[ProvisionalOutput]]
+"""What a step has changed, and the active blocks that somebody wants to see after it."""
+
+_NO_NEWS: Final[_News] = ((), ())
 
 
 class EngineThread:
@@ -35,6 +41,7 @@ class EngineThread:
         self._death: EngineDeadError | None = None
         self._sinks: dict[str, Sink] = {}
         self._wants_provisional: set[str] = set()
+        self._news: _News = _NO_NEWS
         self._thread = threading.Thread(target=self._run, name="starr-engine", daemon=True)
         self._thread.start()
 
@@ -100,11 +107,11 @@ class EngineThread:
     def _run(self) -> None:
         try:
             while self._wait():
-                self._take_calls()
+                if self._calls:
+                    self._tell()  # what came before a call is known before it
+                    self._take_calls()
                 if self._engine.has_unfinished:
-                    for output in self._engine.step():
-                        self._send(output)
-                    self._send_provisional()
+                    self._step()
         except EngineDeadError as error:
             death = error
         except BaseException as error:
@@ -115,6 +122,42 @@ class EngineThread:
         else:
             death = EngineDeadError("the engine was closed before this request had finished")
         self._die(death)
+
+    def _step(self) -> None:
+        """One step, and word of it: where steps overlap, while the next one runs, if there is one.
+
+        What it has changed is known by then, and is not changed by launching another.
+        """
+        engine = self._engine
+        if not engine.overlaps:
+            self._send_all(engine.step(), self._provisional())
+            return
+        engine.launch()
+        self._tell()
+        self._news = engine.finish(), self._provisional()
+        if not engine.has_unfinished:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Send what the last step has changed, once."""
+        (changes, blocks), self._news = self._news, _NO_NEWS
+        self._send_all(self._engine.outputs.collect(changes), blocks)
+
+    def _provisional(self) -> list[ProvisionalOutput]:
+        """The active blocks that somebody wants to see."""
+        blocks = (self._engine.provisional(each) for each in self._wants_provisional)
+        return [block for block in blocks if block is not None]
+
+    def _send_all(
+        self,
+        outputs: Sequence[BlockOutput | RequestOutput],
+        blocks: Sequence[ProvisionalOutput],
+    ) -> None:
+        for output in outputs:
+            self._send(output)
+        for block in blocks:
+            if sink := self._sinks.get(block.request_id):
+                sink(block)
 
     def _wait(self) -> bool:
         """Sleep until there is something to do; False when it is time to stop."""
@@ -137,13 +180,8 @@ class EngineThread:
         if sink := self._sinks.pop(request_id, None):
             sink(output)
 
-    def _send_provisional(self) -> None:
-        for request_id in self._wants_provisional:
-            block = self._engine.provisional(request_id)
-            if block is not None:
-                self._sinks[request_id](block)
-
     def _die(self, death: EngineDeadError) -> None:
+        self._tell()
         with self._wake:
             self._death = death
         self._take_calls()  # what came before: it fails or finds the engine as it was left

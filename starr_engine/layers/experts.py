@@ -182,6 +182,22 @@ def grouped_mm_obstacle(weight: Tensor) -> str | None:
     return None
 
 
+def recording_obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a CUDA graph cannot hold grouped products, or None.
+
+    Source:
+        ``_grouped_mm_fallback`` of torch 2.11 to 2.13, which asks the device where groups end.
+    """
+    if device.type != "cuda" or (
+        dtype is torch.bfloat16 and torch.cuda.get_device_capability(device) >= (9, 0)
+    ):
+        return None
+    return (
+        "the grouped product of the experts waits for the device, except in bfloat16 on a device "
+        "of capability 9.0 or newer"
+    )
+
+
 def _spans(ends: Tensor) -> Iterator[tuple[int, int]]:
     """First row and end of every group."""
     start = 0

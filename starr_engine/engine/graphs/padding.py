@@ -1,0 +1,82 @@
+"""A step's rows on the grid of a recording.
+
+Letters: N sequences of Q rows, W pages of each, as in ``graphs/buckets.py``; T rows of the step, M
+with logits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import torch
+
+from starr_engine.attention.sequences import Sequences
+from starr_engine.engine.graphs.buckets import Bucket
+from starr_engine.engine.packed_arrays import PackedArrays
+from starr_engine.engine.step_arrays import StepArrays
+
+NOT_KEPT: Final = -1
+"""Slot of rows whose key and value go nowhere."""
+
+
+def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
+    """The arrays that a recording reads, not yet filled."""
+    rows, sequences = (bucket.num_rows,), (bucket.num_sequences,)
+    bounds = (bucket.num_sequences + 1,)
+    return PackedArrays(
+        {
+            "input_ids": (rows, torch.int64),
+            "positions": (rows, torch.int64),
+            "slot_mapping": (rows, torch.int64),
+            "logits_rows": (rows, torch.int64),
+            "page_table": ((bucket.num_sequences, bucket.num_pages), torch.int32),
+            "key_lens": (sequences, torch.int32),
+            "cu_keys": (bounds, torch.int32),
+            "cu_query": (bounds, torch.int32),
+        },
+        device,
+    )
+
+
+def fill_grid(
+    grid: PackedArrays, bucket: Bucket, sequences: Sequences, step: StepArrays, pad_id: int
+) -> None:
+    """Put a step on the grid.
+
+    Every sequence begins a line of the grid. What is left of a line, and lines that are left, hold
+    ``pad_id`` at position 0 and are not kept; lines that are left read one row of the reserved
+    page 0, which nothing is ever written to. ``logits_rows`` are the step's, on the grid; those
+    behind the step's M are row 0.
+
+    Args:
+        grid: Of :func:`grid_arrays`.
+        bucket: Holds the sequences.
+        sequences: All of the step, in the order of its rows.
+        step: As it was laid out without padding.
+        pad_id: A token of the vocabulary.
+    """
+    count, packed = len(sequences.owners), step.packed
+    lens = np.array(sequences.query_lens, np.int64)
+    shift = np.arange(count) * bucket.rows_each - (np.cumsum(lens) - lens)
+    places = np.arange(lens.sum()) + np.repeat(shift, lens)
+    for name, filler in (("input_ids", pad_id), ("positions", 0), ("slot_mapping", NOT_KEPT)):
+        target = grid.int64(name)
+        target.fill(filler)
+        target[places] = packed.int64(name)
+    scored = packed.int64("logits_rows")
+    rows = grid.int64("logits_rows")
+    rows.fill(0)
+    rows[: len(scored)] = places[scored]
+    tables, width = packed.int32("page_table"), bucket.num_pages
+    own = tables[np.array(sequences.owners), :width]
+    table = grid.int32("page_table")
+    table.fill(0)
+    table[:count, : own.shape[1]] = own
+    key_lens = grid.int32("key_lens")
+    key_lens.fill(1)
+    key_lens[:count] = sequences.key_lens
+    cu_keys = grid.int32("cu_keys")
+    cu_keys[0] = 0
+    np.cumsum(key_lens, out=cu_keys[1:])
+    grid.int32("cu_query")[:] = np.arange(bucket.num_sequences + 1) * bucket.rows_each
