@@ -135,19 +135,33 @@ class CellResult:
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Machine, versions, commit and date."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """The result as JSON's values."""
+        return {
+            "id": self.cell.id,
+            "setting": self.cell.to_plain(),
+            "baseline": self.baseline,
+            "measured": None if self.measured is None else asdict(self.measured),
+            "error": self.error,
+            "compared": None if self.compared is None else asdict(self.compared),
+            "environment": dict(self.environment),
+        }
+
     def to_line(self) -> bytes:
         """One line of the file."""
-        return json_line(
-            {
-                "id": self.cell.id,
-                "setting": self.cell.to_plain(),
-                "baseline": self.baseline,
-                "measured": None if self.measured is None else asdict(self.measured),
-                "error": self.error,
-                "compared": None if self.compared is None else asdict(self.compared),
-                "environment": self.environment,
-            }
-        )
+        return json_line(self.to_plain())
+
+    def untimed_line(self) -> bytes:
+        """The line without what the clock says: ``Timing`` and the date.
+
+        Equal, byte for byte, for every run of one commit on one machine, whether it was
+        interrupted or not.
+        """
+        plain = self.to_plain()
+        if plain["measured"] is not None:
+            del plain["measured"]["timing"]
+        plain["environment"].pop("date", None)
+        return json_line(plain)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:

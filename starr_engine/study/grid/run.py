@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from starr_engine.environment import environment
-from starr_engine.errors import CapacityError, EngineDeadError, StarrError
 from starr_engine.offline.journal import Journal, journal_path
 from starr_engine.offline.signals import StopSignals
-from starr_engine.params import Args
 from starr_engine.study.grid.axes import Cell
-from starr_engine.study.grid.bench import Bench, MakeBench, open_bench
+from starr_engine.study.grid.bench import MakeBench, open_bench
+from starr_engine.study.grid.cell_runner import CellRunner
 from starr_engine.study.grid.job import StudyInterruptedError, StudyJob, check_job
-from starr_engine.study.grid.measure import StoppedError, measure, warm_up
-from starr_engine.study.grid.questions import ask
+from starr_engine.study.grid.measure import StoppedError
 from starr_engine.study.grid.results import CellResult, as_result, compare_all, parse_results
 
 FORMAT_VERSION: Final = 1
@@ -35,8 +32,9 @@ def run_study(
     """Measure every cell that is not there yet, and write the results in the order of the grid.
 
     Each finished cell is appended to a journal beside the results and waited for until it is on
-    the disk; a kill at any moment costs the cell that was running. Results hold the same numbers,
-    those of time aside, however often the study was interrupted. A cell that cannot run, because
+    the disk; a kill at any moment costs the cells that were running. However often the study was
+    interrupted, and in whatever order cells were finished, the file has the same lines in the same
+    order, but for what ``CellResult.untimed_line`` leaves out. A cell that cannot run, because
     its model refuses the cache or memory is short, is kept with the reason, and the others go on.
 
     Args:
@@ -52,16 +50,19 @@ def run_study(
         StudyInterruptedError: On SIGINT or SIGTERM; the journal stays.
     """
     check_job(job)
+    asked = {cell.id: (number, cell, baseline.id)
+             for number, (cell, baseline) in enumerate(job.cells(), 1)}  # fmt: skip
     known: dict[str, CellResult] = {}
 
     def keep(result: CellResult) -> None:
-        if not (job.retry_failed and result.error is not None):
+        is_tried_again = job.retry_failed and result.error is not None
+        if not (is_tried_again and result.cell.id in asked):
             known[result.cell.id] = result
 
     if job.resume and job.output.exists():
         for result in parse_results(job.output):
             keep(result)
-    cells = list(job.cells())
+    published = list(known)
     with (
         Journal(
             job.output,
@@ -72,22 +73,19 @@ def run_study(
         ) as journal,
         StopSignals() as stop,
     ):
-        runner = _Runner(make_bench, lambda: stop.received is not None)
-        for number, (cell, baseline) in enumerate(cells, 1):
-            if cell.id not in known:
-                try:
-                    found = replace(runner.run(cell), baseline=baseline.id)
-                except StoppedError:
-                    assert stop.received is not None
-                    raise StudyInterruptedError(stop.received, journal) from None
-                journal.append(found.to_line())
+        runner = CellRunner(make_bench, lambda: stop.received is not None)
+        missing = [cell for _, cell, _ in asked.values() if cell.id not in known]
+        try:
+            for found in map(runner.run, missing):
+                number, _, baseline = asked[found.cell.id]
+                known[found.cell.id] = replace(found, baseline=baseline)
+                journal.append(known[found.cell.id].to_line())
                 journal.sync()
-                known[cell.id] = found
-                on_cell(found, number, len(cells))
-            # Another grid may compare it with another cell than the run that measured it.
-            known[cell.id] = replace(known[cell.id], baseline=baseline.id)
-        asked = [known.pop(cell.id) for cell, _ in cells]
-        results = compare_all([*asked, *known.values()])
+                on_cell(known[found.cell.id], number, len(asked))
+        except StoppedError:
+            assert stop.received is not None
+            raise StudyInterruptedError(stop.received, journal) from None
+        results = _in_order(known, asked, published)
 
         def write(path: Path) -> None:
             path.write_bytes(b"".join(each.to_line() for each in results))
@@ -96,59 +94,14 @@ def run_study(
     return results
 
 
-class _Runner:
-    """Runs cells one by one; the model of the one before stays loaded."""
-
-    def __init__(self, make_bench: MakeBench, is_stopped: Callable[[], bool]) -> None:
-        self._make_bench = make_bench
-        self._is_stopped = is_stopped
-        self._environment: dict[str, Any] = {}
-        self._opened: tuple[str, int, Args] | None = None
-        self._bench: Bench | None = None
-        self._load_error: StarrError | None = None
-        self._warmed: set[str] = set()
-
-    def run(self, cell: Cell) -> CellResult:
-        """The result of a cell; its reason where it has none.
-
-        Raises:
-            StoppedError: If the user has stopped the study.
-        """
-        if self._is_stopped():
-            raise StoppedError
-        try:
-            bench = self._open(cell)
-            questions = ask(cell, bench.get_tokenizer)
-            if str(cell.cache) not in self._warmed:
-                warm_up(cell, questions, bench)
-                self._warmed.add(str(cell.cache))
-            measured = measure(cell, questions, bench, is_stopped=self._is_stopped)
-            return CellResult(
-                cell=cell, baseline="", measured=measured, environment=self._environment
-            )
-        except (CapacityError, EngineDeadError, RuntimeError) as error:
-            # What such an engine still holds is unknown: the next cell gets a new one.
-            self._opened = self._bench = None
-            failed = f"{type(error).__name__}: {error}"
-        except StarrError as error:
-            # The runner puts policy and prompt in front, which differ where the reason does not.
-            cause = error.__cause__
-            failed = str(cause if isinstance(cause, StarrError) else error)
-        return CellResult(cell=cell, baseline="", error=failed, environment=self._environment)
-
-    def _open(self, cell: Cell) -> Bench:
-        wanted = (cell.model, cell.batch_size, cell.engine)
-        if self._opened != wanted:
-            self._bench = None  # its memory, before the next one takes its own
-            self._warmed.clear()
-            self._load_error = None
-            self._opened = wanted
-            try:
-                self._bench = self._make_bench(*wanted)
-            except StarrError as error:
-                self._load_error = error  # the same for every cell of this model
-            self._environment = environment()  # the engine has set the number of threads
-        if self._load_error is not None:
-            raise self._load_error
-        assert self._bench is not None
-        return self._bench
+def _in_order(
+    known: Mapping[str, CellResult],
+    asked: Mapping[str, tuple[int, Cell, str]],
+    published: Sequence[str],
+) -> list[CellResult]:
+    """All results, compared, in an order that does not depend on when each was finished."""
+    # Another grid may compare a cell with another one than the run that measured it.
+    own = [replace(known[name], baseline=baseline) for name, (_, _, baseline) in asked.items()]
+    kept = [name for name in published if name in known and name not in asked]
+    stray = sorted(set(known) - set(asked) - set(kept))
+    return compare_all([*own, *(known[name] for name in (*kept, *stray))])
