@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from starr_engine.errors import ConfigError
 from starr_engine.study.grid.axes import Grid
 from starr_engine.study.grid.job import StudyJob, check_job
 from starr_engine.study.grid.read import (
@@ -17,7 +18,7 @@ from starr_engine.study.grid.read import (
     parse_values,
     read_grids,
 )
-from starr_engine.study.grid.results import CellResult
+from starr_engine.study.grid.results import CellResult, read_results
 
 _EPILOG: Final = """\
 examples:
@@ -26,6 +27,7 @@ examples:
       --remasking threshold:threshold=0.9 --task sorting --limit 20 --output out/small
   starr-engine study --task mine.jsonl:number --output out/mine
   starr-engine study --report-only --output out/study
+  starr-engine study --rerun 0a1b2c3d4e5f --output out/study
 
 the grid:
   Every combination of the axes is a cell. The first cache with the first remasking policy is the
@@ -112,6 +114,13 @@ def _add_job(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="run nothing, write the report of the cells that are there",
     )
+    group.add_argument(
+        "--rerun",
+        action="append",
+        metavar="CELL",
+        help="measure a cell of this study again, by its id in cells.csv; say whether accuracy, "
+        "forwards, rows and outputs are those recorded, and exit with 1 if not; repeatable",
+    )
     group.add_argument("--quiet", action="store_true", help="print no line for each cell")
 
 
@@ -119,8 +128,11 @@ def run(args: argparse.Namespace) -> None:
     """Run the command.
 
     Raises:
-        StarrError: If a grid cannot be run, or the study is interrupted.
+        StarrError: If a grid cannot be run, the study is interrupted, or a cell that is run again
+            does not give what was recorded.
     """
+    if args.rerun is not None:
+        return run_again(args)
     from starr_engine.study.report.figures import check_drawing
     from starr_engine.study.report.page import note_command, write_report
 
@@ -141,6 +153,27 @@ def run(args: argparse.Namespace) -> None:
     page = write_report(args.output)
     if not args.quiet:
         print(f"{page}: the report; report.md, report.csv and cells.csv are beside it")
+
+
+def run_again(args: argparse.Namespace) -> None:
+    """Measure recorded cells again and print the verdicts.
+
+    Raises:
+        DifferentResultError: If one gives something else.
+    """
+    from starr_engine.study.grid.rerun import DifferentResultError, find_cells, rerun
+
+    if args.grids or args.report_only:
+        raise ConfigError("--rerun takes cells of --output; leave grids and --report-only out")
+    num_wrong = 0
+    for verdict in rerun(find_cells(read_results(args.output), args.rerun)):
+        num_wrong += bool(verdict.reasons)
+        if not args.quiet or verdict.reasons:
+            print(verdict, flush=True)
+    if num_wrong:
+        raise DifferentResultError(
+            f"{num_wrong} of {len(args.rerun)} cells differ from what was recorded"
+        )
 
 
 def command_of(args: argparse.Namespace) -> str:

@@ -25,7 +25,7 @@ from starr_engine.study.report.analysis import (
     split_speedups,
 )
 from starr_engine.study.report.page import note_command, parts_of, write_report
-from starr_engine.study.report.settings import main_conditions, pool
+from starr_engine.study.report.settings import main_conditions, pool, without_begun_tasks
 from tests.helpers.browser import CHROMIUM, browsing
 from tests.helpers.made_results import made_cell, made_result, two_by_two
 
@@ -252,3 +252,12 @@ def test_a_report_of_a_running_study_shows_what_is_there(tmp_path):
     text = write_report(tmp_path).read_text()
     assert "3 of 3" in text
     assert len(parts_of(pool(two_by_two()))) == 1
+
+
+def test_a_task_that_was_begun_hides_no_setting_of_the_finished_ones():
+    done = two_by_two()
+    begun = made_result(made_cell(task=TaskChoice(name="chains")))
+    [condition] = pool(without_begun_tasks([*done, begun]))
+    assert (len(condition.settings), condition.tasks) == (4, ("sorting",))
+    [condition] = pool([*done, begun])
+    assert len(condition.settings) == 1

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from starr_engine.errors import ConfigError
-from starr_engine.study.grid.results import CellResult, read_results
+from starr_engine.offline.journal import journal_path
+from starr_engine.study.grid.results import RESULTS, CellResult, read_results
 from starr_engine.study.report import figures, tables
 from starr_engine.study.report.analysis import SLACK, best_kept, scalings, split_speedups
-from starr_engine.study.report.settings import Condition, Setting, main_conditions, pool
+from starr_engine.study.report.settings import (
+    Condition,
+    Setting,
+    main_conditions,
+    pool,
+    without_begun_tasks,
+)
 
 PAGE: Final = "report.html"
 COMMANDS: Final = "commands.txt"
@@ -93,7 +100,8 @@ def write_report(folder: Path) -> Path:
     noted = folder / COMMANDS
     commands = noted.read_text().splitlines() if noted.exists() else []
     command = f"starr-engine study --report-only --output {folder}"
-    conditions = pool(results)
+    is_open = journal_path(folder / RESULTS).exists()
+    conditions = pool(without_begun_tasks(results) if is_open else results)
     parts = parts_of(conditions)
     table = [
         {"condition": each.title} | dict(row)

@@ -144,6 +144,24 @@ def pool(results: Sequence[CellResult]) -> list[Condition]:
     return [each for each in made if each.settings]
 
 
+def without_begun_tasks(results: Sequence[CellResult]) -> list[CellResult]:
+    """The results of a study that is still running, without the tasks that it is in the middle of.
+
+    A setting that lacks a task is in no figure, so that the task which was begun last would hide
+    all settings that have not come to it.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for each in results:
+        of_task = counts.setdefault(_condition_key(each.cell), {})
+        of_task[_task_key(each.cell)] = of_task.get(_task_key(each.cell), 0) + 1
+    return [
+        each
+        for each in results
+        if (of_task := counts[_condition_key(each.cell)])[_task_key(each.cell)]
+        == max(of_task.values())
+    ]
+
+
 def main_conditions(conditions: Iterable[Condition]) -> list[Condition]:
     """For each model the condition with most settings: the one that figures are drawn of."""
     best: dict[str, Condition] = {}
@@ -157,6 +175,10 @@ def main_conditions(conditions: Iterable[Condition]) -> list[Condition]:
 def _condition_key(cell: Cell) -> str:
     what = [cell.model, cell.block_length, cell.max_tokens, cell.batch_size, cell.shots]
     return json.dumps(what) + _other(cell)
+
+
+def _task_key(cell: Cell) -> str:
+    return json.dumps([cell.task.name, cell.task.digest, cell.seed])
 
 
 def _other(cell: Cell) -> str:
