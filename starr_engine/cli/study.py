@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from starr_engine.cli.worker_options import add_worker_options, asked_workers
 from starr_engine.errors import ConfigError
 from starr_engine.study.grid.axes import Grid
 from starr_engine.study.grid.job import StudyJob, check_job
@@ -88,6 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a field of SamplingParams, such as temperature=0.5 or ignore_eos=true; repeatable",
     )
     _add_job(parser.add_argument_group("study"))
+    add_worker_options(parser, "docs/study.md")
 
 
 def _add_job(group: argparse._ArgumentGroup) -> None:
@@ -149,7 +151,8 @@ def run(args: argparse.Namespace) -> None:
         from starr_engine.study.grid.run import run_study
 
         note_command(args.output, command_of(args), is_first=not args.resume)
-        run_study(job, on_cell=(lambda *told: None) if args.quiet else show)
+        on_cell = (lambda *told: None) if args.quiet else show
+        run_study(job, workers=asked_workers(args), on_cell=on_cell)
     page = write_report(args.output)
     if not args.quiet:
         print(f"{page}: the report; report.md, report.csv and cells.csv are beside it")
@@ -181,7 +184,8 @@ def command_of(args: argparse.Namespace) -> str:
     words = ["starr-engine", "study", *map(str, args.grids)]
     flags = [(flag, name) for flag, name, *_ in _AXES]
     for flag, name in (*flags, ("--task", "tasks"), ("--limit", "limit"), ("--engine", "engine"),
-                       ("--sampling", "sampling"), ("--output", "output")):  # fmt: skip
+                       ("--sampling", "sampling"), ("--workers", "workers"),
+                       ("--output", "output")):  # fmt: skip
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             words += [] if value is None else [flag, str(value)]

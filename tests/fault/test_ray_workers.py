@@ -246,7 +246,7 @@ def test_an_empty_input_gives_an_empty_output(tmp_path: Path):
 
 def test_a_busy_worker_is_given_its_next_rows_before_it_has_run_dry():
     with Pool(
-        1, {"num_cpus": 1}, {"model": "fake", "max_num_requests": 4}, SamplingParams(), FakeWorker
+        1, {"num_cpus": 1}, FakeWorker, {"model": "fake", "max_num_requests": 4}, SamplingParams()
     ) as pool:
         (member,) = pool.members
         events = pool.wait(60.0)

@@ -77,7 +77,7 @@ def test_the_command_says_whether_a_cell_gives_what_was_recorded(tmp_path, capsy
     [result] = read_results(tmp_path)
     again = ["study", "--rerun", result.cell.id, *output]
     assert main(again) == 0
-    assert "0 of 2 problems differ; on the same processor and torch 0 may\n  the same" in (
+    assert "0 of 2 problems differ; with the same processor, torch and number of threads 0 may" in (
         capsys.readouterr().out
     )
     path = tmp_path / RESULTS

@@ -15,9 +15,9 @@ from starr_engine.study.grid.cell_runner import CellRunner
 from starr_engine.study.grid.results import CellResult, Measurement
 
 PROBLEMS_PER_DIFFERENCE: Final = 20
-"""On another processor, or another version of torch, one problem of so many may differ, and at
-least one: sums are rounded in another order there, and where two tokens are equally likely the
-other one may win. On the same ones nothing may differ."""
+"""On another processor or version of torch, or with another number of threads, one problem of so
+many may differ, and at least one: sums are rounded in another order there, and where two tokens are
+equally likely the other one may win. In the same place nothing may differ."""
 
 
 class DifferentResultError(StarrError):
@@ -35,7 +35,7 @@ class Verdict:
     again: CellResult
 
     is_same_place: bool
-    """Processor, GPU and torch are those that were recorded."""
+    """Processor, GPU, number of threads and torch are those that were recorded."""
 
     different: tuple[int, ...]
     """Numbers of the problems whose outcome, forwards or output differ."""
@@ -55,9 +55,9 @@ class Verdict:
             lines += [
                 f"  accuracy {old.accuracy:.4f}, now {new.accuracy:.4f}; "
                 f"NFE {old.nfe:.4f}, now {new.nfe:.4f}; rows {old.rows:.1f}, now {new.rows:.1f}",
-                f"  {len(self.different)} of {len(old.solved)} problems differ; on "
-                f"{'the same' if self.is_same_place else 'another'} processor and torch "
-                f"{self.allowed} may",
+                f"  {len(self.different)} of {len(old.solved)} problems differ; with "
+                f"{'the same' if self.is_same_place else 'another'} processor, torch "
+                f"{'and' if self.is_same_place else 'or'} number of threads {self.allowed} may",
             ]
         last = f"DIFFERENT: {'; '.join(self.reasons)}" if self.reasons else "the same"
         return "\n".join([*lines, f"  {last}"])
@@ -88,12 +88,16 @@ def find_cells(results: Sequence[CellResult], ids: Sequence[str]) -> list[CellRe
 
 
 def rerun(
-    recorded: Sequence[CellResult], *, make_bench: MakeBench = open_bench
+    recorded: Sequence[CellResult],
+    *,
+    num_threads: int | None = None,
+    make_bench: MakeBench = open_bench,
 ) -> Iterator[Verdict]:
-    """Measure cells again, in this process and with as many threads as were recorded.
+    """Measure cells again, in this process.
 
     Args:
         recorded: With numbers.
+        num_threads: Of the engine, where the cell does not say; None is what was recorded.
         make_bench: Loads a model.
 
     Yields:
@@ -104,7 +108,8 @@ def rerun(
     """
     for each in recorded:
         _check_file(each.cell)
-        runner = CellRunner(_with_threads(make_bench, each.environment), lambda: False)
+        threads = num_threads or each.environment.get("num_threads")
+        runner = CellRunner(_with_threads(make_bench, threads), lambda: False)
         yield compare(each, runner.run(each.cell))
 
 
@@ -157,16 +162,19 @@ def _different(old: Measurement, new: Measurement) -> tuple[int, ...]:
 
 
 def _place(environment: Mapping[str, Any]) -> tuple[object, ...]:
+    """What decides how sums are rounded."""
     versions = environment.get("versions", {})
-    return environment.get("cpu"), environment.get("gpu"), versions.get("torch")
+    return (
+        environment.get("cpu"),
+        environment.get("gpu"),
+        environment.get("num_threads"),
+        versions.get("torch"),
+    )
 
 
-def _with_threads(make_bench: MakeBench, environment: Mapping[str, Any]) -> MakeBench:
-    """Sums may be split among threads, so that their number is part of what was measured."""
-
+def _with_threads(make_bench: MakeBench, num_threads: int | None) -> MakeBench:
     def make(model: str, batch_size: int, options: Mapping[str, Any]) -> Bench:
-        recorded = environment.get("num_threads")
-        return make_bench(model, batch_size, {"num_threads": recorded, **options})
+        return make_bench(model, batch_size, {"num_threads": num_threads, **options})
 
     return make
 

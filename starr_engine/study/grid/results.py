@@ -35,6 +35,10 @@ class Timing:
     mean_batch: float
     """Requests per forward of the engine: below the batch size where the last ones run alone."""
 
+    side_by_side: int = 1
+    """Workers that measured cells at once. With more than one they share a machine's memory and
+    caches, so that times are no longer those of a cell that runs alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from starr_engine.distributed import Workers
 from starr_engine.offline.journal import Journal, journal_path
 from starr_engine.offline.signals import StopSignals
 from starr_engine.study.grid.axes import Cell
@@ -14,6 +16,7 @@ from starr_engine.study.grid.bench import MakeBench, open_bench
 from starr_engine.study.grid.cell_runner import CellRunner
 from starr_engine.study.grid.job import StudyInterruptedError, StudyJob, check_job
 from starr_engine.study.grid.measure import StoppedError
+from starr_engine.study.grid.on_workers import MeasureCells, cell_workers
 from starr_engine.study.grid.results import CellResult, as_result, compare_all, parse_results
 
 FORMAT_VERSION: Final = 1
@@ -27,6 +30,7 @@ def run_study(
     job: StudyJob,
     *,
     make_bench: MakeBench = open_bench,
+    workers: Workers | None = None,
     on_cell: OnCell = lambda result, number, total: None,
 ) -> list[CellResult]:
     """Measure every cell that is not there yet, and write the results in the order of the grid.
@@ -40,13 +44,17 @@ def run_study(
     Args:
         job: What is asked.
         make_bench: Loads a model.
+        workers: Where cells are measured, several at once; None is this process, without Ray. A
+            cell that ends two workers is kept with the reason. Times are then those of cells that
+            run side by side, and say so; all else is as in one process.
         on_cell: Told every cell that this call finishes.
 
     Returns:
         All results of the folder, those of other grids behind.
 
     Raises:
-        ConfigError: If the results cannot be written or continued.
+        ConfigError: If the results cannot be written or continued, or Ray is missing or has too
+            little for the workers.
         StudyInterruptedError: On SIGINT or SIGTERM; the journal stays.
     """
     check_job(job)
@@ -63,28 +71,25 @@ def run_study(
         for result in parse_results(job.output):
             keep(result)
     published = list(known)
-    with (
-        Journal(
-            job.output,
-            {"results_format": FORMAT_VERSION},
-            resume=job.resume,
-            overwrite=job.overwrite,
-            on_row=lambda row: keep(as_result(row, journal_path(job.output))),
-        ) as journal,
-        StopSignals() as stop,
-    ):
-        runner = CellRunner(make_bench, lambda: stop.received is not None)
+    with Journal(
+        job.output,
+        {"results_format": FORMAT_VERSION},
+        resume=job.resume,
+        overwrite=job.overwrite,
+        on_row=lambda row: keep(as_result(row, journal_path(job.output))),
+    ) as journal:
         missing = [cell for _, cell, _ in asked.values() if cell.id not in known]
-        try:
-            for found in map(runner.run, missing):
-                number, _, baseline = asked[found.cell.id]
-                known[found.cell.id] = replace(found, baseline=baseline)
-                journal.append(known[found.cell.id].to_line())
-                journal.sync()
-                on_cell(known[found.cell.id], number, len(asked))
-        except StoppedError:
-            assert stop.received is not None
-            raise StudyInterruptedError(stop.received, journal) from None
+        with _measuring(missing, make_bench, workers) as measure_cells, StopSignals() as stop:
+            try:
+                for found in measure_cells(missing, lambda: stop.received is not None):
+                    number, _, baseline = asked[found.cell.id]
+                    known[found.cell.id] = replace(found, baseline=baseline)
+                    journal.append(known[found.cell.id].to_line())
+                    journal.sync()
+                    on_cell(known[found.cell.id], number, len(asked))
+            except StoppedError:
+                assert stop.received is not None
+                raise StudyInterruptedError(stop.received, journal) from None
         results = _in_order(known, asked, published)
 
         def write(path: Path) -> None:
@@ -92,6 +97,17 @@ def run_study(
 
         journal.publish(write)
     return results
+
+
+@contextlib.contextmanager
+def _measuring(
+    cells: Sequence[Cell], make_bench: MakeBench, workers: Workers | None
+) -> Iterator[MeasureCells]:
+    if workers is None or not cells:
+        yield lambda cells, is_stopped: map(CellRunner(make_bench, is_stopped).run, cells)
+        return
+    with cell_workers(cells, workers, make_bench) as measure_cells:
+        yield measure_cells
 
 
 def _in_order(
