@@ -79,6 +79,9 @@ class Setting:
     by_task: dict[str, float]
     """Accuracy of each task."""
 
+    side_by_side: int = 1
+    """Most workers that measured at once; above 1, times are not those of a cell alone."""
+
     compared: AgainstBaseline | None = None
 
     @property
@@ -258,6 +261,7 @@ def _setting(runs: Sequence[_Run]) -> Setting:
         kv_bytes=max(each.memory.kv_bytes for each in found),
         flip_rate=sum(f * n for f, n in flips) / sum(n for _, n in flips) if flips else None,
         by_task={task: mean(values) for task, values in by_task.items()},
+        side_by_side=max(each.timing.side_by_side for each in found),
     )
 
 
