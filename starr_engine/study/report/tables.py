@@ -64,8 +64,9 @@ def front_table(condition: Condition) -> list[Row]:
     for each, name in kept:
         names.setdefault(each.name, []).append(name)
     shown = {each.name: each for each, _ in kept}
-    wanted = ("cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch",
-              "workers", "tokens/s")  # fmt: skip
+    wanted = (
+        "cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch", "workers", "tokens/s",
+    )  # fmt: skip
     found: list[Row] = []
     for name, each in shown.items():
         row = setting_row(each)
@@ -142,7 +143,8 @@ def _cell_row(result: CellResult) -> Row:
             "label", "accuracy", "accuracy_low", "accuracy_high", "nfe", "tpf", "rows",
             "refresh_share", "tokens_per_s", "wall_s", "latency_p50_s", "latency_p95_s",
             "mean_batch", "side_by_side", "kv_bytes", "device_bytes", "prompt_tokens",
-            "output_tokens", "flip_rate", "mean_kl", "gained", "lost", "p_value", "same_outputs", "fewer_forwards",
+            "output_tokens", "flip_rate", "mean_kl", "gained", "lost", "p_value", "same_outputs",
+            "fewer_forwards",
         ), "",
     )  # fmt: skip
     if found is not None:
