@@ -142,10 +142,9 @@ def test_a_killed_worker_costs_no_row(tmp_path: Path, pools: list[Pool]):
     whole = in_one_process(tmp_path, write_rows(tmp_path / "in.jsonl", rows))
 
     def kill() -> None:
-        info = pools[0].members[0].info
-        if info is not None:
-            killed.append(info.process_id)
-            os.kill(info.process_id, signal.SIGKILL)
+        info = next(member.info for member in pools[0].members if member.info)
+        killed.append(info.process_id)
+        os.kill(info.process_id, signal.SIGKILL)
 
     killed: list[int] = []
     with when_journal_has(tmp_path / "out.jsonl", 30, kill):

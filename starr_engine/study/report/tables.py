@@ -65,7 +65,8 @@ def front_table(condition: Condition) -> list[Row]:
         names.setdefault(each.name, []).append(name)
     shown = {each.name: each for each, _ in kept}
     wanted = (
-        "cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch", "workers", "tokens/s",
+        "cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch", "workers",
+        "tokens/s",
     )  # fmt: skip
     found: list[Row] = []
     for name, each in shown.items():
