@@ -158,8 +158,8 @@ class CellResult:
     def untimed_line(self) -> bytes:
         """The line without what the clock says: ``Timing`` and the date.
 
-        Equal, byte for byte, for every run of one commit on one machine, whether it was
-        interrupted or not.
+        Equal, byte for byte, for every run of one commit on one machine with one number of
+        threads, whether it was interrupted or not, in one process or on several workers.
         """
         plain = self.to_plain()
         if plain["measured"] is not None:
