@@ -14,9 +14,9 @@ from starr_engine.cli.options import (
     engine_options,
     sampling_params,
 )
+from starr_engine.cli.worker_options import add_worker_options, asked_workers
 from starr_engine.config import EngineConfig
-from starr_engine.distributed import Workers, run_batch
-from starr_engine.errors import ConfigError
+from starr_engine.distributed import run_batch
 from starr_engine.offline.job import WINDOW_PER_REQUEST, BatchJob, check_job, run_batch_job
 from starr_engine.offline.summary import BatchSummary
 
@@ -100,36 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--summary", type=Path, metavar="FILE", help="write the run's totals to this file, as JSON"
     )
     group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
-    _add_worker_options(parser)
+    add_worker_options(parser, "docs/batch.md")
     add_sampling_options(parser)
     add_engine_options(parser)
-
-
-def _add_worker_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("workers", "Several engines, on Ray; see docs/batch.md.")
-    group.add_argument(
-        "--workers",
-        type=int,
-        metavar="N",
-        help="engines, each in a process of its own (default: one in this process, without Ray)",
-    )
-    group.add_argument(
-        "--ray-address",
-        metavar="ADDRESS",
-        help="of a running cluster, e.g. auto (default: start Ray here, for this job)",
-    )
-    group.add_argument(
-        "--gpus-per-worker",
-        type=float,
-        metavar="SHARE",
-        help="0 to 1 (default: 1 with device cuda, or auto where Ray has GPUs; else 0)",
-    )
-    group.add_argument(
-        "--cpus-per-worker",
-        type=int,
-        metavar="N",
-        help="cores (default: 1 with a GPU or on a cluster, else an equal share of those here)",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -150,7 +123,7 @@ def run(args: argparse.Namespace) -> None:
     )
     check_job(job)  # before the model takes its time to load
     options = engine_options(args)
-    if (workers := _workers(args)) is None:
+    if (workers := asked_workers(args)) is None:
         from starr_engine.llm import LLM
 
         summary = run_batch_job(LLM(**options), job)
@@ -160,22 +133,6 @@ def run(args: argparse.Namespace) -> None:
         args.summary.write_text(json.dumps(asdict(summary), default=str, indent=1) + "\n")
     if not args.quiet:
         print(describe(summary))
-
-
-def _workers(args: argparse.Namespace) -> Workers | None:
-    """None for a job in this process."""
-    flags = ("ray_address", "gpus_per_worker", "cpus_per_worker")
-    if args.workers is None:
-        for name in flags:
-            if getattr(args, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')} goes with --workers")
-        return None
-    return Workers(
-        count=args.workers,
-        address=args.ray_address,
-        gpus_per_worker=args.gpus_per_worker,
-        cpus_per_worker=args.cpus_per_worker,
-    )
 
 
 def describe(summary: BatchSummary) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from starr_engine.cli.code_options import add_code_options, code_limits, code_words
+from starr_engine.cli.worker_options import add_worker_options, asked_workers
+from starr_engine.errors import ConfigError
 from starr_engine.study.grid.axes import Grid
 from starr_engine.study.grid.harness import PREFIX
 from starr_engine.study.grid.job import StudyJob, check_job
@@ -19,7 +21,7 @@ from starr_engine.study.grid.read import (
     parse_values,
     read_grids,
 )
-from starr_engine.study.grid.results import CellResult
+from starr_engine.study.grid.results import CellResult, read_results
 
 _EPILOG: Final = """\
 examples:
@@ -28,6 +30,7 @@ examples:
       --remasking threshold:threshold=0.9 --task sorting --limit 20 --output out/small
   starr-engine study --task mine.jsonl:number --output out/mine
   starr-engine study --report-only --output out/study
+  starr-engine study --rerun 0a1b2c3d4e5f --output out/study
 
 the grid:
   Every combination of the axes is a cell. The first cache with the first remasking policy is the
@@ -90,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_code_options(parser)
     _add_job(parser.add_argument_group("study"))
+    add_worker_options(parser, "docs/study.md")
 
 
 def _add_job(group: argparse._ArgumentGroup) -> None:
@@ -116,6 +120,13 @@ def _add_job(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="run nothing, write the report of the cells that are there",
     )
+    group.add_argument(
+        "--rerun",
+        action="append",
+        metavar="CELL",
+        help="measure a cell of this study again, by its id in cells.csv; say whether accuracy, "
+        "forwards, rows and outputs are those recorded, and exit with 1 if not; repeatable",
+    )
     group.add_argument("--quiet", action="store_true", help="print no line for each cell")
 
 
@@ -123,8 +134,11 @@ def run(args: argparse.Namespace) -> None:
     """Run the command.
 
     Raises:
-        StarrError: If a grid cannot be run, or the study is interrupted.
+        StarrError: If a grid cannot be run, the study is interrupted, or a cell that is run again
+            does not give what was recorded.
     """
+    if args.rerun is not None:
+        return run_again(args)
     from starr_engine.study.report.figures import check_drawing
     from starr_engine.study.report.page import note_command, write_report
 
@@ -142,10 +156,36 @@ def run(args: argparse.Namespace) -> None:
         from starr_engine.study.grid.run import run_study
 
         note_command(args.output, command_of(args), is_first=not args.resume)
-        run_study(job, on_cell=(lambda *told: None) if args.quiet else show)
+        on_cell = (lambda *told: None) if args.quiet else show
+        run_study(job, workers=asked_workers(args), on_cell=on_cell)
     page = write_report(args.output)
     if not args.quiet:
         print(f"{page}: the report; report.md, report.csv and cells.csv are beside it")
+
+
+def run_again(args: argparse.Namespace) -> None:
+    """Measure recorded cells again and print the verdicts.
+
+    Raises:
+        DifferentResultError: If one gives something else.
+    """
+    from starr_engine.study.grid.cell_runner import CellOptions
+    from starr_engine.study.grid.rerun import DifferentResultError, find_cells, rerun
+
+    if args.grids or args.report_only:
+        raise ConfigError("--rerun takes cells of --output; leave grids and --report-only out")
+    num_wrong = 0
+    for verdict in rerun(
+        find_cells(read_results(args.output), args.rerun),
+        options=CellOptions(code=code_limits(args)),
+    ):
+        num_wrong += bool(verdict.reasons)
+        if not args.quiet or verdict.reasons:
+            print(verdict, flush=True)
+    if num_wrong:
+        raise DifferentResultError(
+            f"{num_wrong} of {len(args.rerun)} cells differ from what was recorded"
+        )
 
 
 def command_of(args: argparse.Namespace) -> str:
@@ -153,7 +193,8 @@ def command_of(args: argparse.Namespace) -> str:
     words = ["starr-engine", "study", *map(str, args.grids)]
     flags = [(flag, name) for flag, name, *_ in _AXES]
     for flag, name in (*flags, ("--task", "tasks"), ("--limit", "limit"), ("--engine", "engine"),
-                       ("--sampling", "sampling"), ("--output", "output")):  # fmt: skip
+                       ("--sampling", "sampling"), ("--workers", "workers"),
+                       ("--output", "output")):  # fmt: skip
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             words += [] if value is None else [flag, str(value)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from starr_engine.config import EngineConfig
 from starr_engine.distributed.handout import Handout
 from starr_engine.distributed.options import Workers
-from starr_engine.distributed.worker import EngineWorker, capacity
+from starr_engine.distributed.worker import EngineWorker, WorkerInfo, capacity
 from starr_engine.errors import ConfigError
 from starr_engine.offline.job import (
     WINDOW_PER_REQUEST,
@@ -77,7 +77,7 @@ def run_workers(
     with connected(workers, engine):
         wanted = resources(workers, engine)
         options = engine_options(engine, wanted)
-        with Pool(workers.count, wanted, options, job.params, worker_class) as pool:
+        with Pool(workers.count, wanted, worker_class, options, job.params) as pool:
             config = _first_config(pool)
             monitor = Monitor(workers.count)
             window = job.window or WINDOW_PER_REQUEST * config.max_num_requests * workers.count
@@ -97,7 +97,8 @@ def _first_config(pool: Pool) -> EngineConfig:
             if stop.received is not None:
                 raise BatchInterruptedError(stop.received, "no worker had loaded its model yet")
             pool.wait(WAIT_S)
-    return infos[0].config
+    first: WorkerInfo = infos[0]
+    return first.config
 
 
 def _run(task: RowTask, window: int, pool: Pool, monitor: Monitor) -> None:

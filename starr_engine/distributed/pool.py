@@ -13,11 +13,7 @@ from typing import Any, Final, Self
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from starr_engine.distributed.worker import EngineWorker, WorkerInfo
 from starr_engine.errors import StarrError
-from starr_engine.offline.rows import RawRow
-from starr_engine.offline.runner import OutputRow
-from starr_engine.params import SamplingParams
 
 MAX_FAILED_STARTS: Final = 3
 """A worker that dies so often in a row before its model is loaded ends the job."""
@@ -37,24 +33,25 @@ class Member:
     calls: deque[Any] = field(default_factory=deque)
     """References to what was asked and is not answered; the first to answer first."""
 
-    info: WorkerInfo | None = None
-    """None until its model is loaded."""
+    info: Any = None
+    """What it said when it was ready for work; None until then."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A worker has loaded its model."""
+    """A worker is ready for work."""
 
     member: Member
-    info: WorkerInfo
+    info: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A worker has finished rows."""
+    """A worker has finished rows of a batch job, or cells of a study."""
 
     member: Member
-    rows: list[tuple[int, OutputRow]]
+    rows: list[tuple[int, Any]]
+    """Index and result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +75,20 @@ class Pool:
     Args:
         count: How many.
         wanted: Ray's options of each actor: ``num_cpus``, ``num_gpus``.
-        options: Keyword arguments of ``LLM``.
-        params: What a row asks for unless it says otherwise.
-        worker_class: What an actor is made of.
+        worker_class: What an actor is made of. Its ``load()`` comes first and returns what is then
+            ``Member.info``; its ``work(items)`` returns finished ones with their indices.
+        arguments: Of its constructor.
     """
 
     def __init__(
         self,
         count: int,
         wanted: Mapping[str, float],
-        options: Mapping[str, Any],
-        params: SamplingParams,
-        worker_class: type[EngineWorker] = EngineWorker,
+        worker_class: type[Any],
+        *arguments: object,
     ) -> None:
         remote = ray.remote(worker_class).options(max_restarts=0, max_task_retries=0, **wanted)
-        self._start_actor: Final[Callable[[], Any]] = lambda: remote.remote(options, params)
+        self._start_actor: Final[Callable[[], Any]] = lambda: remote.remote(*arguments)
         self._keys: Final = itertools.count()
         self._failed_starts: Final = [0] * count
         self.members: Final[list[Member]] = []
@@ -105,9 +101,9 @@ class Pool:
         member.calls.append(member.actor.load.remote())
         return member
 
-    def submit(self, member: Member, rows: Sequence[RawRow]) -> None:
-        """Give a worker rows to run; the answer comes as an event."""
-        member.calls.append(member.actor.work.remote(rows))
+    def submit(self, member: Member, items: Sequence[Any]) -> None:
+        """Give a worker rows or cells to run; the answer comes as an event."""
+        member.calls.append(member.actor.work.remote(items))
 
     def wait(self, timeout_s: float) -> list[Event]:
         """What has happened, or happens within ``timeout_s``; may be nothing.
@@ -130,7 +126,7 @@ class Pool:
         except RayError as error:
             return self._replace(member, error)
         member.calls.popleft()
-        if isinstance(answer, WorkerInfo):
+        if member.info is None:
             member.info = answer
             self._failed_starts[member.place] = 0
             return Ready(member, answer)

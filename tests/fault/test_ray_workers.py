@@ -142,10 +142,9 @@ def test_a_killed_worker_costs_no_row(tmp_path: Path, pools: list[Pool]):
     whole = in_one_process(tmp_path, write_rows(tmp_path / "in.jsonl", rows))
 
     def kill() -> None:
-        info = pools[0].members[0].info
-        if info is not None:
-            killed.append(info.process_id)
-            os.kill(info.process_id, signal.SIGKILL)
+        info = next(member.info for member in pools[0].members if member.info)
+        killed.append(info.process_id)
+        os.kill(info.process_id, signal.SIGKILL)
 
     killed: list[int] = []
     with when_journal_has(tmp_path / "out.jsonl", 30, kill):
@@ -246,7 +245,7 @@ def test_an_empty_input_gives_an_empty_output(tmp_path: Path):
 
 def test_a_busy_worker_is_given_its_next_rows_before_it_has_run_dry():
     with Pool(
-        1, {"num_cpus": 1}, {"model": "fake", "max_num_requests": 4}, SamplingParams(), FakeWorker
+        1, {"num_cpus": 1}, FakeWorker, {"model": "fake", "max_num_requests": 4}, SamplingParams()
     ) as pool:
         (member,) = pool.members
         events = pool.wait(60.0)

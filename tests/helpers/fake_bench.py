@@ -8,6 +8,8 @@ others 4.
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +41,14 @@ class FakeStats:
 class FakeEngine:
     """One step finishes the oldest request; ``dllm`` is refused."""
 
-    def __init__(self, config: EngineConfig, before_step: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        before_step: Callable[[], None],
+        fatal_threshold: float | None,
+    ) -> None:
         self.config = config
+        self._fatal_threshold = fatal_threshold
         self._before_step = before_step
         self._requests: dict[str, tuple[tuple[int, ...], SamplingParams]] = {}
         self._num_steps = 0
@@ -62,6 +70,8 @@ class FakeEngine:
         self._before_step()
         request_id = next(iter(self._requests))
         prompt, params = self._requests.pop(request_id)
+        if params.remasking_args.get("threshold") == self._fatal_threshold is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
         self._num_steps += 1
         text, nfe = answer(prompt, params)
         probed = bool(params.cache_probe_rate)
@@ -101,9 +111,12 @@ def answer(prompt: tuple[int, ...], params: SamplingParams) -> tuple[str, int]:
 
 
 def fake_benches(
-    *, before_step: Callable[[], None] = lambda: None, opened: list[str] | None = None
+    *,
+    before_step: Callable[[], None] = lambda: None,
+    opened: list[str] | None = None,
+    fatal_threshold: float | None = None,
 ) -> MakeBench:
-    """What makes fakes; a model named ``missing`` cannot be loaded."""
+    """What makes fakes; a model named ``missing`` cannot be loaded, a threshold can be fatal."""
 
     def make(model: str, batch_size: int, options: Args) -> Bench:
         if opened is not None:
@@ -112,10 +125,32 @@ def fake_benches(
             raise ConfigError("no such model")
         config = EngineConfig.from_options(model=model, max_num_requests=batch_size, **options)
         return Bench(
-            engine=FakeEngine(config, before_step), get_tokenizer=FakeTokenizer, page_bytes=1000
+            engine=FakeEngine(config, before_step, fatal_threshold),
+            get_tokenizer=FakeTokenizer,
+            page_bytes=1000,
         )
 
     return make
+
+
+class EndedWorkers:
+    """Called before each step: kills its process at some of its steps, each only once ever.
+
+    Args:
+        folder: Keeps a mark of those that have been.
+        at_steps: Counted from the start of a process.
+    """
+
+    def __init__(self, folder: Path, at_steps: tuple[int, ...]) -> None:
+        self._folder, self._at_steps = folder, at_steps
+        self._num_steps = 0
+
+    def __call__(self) -> None:
+        self._num_steps += 1
+        mark = self._folder / f"ended-{self._num_steps}"
+        if self._num_steps in self._at_steps and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_questions(path: Path, count: int = 10) -> Path:

@@ -24,8 +24,8 @@ from starr_engine.study.report.analysis import (
     scalings,
     split_speedups,
 )
-from starr_engine.study.report.page import note_command, parts_of, write_report
-from starr_engine.study.report.settings import main_conditions, pool
+from starr_engine.study.report.page import note_command, parts_of, timing_notes, write_report
+from starr_engine.study.report.settings import main_conditions, pool, without_begun_tasks
 from tests.helpers.browser import CHROMIUM, browsing
 from tests.helpers.made_results import made_cell, made_result, two_by_two
 
@@ -252,3 +252,33 @@ def test_a_report_of_a_running_study_shows_what_is_there(tmp_path):
     text = write_report(tmp_path).read_text()
     assert "3 of 3" in text
     assert len(parts_of(pool(two_by_two()))) == 1
+
+
+def test_a_task_that_was_begun_hides_no_setting_of_the_finished_ones():
+    done = two_by_two()
+    begun = made_result(made_cell(task=TaskChoice(name="chains")))
+    [condition] = pool(without_begun_tasks([*done, begun]))
+    assert (len(condition.settings), condition.tasks) == (4, ("sorting",))
+    [condition] = pool([*done, begun])
+    assert len(condition.settings) == 1
+
+
+def side_by_side(result, count):
+    timing = replace(result.measured.timing, side_by_side=count)
+    return replace(result, measured=replace(result.measured, timing=timing))
+
+
+def test_times_that_were_measured_side_by_side_say_so_wherever_they_are(tmp_path):
+    alone = two_by_two()
+    assert timing_notes(alone) == []
+    both = [side_by_side(each, 2) for each in alone]
+    (tmp_path / RESULTS).write_bytes(b"".join(each.to_line() for each in both))
+    page = write_report(tmp_path).read_text()
+    report = (tmp_path / "report.md").read_text()
+    for text in (page, report):
+        assert "Measured by 2 workers side by side: seconds" in text
+        assert re.search(r"tokens/s at batch 4, 2 workers side by side", text)
+    rows = list(csv.DictReader((tmp_path / "report.csv").read_text().splitlines()))
+    assert [row["workers"] for row in rows] == ["2"] * 4
+    [note] = timing_notes([*alone[:2], *both[2:]])
+    assert "measured by 1 or 2 workers at once" in note and "not to be compared" in note

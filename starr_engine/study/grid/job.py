@@ -71,7 +71,7 @@ class StudyInterruptedError(StarrError):
     def __init__(self, received: signal.Signals, journal: Journal) -> None:
         super().__init__(
             f"stopped by {received.name}; {journal.path} holds {journal.num_rows} cells: run the "
-            "same command with --resume to continue"
+            "same command with --resume to continue, or with --report-only to see what is there"
         )
         self.exit_code = 128 + received
         """What a shell expects of a process that a signal ended."""

@@ -35,6 +35,10 @@ class Timing:
     mean_batch: float
     """Requests per forward of the engine: below the batch size where the last ones run alone."""
 
+    side_by_side: int = 1
+    """Workers that measured cells at once. With more than one they share a machine's memory and
+    caches, so that times are no longer those of a cell that runs alone."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
@@ -135,19 +139,33 @@ class CellResult:
     environment: Mapping[str, Any] = field(default_factory=dict)
     """Machine, versions, commit and date."""
 
+    def to_plain(self) -> dict[str, Any]:
+        """The result as JSON's values."""
+        return {
+            "id": self.cell.id,
+            "setting": self.cell.to_plain(),
+            "baseline": self.baseline,
+            "measured": None if self.measured is None else asdict(self.measured),
+            "error": self.error,
+            "compared": None if self.compared is None else asdict(self.compared),
+            "environment": dict(self.environment),
+        }
+
     def to_line(self) -> bytes:
         """One line of the file."""
-        return json_line(
-            {
-                "id": self.cell.id,
-                "setting": self.cell.to_plain(),
-                "baseline": self.baseline,
-                "measured": None if self.measured is None else asdict(self.measured),
-                "error": self.error,
-                "compared": None if self.compared is None else asdict(self.compared),
-                "environment": self.environment,
-            }
-        )
+        return json_line(self.to_plain())
+
+    def untimed_line(self) -> bytes:
+        """The line without what the clock says: ``Timing`` and the date.
+
+        Equal, byte for byte, for every run of one commit on one machine with one number of
+        threads, whether it was interrupted or not, in one process or on several workers.
+        """
+        plain = self.to_plain()
+        if plain["measured"] is not None:
+            del plain["measured"]["timing"]
+        plain["environment"].pop("date", None)
+        return json_line(plain)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:

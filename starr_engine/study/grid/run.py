@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from starr_engine.environment import environment
-from starr_engine.errors import CapacityError, EngineDeadError, StarrError
+from starr_engine.distributed import Workers
 from starr_engine.offline.journal import Journal, journal_path
 from starr_engine.offline.signals import StopSignals
-from starr_engine.params import Args
 from starr_engine.study.grid.axes import Cell
-from starr_engine.study.grid.bench import Bench, MakeBench, open_bench
+from starr_engine.study.grid.bench import MakeBench, open_bench
+from starr_engine.study.grid.cell_runner import CellOptions, CellRunner
 from starr_engine.study.grid.job import StudyInterruptedError, StudyJob, check_job
-from starr_engine.study.grid.measure import StoppedError, measure, warm_up
-from starr_engine.study.grid.questions import ask
+from starr_engine.study.grid.measure import StoppedError
+from starr_engine.study.grid.on_workers import MeasureCells, cell_workers
 from starr_engine.study.grid.results import CellResult, as_result, compare_all, parse_results
 
 FORMAT_VERSION: Final = 1
@@ -34,19 +34,24 @@ def run_study(
     job: StudyJob,
     *,
     make_bench: MakeBench = open_bench,
+    workers: Workers | None = None,
     on_cell: OnCell = lambda result, number, total: None,
     more_cells: MoreCells = lambda results: (),
 ) -> list[CellResult]:
     """Measure every cell that is not there yet, and write the results in the order of the grid.
 
     Each finished cell is appended to a journal beside the results and waited for until it is on
-    the disk; a kill at any moment costs the cell that was running. Results hold the same numbers,
-    those of time aside, however often the study was interrupted. A cell that cannot run, because
+    the disk; a kill at any moment costs the cells that were running. However often the study was
+    interrupted, and in whatever order cells were finished, the file has the same lines in the same
+    order, but for what ``CellResult.untimed_line`` leaves out. A cell that cannot run, because
     its model refuses the cache or memory is short, is kept with the reason, and the others go on.
 
     Args:
         job: What is asked.
         make_bench: Loads a model.
+        workers: Where cells are measured, several at once; None is this process, without Ray. A
+            cell that ends two workers is kept with the reason. Times are then those of cells that
+            run side by side, and say so; all else is as in one process.
         on_cell: Told every cell that this call finishes.
         more_cells: Asked when all cells have a result, and again until it names no cell that is
             new. From equal results it must name equal cells.
@@ -55,55 +60,53 @@ def run_study(
         All results of the folder, those of other grids behind.
 
     Raises:
-        ConfigError: If the results cannot be written or continued.
+        ConfigError: If the results cannot be written or continued, or Ray is missing or has too
+            little for the workers.
         StudyInterruptedError: On SIGINT or SIGTERM; the journal stays.
     """
     check_job(job)
     known: dict[str, CellResult] = {}
 
     def keep(result: CellResult) -> None:
-        if not (job.retry_failed and result.error is not None):
-            known[result.cell.id] = result
+        known[result.cell.id] = result
 
     if job.resume and job.output.exists():
         for result in parse_results(job.output):
             keep(result)
-    with (
-        Journal(
-            job.output,
-            {"results_format": FORMAT_VERSION},
-            resume=job.resume,
-            overwrite=job.overwrite,
-            on_row=lambda row: keep(as_result(row, journal_path(job.output))),
-        ) as journal,
-        StopSignals() as stop,
-    ):
-        runner = _Runner(job, make_bench, lambda: stop.received is not None)
-        asked: dict[str, None] = {}
-        cells = list(job.cells())
-        while cells:
-            total = len(asked) + len(cells)
-            for cell, baseline in cells:
-                asked[cell.id] = None
-                is_new = cell.id not in known
-                if is_new:
-                    try:
-                        known[cell.id] = replace(runner.run(cell), baseline=baseline.id)
-                    except StoppedError:
-                        assert stop.received is not None
-                        raise StudyInterruptedError(stop.received, journal) from None
-                    journal.append(known[cell.id].to_line())
-                    journal.sync()
-                # Another grid may compare it with another cell than the run that measured it.
-                known[cell.id] = replace(known[cell.id], baseline=baseline.id)
-                if is_new:
-                    pair = dict.fromkeys((cell.id, baseline.id))
-                    told = compare_all(known[each] for each in pair if each in known)
-                    on_cell(told[0], len(asked), total)
-            named = more_cells(compare_all(known[each] for each in asked))
-            cells = [(cell, baseline) for cell, baseline in named if cell.id not in asked]
-        first = [known.pop(each) for each in asked]
-        results = compare_all([*first, *known.values()])
+    published = list(known)
+    with Journal(
+        job.output,
+        {"results_format": FORMAT_VERSION},
+        resume=job.resume,
+        overwrite=job.overwrite,
+        on_row=lambda row: keep(as_result(row, journal_path(job.output))),
+    ) as journal:
+        again = {name for name, each in known.items() if job.retry_failed and each.error}
+        asked: dict[str, tuple[int, Cell, str]] = {}
+        wanted = list(job.cells())
+        options = CellOptions(make_bench=make_bench, code=job.code, with_drift=job.with_drift)
+        missing = _missing(wanted, known, again)
+        with _measuring(missing, options, workers) as measure_cells, StopSignals() as stop:
+            while wanted:
+                for cell, baseline in wanted:
+                    asked[cell.id] = (len(asked) + 1, cell, baseline.id)
+                try:
+                    for found in measure_cells(missing, lambda: stop.received is not None):
+                        number, _, baseline_id = asked[found.cell.id]
+                        again.discard(found.cell.id)
+                        known[found.cell.id] = replace(found, baseline=baseline_id)
+                        journal.append(known[found.cell.id].to_line())
+                        journal.sync()
+                        pair = dict.fromkeys((found.cell.id, baseline_id))
+                        told = compare_all(known[each] for each in pair if each in known)
+                        on_cell(told[0], number, len(asked))
+                except StoppedError:
+                    assert stop.received is not None
+                    raise StudyInterruptedError(stop.received, journal) from None
+                named = more_cells(compare_all(_asked_results(known, asked)))
+                wanted = [(cell, baseline) for cell, baseline in named if cell.id not in asked]
+                missing = _missing(wanted, known, again)
+        results = _in_order(known, asked, published)
 
         def write(path: Path) -> None:
             path.write_bytes(b"".join(each.to_line() for each in results))
@@ -112,68 +115,47 @@ def run_study(
     return results
 
 
-class _Runner:
-    """Runs cells one by one; the model of the one before stays loaded."""
+def _missing(
+    wanted: Sequence[tuple[Cell, Cell]], known: Mapping[str, CellResult], again: Container[str]
+) -> list[Cell]:
+    """Cells without a result, or whose result is to be another."""
+    return [cell for cell, _ in wanted if cell.id not in known or cell.id in again]
 
-    def __init__(
-        self, job: StudyJob, make_bench: MakeBench, is_stopped: Callable[[], bool]
-    ) -> None:
-        self._job = job
-        self._make_bench = make_bench
-        self._is_stopped = is_stopped
-        self._environment: dict[str, Any] = {}
-        self._opened: tuple[str, int, Args] | None = None
-        self._bench: Bench | None = None
-        self._load_error: StarrError | None = None
-        self._warmed: set[str] = set()
 
-    def run(self, cell: Cell) -> CellResult:
-        """The result of a cell; its reason where it has none.
+@contextlib.contextmanager
+def _measuring(
+    cells: Sequence[Cell], options: CellOptions, workers: Workers | None
+) -> Iterator[MeasureCells]:
+    if workers is None or not cells:
+        runners: list[CellRunner] = []
 
-        Raises:
-            StoppedError: If the user has stopped the study.
-        """
-        if self._is_stopped():
-            raise StoppedError
-        try:
-            bench = self._open(cell)
-            questions = ask(cell, bench.get_tokenizer, self._job.code)
-            if str(cell.cache) not in self._warmed:
-                warm_up(cell, questions, bench)
-                self._warmed.add(str(cell.cache))
-            measured = measure(
-                cell,
-                questions,
-                bench,
-                is_stopped=self._is_stopped,
-                with_drift=self._job.with_drift,
-            )
-            return CellResult(
-                cell=cell, baseline="", measured=measured, environment=self._environment
-            )
-        except (CapacityError, EngineDeadError, RuntimeError) as error:
-            # What such an engine still holds is unknown: the next cell gets a new one.
-            self._opened = self._bench = None
-            failed = f"{type(error).__name__}: {error}"
-        except StarrError as error:
-            # The runner puts policy and prompt in front, which differ where the reason does not.
-            cause = error.__cause__
-            failed = str(cause if isinstance(cause, StarrError) else error)
-        return CellResult(cell=cell, baseline="", error=failed, environment=self._environment)
+        def measure_here(
+            cells: Sequence[Cell], is_stopped: Callable[[], bool]
+        ) -> Iterator[CellResult]:
+            if not runners:  # one for all, whose model stays loaded
+                runners.append(CellRunner(options, is_stopped))
+            return map(runners[0].run, cells)
 
-    def _open(self, cell: Cell) -> Bench:
-        wanted = (cell.model, cell.batch_size, cell.engine)
-        if self._opened != wanted:
-            self._bench = None  # its memory, before the next one takes its own
-            self._warmed.clear()
-            self._load_error = None
-            self._opened = wanted
-            try:
-                self._bench = self._make_bench(*wanted)
-            except StarrError as error:
-                self._load_error = error  # the same for every cell of this model
-            self._environment = environment()  # the engine has set the number of threads
-        if self._load_error is not None:
-            raise self._load_error
-        assert self._bench is not None
-        return self._bench
+        yield measure_here
+        return
+    with cell_workers(cells, workers, options) as measure_cells:
+        yield measure_cells
+
+
+def _asked_results(
+    known: Mapping[str, CellResult], asked: Mapping[str, tuple[int, Cell, str]]
+) -> list[CellResult]:
+    # Another grid may compare a cell with another one than the run that measured it.
+    return [replace(known[name], baseline=baseline) for name, (_, _, baseline) in asked.items()]
+
+
+def _in_order(
+    known: Mapping[str, CellResult],
+    asked: Mapping[str, tuple[int, Cell, str]],
+    published: Sequence[str],
+) -> list[CellResult]:
+    """All results, compared, in an order that does not depend on when each was finished."""
+    kept = [name for name in published if name in known and name not in asked]
+    stray = sorted(set(known) - set(asked) - set(kept))
+    others = (known[name] for name in (*kept, *stray))
+    return compare_all([*_asked_results(known, asked), *others])

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from starr_engine.errors import ConfigError
-from starr_engine.study.grid.results import CellResult, read_results
+from starr_engine.offline.journal import journal_path
+from starr_engine.study.grid.results import RESULTS, CellResult, read_results
 from starr_engine.study.report import figures, tables
 from starr_engine.study.report.analysis import SLACK, best_kept, scalings, split_speedups
-from starr_engine.study.report.settings import Condition, Setting, main_conditions, pool
+from starr_engine.study.report.settings import (
+    Condition,
+    Setting,
+    main_conditions,
+    pool,
+    without_begun_tasks,
+)
 
 PAGE: Final = "report.html"
 COMMANDS: Final = "commands.txt"
@@ -94,16 +101,18 @@ def write_report(folder: Path) -> Path:
     noted = folder / COMMANDS
     commands = noted.read_text().splitlines() if noted.exists() else []
     command = f"starr-engine study --report-only --output {folder}"
-    conditions = pool(results)
+    is_open = journal_path(folder / RESULTS).exists()
+    conditions = pool(without_begun_tasks(results) if is_open else results)
     parts = parts_of(conditions)
+    notes = timing_notes(results)
     table = [
         {"condition": each.title} | dict(row)
         for each in conditions
         for row in tables.settings_table(each)
     ]
     for name, text in {
-        PAGE: render(results, parts, command, commands),
-        "report.md": markdown(results, parts, command),
+        PAGE: render(results, parts, command, commands, notes),
+        "report.md": markdown(results, parts, command, notes),
         "report.csv": tables.as_csv(table),
         "cells.csv": tables.as_csv(tables.cells_table(results)),
     }.items():
@@ -226,11 +235,34 @@ def _said(setting: Setting) -> str:
         f"accuracy {setting.accuracy:.1%} [{low:.1%}, {high:.1%}], NFE {setting.nfe:.2f}, "
         f"{setting.rows:.0f} rows, {setting.tokens_per_s:.0f} tokens/s at batch "
         f"{setting.batch_size}"
+        f"{f', {setting.side_by_side} workers side by side' if setting.side_by_side > 1 else ''}"
     )
 
 
+def timing_notes(results: Sequence[CellResult]) -> list[str]:
+    """What must be known before times are compared; nothing where every cell ran alone."""
+    counts = sorted({each.measured.timing.side_by_side for each in results if each.measured})
+    if not counts or counts[-1] == 1:
+        return []
+    if len(counts) == 1:
+        return [
+            f"Measured by {counts[0]} workers side by side: seconds, latencies and tokens/s are "
+            "those of cells that share the machine, and not to be compared with a study in which "
+            "each cell runs alone. Accuracy, forwards and rows are the same in both."
+        ]
+    return [
+        f"Cells were measured by {' or '.join(map(str, counts))} workers at once (column workers): "
+        "their seconds, latencies, tokens/s and speed-ups are not to be compared with each other. "
+        "Accuracy, forwards and rows are."
+    ]
+
+
 def render(
-    results: Sequence[CellResult], parts: Sequence[Part], command: str, commands: Sequence[str]
+    results: Sequence[CellResult],
+    parts: Sequence[Part],
+    command: str,
+    commands: Sequence[str],
+    notes: Sequence[str],
 ) -> str:
     """The page; nothing of it is loaded from elsewhere, and no script runs."""
     from jinja2 import Environment, StrictUndefined
@@ -254,6 +286,7 @@ def render(
     return template.render(
         style=Markup(_part("page.css")),
         facts=facts(results),
+        notes=notes,
         parts=shown,
         failed=tables.failed_table(results),
         text_columns=_TEXT_COLUMNS,
@@ -263,9 +296,13 @@ def render(
     )
 
 
-def markdown(results: Sequence[CellResult], parts: Sequence[Part], command: str) -> str:
+def markdown(
+    results: Sequence[CellResult], parts: Sequence[Part], command: str, notes: Sequence[str]
+) -> str:
     """The same without figures."""
     lines = ["# Study", "", *(f"- {name}: {value}" for name, value in facts(results).items())]
+    for note in notes:
+        lines += ["", f"**{note}**"]
     for part in parts:
         lines += ["", f"## {part.title}", "", *(f"- {line}" for line in part.findings)]
         for each in part.figures:

@@ -79,6 +79,9 @@ class Setting:
     by_task: dict[str, float]
     """Accuracy of each task."""
 
+    side_by_side: int = 1
+    """Most workers that measured at once; above 1, times are not those of a cell alone."""
+
     compared: AgainstBaseline | None = None
 
     @property
@@ -144,6 +147,24 @@ def pool(results: Sequence[CellResult]) -> list[Condition]:
     return [each for each in made if each.settings]
 
 
+def without_begun_tasks(results: Sequence[CellResult]) -> list[CellResult]:
+    """The results of a study that is still running, without the tasks that it is in the middle of.
+
+    A setting that lacks a task is in no figure, so that the task which was begun last would hide
+    all settings that have not come to it.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for each in results:
+        of_task = counts.setdefault(_condition_key(each.cell), {})
+        of_task[_task_key(each.cell)] = of_task.get(_task_key(each.cell), 0) + 1
+    return [
+        each
+        for each in results
+        if (of_task := counts[_condition_key(each.cell)])[_task_key(each.cell)]
+        == max(of_task.values())
+    ]
+
+
 def main_conditions(conditions: Iterable[Condition]) -> list[Condition]:
     """For each model the condition with most settings: the one that figures are drawn of."""
     best: dict[str, Condition] = {}
@@ -157,6 +178,10 @@ def main_conditions(conditions: Iterable[Condition]) -> list[Condition]:
 def _condition_key(cell: Cell) -> str:
     what = [cell.model, cell.block_length, cell.max_tokens, cell.batch_size, cell.shots]
     return json.dumps(what) + _other(cell)
+
+
+def _task_key(cell: Cell) -> str:
+    return json.dumps([cell.task.name, cell.task.digest, cell.seed])
 
 
 def _other(cell: Cell) -> str:
@@ -236,6 +261,7 @@ def _setting(runs: Sequence[_Run]) -> Setting:
         kv_bytes=max(each.memory.kv_bytes for each in found),
         flip_rate=sum(f * n for f, n in flips) / sum(n for _, n in flips) if flips else None,
         by_task={task: mean(values) for task, values in by_task.items()},
+        side_by_side=max(each.timing.side_by_side for each in found),
     )
 
 

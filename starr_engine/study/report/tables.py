@@ -39,6 +39,7 @@ def setting_row(setting: Setting) -> Row:
         "refreshes": f"{setting.refresh_share:.1%}",
         "flips": "" if setting.flip_rate is None else f"{setting.flip_rate:.2%}",
         "batch": str(setting.batch_size),
+        "workers": str(setting.side_by_side),
         "tokens/s": f"{setting.tokens_per_s:.0f}",
         "faster": f"{compared.faster:.2f}x" if compared else "",
         "latency p50, p95": f"{setting.latency_p50_s:.2f} s, {setting.latency_p95_s:.2f} s",
@@ -63,7 +64,10 @@ def front_table(condition: Condition) -> list[Row]:
     for each, name in kept:
         names.setdefault(each.name, []).append(name)
     shown = {each.name: each for each, _ in kept}
-    wanted = ("cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch", "tokens/s")
+    wanted = (
+        "cache", "remasking", "accuracy, 95 %", "NFE", "TPF", "rows", "batch", "workers",
+        "tokens/s",
+    )  # fmt: skip
     found: list[Row] = []
     for name, each in shown.items():
         row = setting_row(each)
@@ -139,8 +143,9 @@ def _cell_row(result: CellResult) -> Row:
         (
             "label", "accuracy", "accuracy_low", "accuracy_high", "nfe", "tpf", "rows",
             "refresh_share", "tokens_per_s", "wall_s", "latency_p50_s", "latency_p95_s",
-            "mean_batch", "kv_bytes", "device_bytes", "prompt_tokens", "output_tokens", "flip_rate",
-            "mean_kl", "gained", "lost", "p_value", "same_outputs", "fewer_forwards",
+            "mean_batch", "side_by_side", "kv_bytes", "device_bytes", "prompt_tokens",
+            "output_tokens", "flip_rate", "mean_kl", "gained", "lost", "p_value", "same_outputs",
+            "fewer_forwards",
         ), "",
     )  # fmt: skip
     if found is not None:
@@ -151,6 +156,7 @@ def _cell_row(result: CellResult) -> Row:
             "refresh_share": found.refresh_share, "tokens_per_s": found.timing.tokens_per_s,
             "wall_s": found.timing.wall_s, "latency_p50_s": found.timing.latency_p50_s,
             "latency_p95_s": found.timing.latency_p95_s, "mean_batch": found.timing.mean_batch,
+            "side_by_side": found.timing.side_by_side,
             "kv_bytes": found.memory.kv_bytes, "device_bytes": found.memory.device_bytes,
             "prompt_tokens": found.prompt_tokens, "output_tokens": found.output_tokens,
         }  # fmt: skip
