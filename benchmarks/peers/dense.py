@@ -83,7 +83,8 @@ class DenseForward:
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             q, k, v = (
-                rows.unflatten(0, (batch, length)).transpose(1, 2) for rows in (query, key, value)
+                rows.view(batch, length, *rows.shape[1:]).transpose(1, 2)
+                for rows in (query, key, value)
             )
             if past is not None and replaces:
                 keys, values = past[layer]
@@ -98,7 +99,7 @@ class DenseForward:
 
         positions = torch.arange(first, first + length, device=ids.device).repeat(batch)
         hidden = self.model(ids.flatten(), positions, attend)
-        logits = self.model.compute_logits(hidden).unflatten(0, (batch, length))
+        logits = self.model.compute_logits(hidden).view(batch, length, -1)
         logits[..., self.mask] = -torch.inf
         return logits, kept
 

@@ -7,8 +7,9 @@ in its Qwen3, which SDAR is but for the block-causal one; its default attention.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import torch
 from safetensors.torch import load_file
@@ -20,7 +21,10 @@ from starr_engine.errors import ConfigError
 from tests.helpers.llama_twin import LlamaTwin
 from tests.helpers.qwen3_twin import Qwen3Twin
 
-TWINS = {"LLaDAModelLM": LlamaTwin, "SDARForCausalLM": Qwen3Twin}
+TWINS: Final[Mapping[str, type[LlamaTwin] | type[Qwen3Twin]]] = {
+    "LLaDAModelLM": LlamaTwin,
+    "SDARForCausalLM": Qwen3Twin,
+}
 """By the architecture of the checkpoint."""
 
 
