@@ -217,7 +217,7 @@ def scheduler(result: Result) -> str:
 
 def peers(result: Result) -> str:
     """Each model's systems, with what they do otherwise than the engine's row beside them."""
-    return "\n".join(_peers_of(model) for model in result["models"])
+    return "".join(_peers_of(model) for model in result["models"])
 
 
 def _peers_of(model: Mapping[str, Any]) -> str:

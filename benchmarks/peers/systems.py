@@ -65,7 +65,8 @@ def systems_of(
     decode = partial(llada.generate, dense)
     systems.append(peer("llada", dense, decode, whole, fixed))
     systems += [
-        peer("llada", dense, decode, whole, fixed, PADDED, batch=batch) for batch in batches[1:]
+        peer("llada", dense, decode, whole, engine_name(whole, batch), PADDED, batch=batch)
+        for batch in batches[1:]
     ]
     if asked.early_stop:
         systems.append(peer("llada, as published", dense, decode, whole, fixed, NO_EARLY_STOP))
@@ -84,6 +85,11 @@ def systems_of(
             decode = bidirectional_decode(function, dense, cached=True)
             systems.append(peer(f"{name}, original", dense, decode, how, twin, note))
     return systems
+
+
+def engine_name(how: str, batch: int) -> str:
+    """Name of the engine's row of a procedure."""
+    return f"engine, {how}, batch {batch}"
 
 
 def procedure(cache: str, remasking: str, asked: Asked) -> str:
@@ -127,12 +133,12 @@ def _engine_systems(
             )  # fmt: skip
             systems.append(
                 System(
-                    name=f"engine, {how}, batch {batch}",
+                    name=engine_name(how, batch),
                     side="engine",
                     procedure=how,
                     batch=batch,
                     run=run,
-                    equal_to=None if batch == 1 else f"engine, {how}, batch 1",
+                    equal_to=None if batch == 1 else engine_name(how, 1),
                     differs=note,
                 )
             )

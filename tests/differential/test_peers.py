@@ -28,6 +28,7 @@ from tests.helpers.dream_checkpoints import dream_config, write_dream_checkpoint
 from tests.helpers.engines import make_llm, sharp_checkpoint
 from tests.helpers.fake_originals import write_originals
 from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
+from tools.result_tables import peers
 
 CPU = torch.device("cpu")
 
@@ -166,6 +167,7 @@ def test_the_command_says_by_its_exit_code_whether_all_were_equal(
     withheld = {row["name"] for row in model["rows"] if row["withheld"]}
     assert {"llada, batch 1", "llada, batch 2"} < withheld
     assert "fast_dllm dual, batch 1" not in withheld
+    assert peers(json.loads(output.read_text())).count("withheld: 2 of 2 outputs differ") == 2
 
 
 def test_a_block_causal_original_fills_its_own_cache(block_causal: Setup, tmp_path: Path) -> None:
