@@ -31,8 +31,10 @@ from starr_engine.engine.engine import Engine
 from starr_engine.models.loading.loader import load_model
 from starr_engine.models.loading.locate import resolve_model
 from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
+from starr_engine.study.tasks import HARD_TASKS
 
 RANDOM = "random"
+SETS = [*TRAINED_SETS, *HARD_TASKS]
 
 
 def run_model(
@@ -107,8 +109,8 @@ def options(argv: list[str] | None) -> argparse.Namespace:
                         f"runs with your rights; NAME is {', '.join(ORIGINALS)}")  # fmt: skip
     parser.add_argument("--early-stop", choices=("on", "off"), default="on",
                         help="of all that have it: end behind the block with EOS")  # fmt: skip
-    parser.add_argument("--sets", nargs="+", default=list(TRAINED_SETS), choices=PROBLEM_SETS)
-    parser.add_argument("--problems", type=int, default=8, help="of each set")
+    parser.add_argument("--sets", nargs="+", default=SETS, choices=PROBLEM_SETS)
+    parser.add_argument("--problems", type=int, default=4, help="of each set")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--random-prompts", type=int, default=8)
