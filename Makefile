@@ -81,6 +81,7 @@ sanitize: .venv/.packages
 bench: build
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; \
 	  $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)"; done
+	$(BIN)/python -m benchmarks.peers
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

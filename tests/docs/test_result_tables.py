@@ -18,4 +18,4 @@ def test_a_page_has_the_tables_of_the_result_files(page: str) -> None:
 
 def test_what_was_not_measured_is_named_with_its_command(tmp_path: Path) -> None:
     for marker, text in tables_of("benchmarks.md", tmp_path).items():
-        assert text.startswith("Not measured yet: `python -m benchmarks.bench_"), marker
+        assert text.startswith("Not measured yet: `python -m benchmarks."), marker
