@@ -16,8 +16,9 @@ from starr_engine.cache.pool import KVPool
 from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfig
 from starr_engine.engine.memory import free_memory, memory_budget
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
+from starr_engine.engine.rank_hosts import rank_device
 from starr_engine.engine.rank_limits import check_ranks
-from starr_engine.engine.rank_processes import RankProcesses, rank_device
+from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model
