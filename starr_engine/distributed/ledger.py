@@ -114,9 +114,7 @@ class Ledger:
         with self._lock:
             if (replica := self._replicas.get(name)) is None:
                 return Outstanding(num_requests=0, tokens=0)
-            return Outstanding(
-                num_requests=replica.num_requests, tokens=replica.outstanding_tokens
-            )
+            return Outstanding(num_requests=replica.num_requests, tokens=replica.outstanding_tokens)
 
     def begin(self, ticket: Ticket) -> None:
         """A request waits for a replica."""

@@ -53,7 +53,8 @@ def _watch(owner: Any, app: str) -> None:
 
 
 def end_application(app: str) -> None:
-    """Delete an application, and Serve with it if it was the last."""
-    serve.delete(app, _blocking=True)
-    if not serve.status().applications:
+    """Delete an application, and Serve with it if there is no other."""
+    if set(serve.status().applications) - {app}:
+        serve.delete(app)
+    else:
         serve.shutdown()

@@ -29,8 +29,8 @@ _LOOK_S: Final = 0.5
 class RankActors(RankHosts):
     """A ``RankGroup`` whose ranks are actors; they end with this object or its process.
 
-    This process is rank 0, and has bundle 0 of its placement group; rank *n* gets bundle *n*. All of
-    them are on one machine. Ray shows each actor its own GPU alone, which is its first.
+    This process is rank 0, and has bundle 0 of its placement group; rank *n* gets bundle *n*. All
+    are on one machine. Ray shows each actor its own GPU alone, which is its first.
 
     Args:
         count: Ranks, this process among them.

@@ -225,5 +225,3 @@ def _is_new(replay: Replay, event: Event) -> bool:
             "the engine that ran this request has died, and another one makes other "
             "tokens of it than were sent already; send it again"
         ) from None
-
-

@@ -7,7 +7,7 @@ from ray.serve.request_router import PendingRequest, RequestRouter, RunningRepli
 from starr_engine.distributed.ledger import Ticket
 
 
-class LeastWorkRouter(RequestRouter):
+class LeastWorkRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     """Sends a ticket to the replica that would be done with it first.
 
     It is Serve's to make, one for each process that has a handle. What it must know comes with the

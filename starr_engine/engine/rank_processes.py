@@ -31,9 +31,7 @@ class RankProcesses(RankHosts):
     """
 
     def __init__(self, count: int, device: torch.device) -> None:
-        super().__init__(
-            count, device, lambda rank, meeting: _start(rank, count, device, meeting)
-        )
+        super().__init__(count, device, lambda rank, meeting: _start(rank, count, device, meeting))
 
     @property
     def process_ids(self) -> list[int]:

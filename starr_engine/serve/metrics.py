@@ -167,7 +167,11 @@ class _FleetCollector(Collector):
             phases.add_metric((phase,), count)
         yield phases
         for name, count, text in (
-            ("deaths", fleet.num_deaths, "Replicas that died while they ran requests of this server."),
+            (
+                "deaths",
+                fleet.num_deaths,
+                "Replicas that died while they ran requests of this server.",
+            ),
             ("reruns", fleet.num_reruns, "Requests run again because their replica had died."),
         ):
             yield CounterMetricFamily(f"starr_replica_{name}", text, value=count)

@@ -15,6 +15,7 @@ from starr_engine.params import SamplingParams
 from starr_engine.prompts import Message, Prompt
 from starr_engine.tokenization import Tokenizer
 
+
 class ServedEngine(Protocol):
     """An engine that many callers use at once; see ``AsyncLLM`` for the meaning of each call.
 

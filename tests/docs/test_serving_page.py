@@ -90,7 +90,9 @@ def make_help() -> str:
 
 
 def test_every_metric_of_replicas_is_named() -> None:
-    fleet = FleetState(replicas=(), num_waiting=0, num_deaths=0, num_reruns=0)
+    fleet = FleetState(
+        replicas=(), num_starting=0, num_draining=0, num_waiting=0, num_deaths=0, num_reruns=0
+    )
     text = ServerMetrics().render({}, fleet).decode()
     there = {name for name in re.findall(r"^# TYPE (\S+) ", text, re.MULTILINE)
              if "replica" in name}  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -16,10 +17,14 @@ from typing import Any
 
 import httpx
 import pytest
+import ray
+from ray import serve
+from ray.util import placement_group_table
 
 from starr_engine import LLM, SamplingParams
 from starr_engine.config import EngineConfig
 from starr_engine.distributed import Replicas
+from starr_engine.distributed.application import serve_replicas
 from starr_engine.distributed.replicated import ReplicatedLLM
 from starr_engine.serve.protocol import FleetState
 from tests.helpers.ray_jobs import LIMIT_S, MARK, marked_processes, small_ray, wait_for
@@ -35,10 +40,12 @@ PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ReplicatedLLM]:
-    with small_ray():
-        made = ReplicatedLLM(EngineConfig(model="tiny-sdar", device="cpu"), Replicas(count=2))
+    config = EngineConfig(model="tiny-sdar", device="cpu")
+    with (
+        small_ray(num_cpus=4),
+        serve_replicas(config, Replicas(count=2, cpus_per_replica=1)) as made,
+    ):
         yield made
-        made.close()
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +59,13 @@ def state(engine: ReplicatedLLM) -> FleetState:
 
 
 def wait_for_both(engine: ReplicatedLLM) -> None:
-    wait_for(
-        lambda: [each.phase for each in state(engine).replicas] == ["ready", "ready"],
-        "two replicas",
-    )
+    wait_for(lambda: len(state(engine).replicas) == 2, "two replicas")
 
 
 def assert_all_given_back(engine: ReplicatedLLM) -> FleetState:
     wait_for(
         lambda: all(
             each.num_requests == 0
-            and each.stats is not None
             and each.stats.num_running + each.stats.num_waiting == 0
             and each.stats.num_free_pages == each.stats.num_pages
             for each in state(engine).replicas
@@ -122,7 +125,7 @@ def test_equal_prefixes_meet_in_one_replica(engine: ReplicatedLLM):
 
     asyncio.run(calls())
     after = {each.name: each.stats for each in assert_all_given_back(engine).replicas}
-    hits = [after[name].prefix_hits - before[name].prefix_hits for name in before]  # type: ignore[union-attr]
+    hits = [after[name].prefix_hits - before[name].prefix_hits for name in before]
     assert sorted(hits) == [0, 2 * (128 // engine.config.page_size)]
 
 
@@ -137,17 +140,15 @@ def test_a_replica_killed_under_load_costs_no_request_and_no_token(
             lambda: min(each.num_requests for each in state(engine).replicas) >= 2,
             "load on both replicas",
         )
-        # The fleet knows the processes; the interface to it does not tell.
-        doomed = next(iter(engine._fleet._members.values()))
-        assert doomed.info is not None
-        os.kill(doomed.info.process_id, signal.SIGKILL)
+        doomed = asyncio.run(engine.reports())[0]
+        os.kill(doomed.process_id, signal.SIGKILL)
         texts = [call.result() for call in calls]
     assert texts == expected
+    wait_for(lambda: doomed.name not in [each.name for each in state(engine).replicas], "the death")
     wait_for_both(engine)
     after = assert_all_given_back(engine)
     assert after.num_deaths == before.num_deaths + 1
     assert after.num_reruns > before.num_reruns
-    assert doomed.name not in [each.name for each in after.replicas]
     metrics = httpx.get(f"{served.url}/metrics").text
     assert f"starr_replica_deaths_total {after.num_deaths}.0" in metrics
     for each in after.replicas:
@@ -159,16 +160,48 @@ def test_a_client_that_goes_ends_its_request_in_the_replica(engine: ReplicatedLL
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
         assert next(answer.iter_lines()).startswith("data: {")
     after = assert_all_given_back(engine)
-    assert sum(each.stats.num_aborted for each in after.replicas if each.stats) == 1
+    assert sum(each.stats.num_aborted for each in after.replicas) == 1
+
+
+def test_a_split_model_has_a_bundle_for_each_rank_and_the_tokens_of_one(
+    engine: ReplicatedLLM, expected: list[str]
+):
+    config = EngineConfig(model="tiny-sdar", device="cpu", tensor_parallel_size=2)
+    with serve_replicas(config, Replicas(count=1, cpus_per_replica=2)) as split:
+        (group,) = [each for each in placement_group_table().values() if each["state"] == "CREATED"]
+        assert (group["strategy"], group["bundles"]) == (
+            "STRICT_PACK", {0: {"CPU": 1.0}, 1: {"CPU": 1.0}},
+        )  # fmt: skip
+        params = SamplingParams(**FIELDS, seed=0)
+        assert asyncio.run(split.generate(PROMPTS[0], params)).text == expected[0]
+        # Ranks are out of step without one of them: the whole replica is replaced.
+        (first,) = asyncio.run(split.reports())
+        (rank,) = rank_processes()
+        os.kill(rank, signal.SIGKILL)
+        output = asyncio.run(split.generate(PROMPTS[0], params))
+        assert output.text == expected[0]
+        (second,) = asyncio.run(split.reports())
+        assert second.name != first.name and rank_processes() != [rank]
+    wait_for(lambda: not rank_processes(), "the end of the ranks")
+
+
+def rank_processes() -> list[int]:
+    """Of this machine's actors that are ranks."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and b"_Rank" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
 
 
 class Command:
     """``serve --replicas 1`` as it is typed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         self.mark = uuid.uuid4().hex
         words = ["serve", "--model", "tiny-sdar", "--port", "0", "--replicas", "1",
-                 "--cpus-per-replica", "1", "--device", "cpu"]  # fmt: skip
+                 "--cpus-per-replica", "1", "--device", "cpu", *more]  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "starr_engine", *words],
             cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True,
@@ -218,3 +251,13 @@ def test_replicas_end_with_a_server_that_is_killed():
             lambda: all("Agent" in line for line in marked_processes(command.mark)),
             "the processes to end",
         )
+
+
+def test_replicas_on_a_cluster_end_with_a_server_that_is_killed(engine: ReplicatedLLM):
+    before = set(serve.status().applications)
+    with Command("--ray-address", ray.get_runtime_context().gcs_address) as command:
+        command.url()
+        assert len(serve.status().applications) == len(before) + 1
+        command.process.kill()
+        wait_for(lambda: set(serve.status().applications) == before, "the application to end")
+    assert len(state(engine).replicas) == 2, "the other one goes on"
