@@ -57,7 +57,7 @@ def serve_replicas(
         wanted = resources(replicas.workers, engine)
         # It writes for people, on the standard error that has one JSON object a line.
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options={"location": "NoServer"})
+        serve.start(proxy_location="Disabled")
         owner: Any = Owner.remote()  # type: ignore[attr-defined]
         name = f"starr-engine-{uuid.uuid4().hex[:8]}"
         opened.callback(end_application, name)
