@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_replicas [--parts events overhead death] [--repeats 5]
 
-* ``events``: how fast events of 16 requests, made for nothing, come out of a Ray Serve replica, and
-  what one costs on both sides: from a stream per request, as ``distributed.replica`` sends them, and
-  from one stream in which each message has those of a step of all requests.
+* ``events``: how fast events of 16 requests, made for nothing, come out of a Ray Serve replica,
+  and what one costs on both sides: from a stream per request, as ``distributed.replica`` sends
+  them, and from one stream in which each message has those of a step of all requests.
 * ``overhead``: the same requests, 16 at once, to ``AsyncLLM`` in this process and to one replica,
   in turns, each with one thread, on a random model of width 512 with 4 layers. Tokens are compared.
 * ``death``: 16 streams on two replicas of tiny-sdar, one of which is killed when half of all blocks
