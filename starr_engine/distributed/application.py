@@ -21,7 +21,7 @@ from starr_engine.distributed.options import Replicas
 from starr_engine.distributed.ownership import Owner, end_application
 from starr_engine.distributed.replica import ReplicaInfo
 from starr_engine.distributed.replicated import ReplicatedLLM
-from starr_engine.distributed.session import connected, resources
+from starr_engine.distributed.session import CLIENT_SCHEME, connected, resources
 from starr_engine.errors import ConfigError, StarrError
 from starr_engine.offline.signals import StopSignals
 
@@ -52,6 +52,13 @@ def serve_replicas(
         ...     output = asyncio.run(llm.generate("Sort: 5 3 9"))
     """
     engine, replicas = engine or EngineConfig(), replicas or Replicas()
+    if (replicas.address or "").startswith(CLIENT_SCHEME):
+        # A handle of Ray's client routes in the client server, and breaks there.
+        raise ConfigError(
+            f"replicas cannot be served through {replicas.address}: run this on a machine of the "
+            "cluster, with the address auto or the HOST:PORT of its head, or deploy "
+            "starr_engine.distributed.serve_app:build there"
+        )
     with contextlib.ExitStack() as opened:
         opened.enter_context(connected(replicas.workers, engine))
         wanted = resources(replicas.workers, engine)

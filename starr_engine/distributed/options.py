@@ -74,7 +74,7 @@ class Replicas:
     """As ``Workers.cpus_per_worker``."""
 
     address: str | None = None
-    """As ``Workers.address``."""
+    """As ``Workers.address``, but not ``ray://``."""
 
     upscale_delay_s: float = 10.0
     """Seconds for which Serve must want more replicas before it adds them: it wants one for each

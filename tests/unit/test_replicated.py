@@ -13,11 +13,24 @@ import pytest
 from ray.serve.request_router import PendingRequest
 
 from starr_engine.config import EngineConfig
-from starr_engine.distributed import Replicas, replica, replicated
+from starr_engine.distributed import (
+    Replicas,
+    Workers,
+    application,
+    replica,
+    replicated,
+    session,
+)
 from starr_engine.distributed.deployment import engine_deployment
 from starr_engine.distributed.replica import EXIT_STATUS, End, Replica
 from starr_engine.distributed.router import LeastWorkRouter
-from starr_engine.errors import ConfigError, EngineDeadError, ReplicaDiedError, RequestError
+from starr_engine.errors import (
+    ConfigError,
+    EngineDeadError,
+    ReplicaDiedError,
+    RequestError,
+    StarrError,
+)
 from starr_engine.outputs import RequestOutput
 from tests.helpers.fake_replicas import FakeDeployment, FakeReplica, until
 
@@ -331,9 +344,30 @@ def test_serve_is_told_how_many_replicas_and_with_what():
 
 
 def test_what_no_replica_can_load_ends_the_start(monkeypatch: pytest.MonkeyPatch):
-    from starr_engine.distributed import application
-
     asked = SimpleNamespace(result=lambda **_: ConfigError("there is no such model"))
     handle: Any = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda: asked))
     with pytest.raises(ConfigError, match="no such model"):
         application._first_info(handle, "app")
+
+
+def test_replicas_are_not_served_from_outside_the_cluster():
+    replicas = Replicas(address="ray://head:10001")
+    with (
+        pytest.raises(ConfigError, match=r"ray://head:10001.*auto or the HOST:PORT"),
+        application.serve_replicas(EngineConfig(), replicas),
+    ):
+        raise AssertionError
+
+
+def test_a_client_without_a_token_is_told_how_to_give_it(monkeypatch: pytest.MonkeyPatch):
+    def refuse(**arguments: Any) -> None:
+        raise ConnectionError("ray client connection timeout")
+
+    monkeypatch.setattr(session.ray, "init", refuse)
+    for address, is_client in (("ray://head:10001", True), ("head:6379", False)):
+        with (
+            pytest.raises(StarrError, match="no Ray cluster at") as raised,
+            session.connected(Workers(address=address), EngineConfig()),
+        ):
+            raise AssertionError
+        assert ("RAY_AUTH_MODE=token" in str(raised.value)) == is_client
