@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -26,6 +28,7 @@ from starr_engine.config import EngineConfig
 from starr_engine.distributed import Replicas
 from starr_engine.distributed.application import serve_replicas
 from starr_engine.distributed.replicated import ReplicatedLLM
+from starr_engine.distributed.serve_app import AppArgs, build
 from starr_engine.serve.protocol import FleetState
 from tests.helpers.ray_jobs import LIMIT_S, MARK, marked_processes, small_ray, wait_for
 from tests.helpers.servers import Running, running
@@ -33,6 +36,17 @@ from tests.helpers.servers import Running, running
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+PORT = free_port()
+"""Of Serve's own HTTP."""
+
 # One token a step: long enough to be met while it runs.
 FIELDS = {"max_tokens": 160, "remasking": "low_confidence", "ignore_eos": True, "temperature": 0.7}
 PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
@@ -41,11 +55,10 @@ PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ReplicatedLLM]:
     config = EngineConfig(model="tiny-sdar", device="cpu")
-    with (
-        small_ray(num_cpus=4),
-        serve_replicas(config, Replicas(count=2, cpus_per_replica=1)) as made,
-    ):
-        yield made
+    with small_ray(num_cpus=4):
+        serve.start(http_options={"port": PORT})
+        with serve_replicas(config, Replicas(count=2, cpus_per_replica=1)) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +206,41 @@ def rank_processes() -> list[int]:
             if folder.name.isdigit() and b"_Rank" in (folder / "cmdline").read_bytes():
                 found.append(int(folder.name))
     return found
+
+
+def test_the_application_for_clusters_answers_over_http_and_survives_a_death(
+    engine: ReplicatedLLM, expected: list[str]
+):
+    args = AppArgs(
+        model="tiny-sdar", device="cpu", replicas=1, cpus_per_replica=1, fronts=1, no_auth=True
+    )
+    serve.run(build(args), name="cluster", route_prefix="/")
+    try:
+        url = f"http://127.0.0.1:{PORT}"
+        assert httpx.get(f"{url}/ready").status_code == 200
+        body = FIELDS | {"prompt": PROMPTS[1], "seed": 1, "stream": True}
+        pieces = []
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=LIMIT_S) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    if not pieces:
+                        handle = serve.get_deployment_handle("Engine", "cluster")
+                        (doomed,) = handle.broadcast("report").results()
+                        os.kill(doomed.process_id, signal.SIGKILL)
+                    pieces.append(json.loads(line[6:])["choices"][0]["text"])
+        assert "".join(pieces) == expected[1]
+        assert "starr_replica_reruns_total 1.0" in httpx.get(f"{url}/metrics").text
+        with httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
+            assert next(answer.iter_lines()).startswith("data: {")
+        wait_for(
+            lambda: (
+                'requests_total{end="aborted"' in (text := httpx.get(f"{url}/metrics").text)
+                and re.search(r'requests_total{end="aborted",replica="\w+"} 1.0', text)
+            ),
+            "the end of what nobody reads",
+        )
+    finally:
+        serve.delete("cluster")
 
 
 class Command:
