@@ -2,9 +2,9 @@
 
     python -m benchmarks.bench_replicas [--parts events overhead death] [--repeats 5]
 
-* ``events``: how fast events of 16 requests come out of an actor that makes them for nothing: in
-  bulk, as ``distributed.replica`` sends them, from one Ray generator per request, and from one
-  stream of a Ray Serve handle per request.
+* ``events``: how fast events of 16 requests, made for nothing, come out of a Ray Serve replica,
+  and what one costs on both sides: from a stream per request, as ``distributed.replica`` sends
+  them, and from one stream in which each message has those of a step of all requests.
 * ``overhead``: the same requests, 16 at once, to ``AsyncLLM`` in this process and to one replica,
   in turns, each with one thread, on a random model of width 512 with 4 layers. Tokens are compared.
 * ``death``: 16 streams on two replicas of tiny-sdar, one of which is killed when half of all blocks
@@ -34,7 +34,7 @@ from starr_engine import AsyncLLM, SamplingParams
 from starr_engine.async_llm import AsyncFront
 from starr_engine.config import EngineConfig
 from starr_engine.distributed import Replicas
-from starr_engine.distributed.replica import Outbox
+from starr_engine.distributed.application import serve_replicas
 from starr_engine.distributed.replicated import ReplicatedLLM
 from starr_engine.outputs import BlockOutput
 
@@ -60,88 +60,77 @@ def event(name: str) -> BlockOutput:
 class Source:
     """Makes events for nothing, a step of all requests at a time."""
 
-    def __init__(self) -> None:
-        self._outbox = Outbox()
-
-    async def fill(self) -> None:
-        """Put the events of all requests into the outbox, step by step."""
-        for _ in range(EVENTS):
-            for key in range(STREAMS):
-                self._outbox.put(key, event(str(key)))
-            await asyncio.sleep(0)
-
-    async def events(self) -> list[tuple[int, Any]]:
-        """As ``Replica.events``."""
-        return await self._outbox.take()
-
-    async def stream(self, key: int) -> AsyncGenerator[BlockOutput, None]:
+    async def stream(self, key: int) -> AsyncGenerator[list[BlockOutput], None]:
         """The events of one request."""
         for _ in range(EVENTS):
-            yield event(str(key))
+            yield [event(str(key))]
             await asyncio.sleep(0)
 
+    async def steps(self) -> AsyncGenerator[list[BlockOutput], None]:
+        """The events of all requests."""
+        for _ in range(EVENTS):
+            yield [event(str(key)) for key in range(STREAMS)]
+            await asyncio.sleep(0)
 
-async def in_bulk(actor: Any) -> int:
-    """Events that came."""
-    filling, count = actor.fill.remote(), 0
-    while count < STREAMS * EVENTS:
-        count += len(await actor.events.remote())
-    await filling
-    return count
+    async def cpu_s(self) -> float:
+        """Seconds of all its threads."""
+        return time.process_time()
 
 
-async def by_generators(actor: Any) -> int:
+async def by_request(handle: Any) -> int:
     """Events that came."""
 
     async def read(key: int) -> int:
-        stream = actor.stream.options(num_returns="streaming").remote(key)
-        return sum([(await each) is not None async for each in stream])
+        return sum([len(each) async for each in handle.stream.remote(key)])
 
     return sum(await asyncio.gather(*map(read, range(STREAMS))))
 
 
-async def by_serve(handle: Any) -> int:
+async def by_step(handle: Any) -> int:
     """Events that came."""
-
-    async def read(key: int) -> int:
-        return sum([each is not None async for each in handle.stream.remote(key)])
-
-    return sum(await asyncio.gather(*map(read, range(STREAMS))))
+    return sum([len(each) async for each in handle.steps.remote()])
 
 
 def measure_events(repeats: int) -> dict[str, Any]:
-    """Events per second of each way."""
+    """Events per second of each way, and the processor time of one."""
     from ray import serve
 
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False,
              logging_level="ERROR")  # fmt: skip
     try:
-        actor = ray.remote(Source).options(max_concurrency=1000).remote()
+        serve.start(proxy_location="Disabled")
         deployment = serve.deployment(max_ongoing_requests=1000)(Source)
-        handle = serve.run(deployment.bind()).options(stream=True)
-        ways: dict[str, Callable[[], Awaitable[int]]] = {
-            "in_bulk": lambda: in_bulk(actor),
-            "ray_generators": lambda: by_generators(actor),
-            "ray_serve_streams": lambda: by_serve(handle),
-        }
-        samples: dict[str, list[float]] = {name: [] for name in ways}
+        handle = serve.run(deployment.bind(), route_prefix=None)
+        streams = handle.options(stream=True)
+        ways: dict[str, Callable[[Any], Awaitable[int]]] = {
+            "by_request": by_request, "by_step": by_step,
+        }  # fmt: skip
+        rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
 
         async def run() -> None:
             for _ in range(repeats + 1):
                 for name, way in ways.items():
+                    there, here = await handle.cpu_s.remote(), time.process_time()
                     started = time.perf_counter()
-                    assert await way() == STREAMS * EVENTS
-                    samples[name].append(time.perf_counter() - started)
+                    assert await way(streams) == STREAMS * EVENTS
+                    wall_s = time.perf_counter() - started
+                    here = time.process_time() - here
+                    rows[name].append((wall_s, await handle.cpu_s.remote() - there, here))
 
         asyncio.run(run())
         serve.shutdown()
     finally:
         ray.shutdown()
-    taken = {name: each[1:] for name, each in samples.items()}  # the first is a warm-up
-    return {
-        name: {"events_per_s": STREAMS * EVENTS / summary(each)["median_s"], "samples_s": each}
-        for name, each in taken.items()
-    }
+    found = {}
+    for name, each in rows.items():
+        walls, there, here = zip(*each[1:], strict=True)  # the first is a warm-up
+        found[name] = {
+            "events_per_s": STREAMS * EVENTS / summary(walls)["median_s"],
+            "replica_cpu_s_per_event": summary(there)["median_s"] / STREAMS / EVENTS,
+            "front_cpu_s_per_event": summary(here)["median_s"] / STREAMS / EVENTS,
+            "samples_s": walls,
+        }
+    return found
 
 
 async def in_turns(engine: AsyncFront, prompts: list[list[int]]) -> tuple[float, list[Any]]:
@@ -169,7 +158,7 @@ def measure_overhead(folder: Path, repeats: int) -> dict[str, Any]:
     replicas = Replicas(count=1, cpus_per_replica=1)
     with (
         closing(AsyncLLM(**config)) as here,
-        closing(ReplicatedLLM(EngineConfig(**config), replicas)) as there,
+        serve_replicas(EngineConfig(**config), replicas) as there,
     ):
         engines: dict[str, AsyncFront] = {"async_llm": here, "one_replica": there}
         samples: dict[str, list[float]] = {name: [] for name in engines}
@@ -211,9 +200,8 @@ async def streams(engine: ReplicatedLLM, *, kill: bool) -> dict[str, Any]:
     await half_way.wait()
     missing = None
     if kill:
-        # The fleet knows the processes; the interface to it does not tell.
-        doomed = next(iter(engine._fleet._members.values()))
-        os.kill(doomed.info.process_id, signal.SIGKILL)
+        doomed = (await engine.reports())[0]
+        os.kill(doomed.process_id, signal.SIGKILL)
         missing = asyncio.create_task(until_replaced(engine, doomed.name))
     found = await asyncio.gather(*reading)
     wall_s = time.perf_counter() - started
@@ -229,8 +217,8 @@ async def until_replaced(engine: ReplicatedLLM, name: str = "") -> float:
     """Seconds until two replicas are ready, none of them the named one."""
     started = time.perf_counter()
     while True:
-        replicas = (await engine.fleet()).replicas
-        if [each.phase for each in replicas] == ["ready"] * 2 and replicas[0].name != name:
+        names = [each.name for each in await engine.reports()]
+        if len(names) == 2 and name not in names:
             return time.perf_counter() - started
         await asyncio.sleep(0.05)
 
@@ -238,11 +226,11 @@ async def until_replaced(engine: ReplicatedLLM, name: str = "") -> float:
 def measure_death(repeats: int) -> dict[str, Any]:
     """Silences with and without a death, and what was lost."""
     rows = []
-    with closing(
-        ReplicatedLLM(
-            EngineConfig(model="tiny-sdar", device="cpu"), Replicas(count=2, cpus_per_replica=1)
-        )
-    ) as engine:
+    config, two = (
+        EngineConfig(model="tiny-sdar", device="cpu"),
+        Replicas(count=2, cpus_per_replica=1),
+    )
+    with serve_replicas(config, two) as engine:
         asyncio.run(until_replaced(engine))
         for _ in range(repeats):
             calm = asyncio.run(streams(engine, kill=False))

@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from starr_engine.config import EngineConfig, ResolvedConfig
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.loading import StartRanks
+from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.stats import EngineStats
 from starr_engine.engine.thread import EngineThread, Event
 from starr_engine.errors import RequestError
@@ -227,6 +229,7 @@ class AsyncLLM(AsyncFront):
         model: A shipped model's name, a local folder in the published format, or a hub id.
         max_unfinished: Prompts that are in the engine at once, waiting ones included; further
             calls wait in their turn until one has finished. None sets no bound.
+        start_ranks: Where the other ranks of a split model run.
         **options: Fields of ``EngineConfig``.
 
     Raises:
@@ -238,11 +241,16 @@ class AsyncLLM(AsyncFront):
     """
 
     def __init__(
-        self, model: str = "tiny-llada", *, max_unfinished: int | None = None, **options: Any
+        self,
+        model: str = "tiny-llada",
+        *,
+        max_unfinished: int | None = None,
+        start_ranks: StartRanks = RankProcesses,
+        **options: Any,
     ) -> None:
         if max_unfinished is not None and max_unfinished < 1:
             raise RequestError(f"max_unfinished must be at least 1, got {max_unfinished!r}")
-        engine = Engine(EngineConfig.from_options(model=model, **options))
+        engine = Engine(EngineConfig.from_options(model=model, **options), start_ranks)
         super().__init__(engine.config, engine.spec, engine.tokenizer)
         self._thread = EngineThread(engine)
         self._places = None if max_unfinished is None else asyncio.Semaphore(max_unfinished)

@@ -317,6 +317,49 @@ def _points(verdict: Mapping[str, Any]) -> str:
     return f"{100 * verdict['loss']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def replicas(result: Result) -> str:
+    """What messages of replicas cost, what a replica costs, and what a death does."""
+    events, overhead, death = result["events"], result["overhead"], result["death"]
+    names = {
+        "by_request": "a stream per request, as it is",
+        "by_step": "one stream, with a message per step of all requests",
+    }
+    costs = [
+        [
+            text,
+            f"{events[name]['events_per_s']:.0f}",
+            f"{events[name]['replica_cpu_s_per_event'] * 1000:.2f}",
+            f"{events[name]['front_cpu_s_per_event'] * 1000:.2f}",
+        ]
+        for name, text in names.items()
+    ]
+    speeds = [
+        [text, f"{overhead['tokens_per_s'][name]:.1f}"]
+        for name, text in (("async_llm", "`AsyncLLM`"), ("one_replica", "one replica"))
+    ]
+
+    def spread(kind: str, name: str) -> str:
+        values = [row[kind][name] for row in death["rows"]]
+        return f"{min(values):.1f} to {max(values):.1f}"
+
+    num_other = sum(row["other_tokens"] for row in death["rows"])
+    said = (
+        f"{death['streams']} streams on two replicas of tiny-sdar, one of which is killed "
+        f"half-way: {spread('hit', 'wall_s')} s for all, without a death "
+        f"{spread('calm', 'wall_s')} s; longest silence of one, its second run up to where it "
+        f"stood, {spread('hit', 'longest_silence_s')} s, else "
+        f"{spread('calm', 'longest_silence_s')} s; two replicas again after "
+        f"{spread('hit', 'until_replaced_s')} s; streams with other tokens than without a death: "
+        f"{num_other}."
+    )
+    return (
+        grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
+        + "\n"
+        + grid(["16 requests at once, one thread", "tokens/s"], speeds)
+        + _fill(said)
+    )
+
+
 TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] = {
     "loading.md": {
         "load": ("load_memory", load_memory),
@@ -324,7 +367,11 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] =
         "quantization-fp8": ("quantization_fp8", quantization),
     },
     "batch.md": {"ray": ("ray", ray)},
-    "serving.md": {"server": ("server", server), "server-load": ("server_load", server_load)},
+    "serving.md": {
+        "server": ("server", server),
+        "server-load": ("server_load", server_load),
+        "replicas": ("replicas", replicas),
+    },
     "benchmarks.md": {
         "overhead": ("engine_overhead_50m", overhead_model),
         "batching": ("batching", batching),

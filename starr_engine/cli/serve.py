@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,11 +19,9 @@ from starr_engine.errors import ConfigError
 from starr_engine.params import SamplingParams
 
 if TYPE_CHECKING:
-    from starr_engine.async_llm import AsyncLLM
     from starr_engine.distributed.options import Replicas
-    from starr_engine.distributed.replicated import ReplicatedLLM
     from starr_engine.serve.config import ServeConfig
-    from starr_engine.serve.protocol import Fleet
+    from starr_engine.serve.protocol import Fleet, ServedEngine
 
 _LOOPBACK: Final = ("localhost", "127.0.0.1", "::1", "[::1]")
 
@@ -69,24 +69,28 @@ def run(args: argparse.Namespace) -> None:
         from starr_engine.serve.app import make_app
         from starr_engine.serve.server import Server
 
-        engine, fleet = _engine(engine_options(args), replicas)
-        with closing(engine):
+        with _engine(engine_options(args), replicas) as (engine, fleet):
             Server(make_app(engine, config, fleet), listening).run(sockets=[bound])
 
 
+@contextmanager
 def _engine(
     options: dict[str, Any], replicas: Replicas | None
-) -> tuple[AsyncLLM | ReplicatedLLM, Fleet | None]:
+) -> Iterator[tuple[ServedEngine, Fleet | None]]:
     """The engine, and once more if it stands for several."""
     if replicas is None:
         from starr_engine.async_llm import AsyncLLM
 
-        return AsyncLLM(**options), None
+        with closing(AsyncLLM(**options)) as engine:
+            yield engine, None
+        return
+    if find_spec("ray") is None:
+        raise ConfigError("several replicas need Ray: pip install 'starr-engine[serve,ray]'")
     from starr_engine.config import EngineConfig
-    from starr_engine.distributed.replicated import ReplicatedLLM
+    from starr_engine.distributed.application import serve_replicas
 
-    several = ReplicatedLLM(EngineConfig(**options), replicas)
-    return several, several
+    with serve_replicas(EngineConfig(**options), replicas) as several:
+        yield several, several
 
 
 def _replicas(args: argparse.Namespace) -> Replicas | None:

@@ -52,7 +52,7 @@ class Workers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """Engines behind one server; each is a Ray actor with a process of its own.
+    """Engines behind one server; each is a replica of a Ray Serve deployment, with its own process.
 
     Raises:
         ConfigError: If a value is out of range; names all of them at once.
@@ -74,16 +74,21 @@ class Replicas:
     """As ``Workers.cpus_per_worker``."""
 
     address: str | None = None
-    """As ``Workers.address``."""
+    """As ``Workers.address``, but not ``ray://``."""
 
     upscale_delay_s: float = 10.0
-    """Seconds for which more requests than fit must be there before replicas are added."""
+    """Seconds for which Serve must want more replicas before it adds them: it wants one for each
+    ``max_num_requests`` of the mean number of unfinished requests in the last 30 s."""
 
     downscale_delay_s: float = 300.0
     """Seconds for which fewer replicas must be enough before some are taken away."""
 
-    check_interval_s: float = 5.0
-    """Seconds between two questions after a replica's health."""
+    drain_timeout_s: float = 600.0
+    """Seconds that a replica which is taken away has to finish its requests; what is left then runs
+    again on another one."""
+
+    check_interval_s: float = 2.0
+    """Seconds between two questions after a replica's health: a dead one is replaced so late."""
 
     check_timeout_s: float = 60.0
     """Seconds that it has to answer, between two steps, before it is ended and replaced."""
@@ -97,7 +102,8 @@ class Replicas:
         problems += [
             f"{name} must be a finite number of seconds > 0, got {value!r}"
             for name in (
-                "upscale_delay_s", "downscale_delay_s", "check_interval_s", "check_timeout_s",
+                "upscale_delay_s", "downscale_delay_s", "drain_timeout_s", "check_interval_s",
+                "check_timeout_s",
             )
             if not isinstance(value := getattr(self, name), int | float)
             or isinstance(value, bool)

@@ -14,6 +14,9 @@ from starr_engine.config import EngineConfig
 from starr_engine.distributed.options import Workers
 from starr_engine.errors import ConfigError, StarrError
 
+CLIENT_SCHEME: Final = "ray://"
+"""Of addresses at which Ray's client server answers callers from outside of the cluster."""
+
 OBJECT_STORE_BYTES: Final = 80 * 2**20
 """Ray's least: rows travel in messages, and nothing stays in the store."""
 
@@ -37,7 +40,14 @@ def connected(workers: Workers, engine: EngineConfig) -> Iterator[None]:
     try:
         ray.init(**_init_arguments(workers, engine))
     except ConnectionError as error:
-        raise StarrError(f"there is no Ray cluster at {workers.address}: {error}") from error
+        hint = ""
+        if (workers.address or "").startswith(CLIENT_SCHEME):
+            # The server of Ray's client lets a caller without a token wait until it gives up.
+            hint = (
+                "; ray:// wants the port of Ray's client server, by default 10001, and, where the "
+                "cluster asks for a token, RAY_AUTH_MODE=token and the token of the cluster"
+            )
+        raise StarrError(f"there is no Ray cluster at {workers.address}: {error}{hint}") from error
     try:
         yield
     finally:

@@ -19,8 +19,9 @@ from starr_engine.config import Dtype, EngineConfig, Quantization, ResolvedConfi
 from starr_engine.engine.memory import free_memory, memory_budget, resolve_kv_memory
 from starr_engine.engine.profiling import bytes_for_pages
 from starr_engine.engine.rank_group import RankGroup, hear_answers, tell_settings
+from starr_engine.engine.rank_hosts import rank_device
 from starr_engine.engine.rank_limits import check_ranks
-from starr_engine.engine.rank_processes import RankProcesses, rank_device
+from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.errors import CapacityError, ConfigError
 from starr_engine.models.base import DiffusionModel, ModelSpec
 from starr_engine.models.loading.loader import build_model, fill_model

@@ -24,7 +24,7 @@ from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import make_backends, make_pages
 from starr_engine.engine.memory import free_memory
 from starr_engine.engine.rank_group import Channel, failed
-from starr_engine.engine.rank_processes import connect
+from starr_engine.engine.rank_hosts import connect
 from starr_engine.engine.step_arrays import read_message
 from starr_engine.layers.ranks import Ranks
 from starr_engine.models.loading.loader import build_model, fill_model
@@ -102,19 +102,34 @@ class _Socket:
         self._connection.send_bytes(message)
 
 
+def run_rank(
+    connection: Connection, rank: int, count: int, device: torch.device, meeting: Path
+) -> None:
+    """Be a rank from its start to its end; the process ends at once if rank 0 does.
+
+    Args:
+        connection: To rank 0.
+        rank: From 1.
+        count: Ranks.
+        device: Of this one.
+        meeting: File where ranks meet.
+    """
+    channel = _Socket(connection)
+    channel.answer(b"{}")
+    channel.listen()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    follow(channel, connect(rank, count, device, meeting), device)
+
+
 def main() -> None:
     """Arguments: file descriptor of the socket, rank, ranks, device, file where ranks meet."""
     number, rank, count, device, meeting = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # rank 0 decides what an interrupt ends
-    channel = _Socket(Connection(int(number)))
-    channel.answer(b"{}")
-    channel.listen()
-    where = torch.device(device)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
+    connection, where = Connection(int(number)), torch.device(device)
     status = 1
     try:
-        follow(channel, connect(int(rank), int(count), where, Path(meeting)), where)
+        run_rank(connection, int(rank), int(count), where, Path(meeting))
         status = 0
     except Exception:
         traceback.print_exc()

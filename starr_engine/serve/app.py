@@ -142,7 +142,7 @@ def make_app(engine: ServedEngine, config: ServeConfig, fleet: Fleet | None = No
         except EngineDeadError:
             app.state.engine_died.set()
             raise
-        return {each.name: each.stats for each in now.replicas if each.stats is not None}, now
+        return {each.name: each.stats for each in now.replicas}, now
 
     if config.has_page:
         _add_page(app)

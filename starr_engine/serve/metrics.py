@@ -159,12 +159,19 @@ class _FleetCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         fleet = self._fleet
         phases = GaugeMetricFamily("starr_replicas", "Replicas by phase.", labels=("phase",))
-        for phase in ("starting", "ready", "draining"):
-            count = sum(replica.phase == phase for replica in fleet.replicas)
+        for phase, count in (
+            ("starting", fleet.num_starting),
+            ("ready", len(fleet.replicas)),
+            ("draining", fleet.num_draining),
+        ):
             phases.add_metric((phase,), count)
         yield phases
         for name, count, text in (
-            ("deaths", fleet.num_deaths, "Replicas that died or were ended because they hung."),
+            (
+                "deaths",
+                fleet.num_deaths,
+                "Replicas that died while they ran requests of this server.",
+            ),
             ("reruns", fleet.num_reruns, "Requests run again because their replica had died."),
         ):
             yield CounterMetricFamily(f"starr_replica_{name}", text, value=count)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from starr_engine.config import EngineConfig
 from starr_engine.engine.stats import EngineStats
@@ -14,9 +14,6 @@ from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 from starr_engine.prompts import Message, Prompt
 from starr_engine.tokenization import Tokenizer
-
-Phase = Literal["starting", "ready", "draining"]
-"""Of a replica; ``draining`` finishes what it has and takes no more."""
 
 
 class ServedEngine(Protocol):
@@ -81,21 +78,19 @@ class ServedEngine(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaState:
-    """One of several engines behind a server."""
+    """One of several engines behind a server, which takes requests."""
 
     name: str
     """Never given to another one."""
 
-    phase: Phase
-
     num_requests: int
-    """Given to it and unfinished."""
+    """Given to it by this server and unfinished."""
 
     outstanding_tokens: int
     """Of these, still to be computed, as routing weighs them."""
 
-    stats: EngineStats | None
-    """What it said last; None while it starts."""
+    stats: EngineStats
+    """What it said last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,17 +98,25 @@ class FleetState:
     """Several engines, together."""
 
     replicas: tuple[ReplicaState, ...]
+    """Those that are ready."""
+
+    num_starting: int
+    num_draining: int
+    """Replicas that finish what they have and take no more."""
+
     num_waiting: int
     """Requests that wait until a replica is ready."""
 
     num_deaths: int
+    """Replicas that died while they ran requests of this server."""
+
     num_reruns: int
     """Requests that ran again because their replica had died."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a request could begin now."""
-        return any(replica.phase == "ready" for replica in self.replicas)
+        return bool(self.replicas)
 
 
 class Fleet(Protocol):

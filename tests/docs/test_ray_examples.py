@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import shlex
@@ -11,51 +12,60 @@ from typing import Any
 
 import jsonschema
 import pytest
+import ray
 import ray.autoscaler
 import yaml
+from pydantic import ValidationError
+from ray.serve.schema import ServeDeploySchema
 
 from starr_engine.cli.main import make_parser
+from starr_engine.distributed.serve_app import AppArgs, build
+from starr_engine.errors import ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "ray"
 CLUSTER, JOB = EXAMPLES / "cluster.yaml", EXAMPLES / "kuberay_job.yaml"
+SERVICE = EXAMPLES / "kuberay_service.yaml"
 
-# Of the custom resource RayJob, ray.io/v1, in helm-chart/kuberay-operator/crds of
+# Of the custom resources RayJob and RayService, ray.io/v1, in helm-chart/kuberay-operator/crds of
 # ray-project/kuberay (2026-11): the fields of each object, and those that it must have.
-FIELDS = {
-    "spec": {
-        "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy",
-        "entrypoint", "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId",
-        "managedBy", "metadata", "preRunningDeadlineSeconds", "rayClusterSpec", "runtimeEnvYAML",
-        "shutdownAfterJobFinishes", "submissionMode", "submitterConfig", "submitterPodTemplate",
-        "suspend", "ttlSecondsAfterFinished",
-    },
-    "spec.rayClusterSpec": {
+JOB_FIELDS = {
+    "activeDeadlineSeconds", "backoffLimit", "clusterSelector", "deletionStrategy", "entrypoint",
+    "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "managedBy",
+    "metadata", "preRunningDeadlineSeconds", "rayClusterSpec", "runtimeEnvYAML",
+    "shutdownAfterJobFinishes", "submissionMode", "submitterConfig", "submitterPodTemplate",
+    "suspend", "ttlSecondsAfterFinished",
+}  # fmt: skip
+SERVICE_FIELDS = {
+    "deploymentUnhealthySecondThreshold", "excludeHeadPodFromServeSvc", "managedBy",
+    "rayClusterConfig", "rayClusterDeletionDelaySeconds", "serveConfigV2", "serveService",
+    "serviceUnhealthySecondThreshold", "suspend", "upgradeStrategy",
+}  # fmt: skip
+CLUSTER_FIELDS = {
+    "": {
         "authOptions", "autoscalerOptions", "enableInTreeAutoscaling", "gcsFaultToleranceOptions",
         "headGroupSpec", "headServiceAnnotations", "historyServerOptions", "managedBy",
         "networkPolicy", "rayVersion", "suspend", "tlsOptions", "upgradeStrategy",
         "workerGroupSpecs",
     },
-    "spec.rayClusterSpec.headGroupSpec": {
+    "headGroupSpec": {
         "enableIngress", "headService", "ingressOptions", "labels", "rayStartParams", "resources",
         "serviceType", "template",
     },
-    "spec.rayClusterSpec.workerGroupSpecs.0": {
+    "workerGroupSpecs.0": {
         "groupName", "idleTimeoutSeconds", "labels", "maxReplicas", "minReplicas", "numOfHosts",
         "priority", "rayStartParams", "replicas", "resources", "scaleStrategy", "suspend",
         "template",
     },
 }  # fmt: skip
 REQUIRED = {
-    "spec.rayClusterSpec": {"headGroupSpec"},
-    "spec.rayClusterSpec.headGroupSpec": {"template"},
-    "spec.rayClusterSpec.workerGroupSpecs.0": {
-        "groupName", "maxReplicas", "minReplicas", "template",
-    },
-}  # fmt: skip
+    "": {"headGroupSpec"},
+    "headGroupSpec": {"template"},
+    "workerGroupSpecs.0": {"groupName", "maxReplicas", "minReplicas", "template"},
+}
 
 
 def at(document: Any, path: str) -> Any:
-    for name in path.split("."):
+    for name in filter(None, path.split(".")):
         document = document[int(name) if name.isdigit() else name]
     return document
 
@@ -90,15 +100,24 @@ def test_the_command_for_the_cluster_uses_all_of_it() -> None:
     assert args.resume
 
 
-def test_the_job_has_the_fields_of_kuberays_resource() -> None:
-    job = yaml.safe_load(JOB.read_text())
-    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
-    assert set(job) == {"apiVersion", "kind", "metadata", "spec"}
-    for path, fields in FIELDS.items():
-        assert set(at(job, path)) <= fields
-        assert set(at(job, path)) >= REQUIRED.get(path, set())
-    cluster = job["spec"]["rayClusterSpec"]
-    assert cluster["rayVersion"] in JOB.read_text().split("apiVersion")[0], "the image's Ray"
+@pytest.mark.parametrize(
+    ("path", "kind", "fields", "name"),
+    [
+        (JOB, "RayJob", JOB_FIELDS, "rayClusterSpec"),
+        (SERVICE, "RayService", SERVICE_FIELDS, "rayClusterConfig"),
+    ],
+)
+def test_resources_of_kuberay_have_its_fields(
+    path: Path, kind: str, fields: set[str], name: str
+) -> None:
+    document = yaml.safe_load(path.read_text())
+    assert (document["apiVersion"], document["kind"]) == ("ray.io/v1", kind)
+    assert set(document) == {"apiVersion", "kind", "metadata", "spec"}
+    assert set(document["spec"]) <= fields
+    cluster = document["spec"][name]
+    for part, known in CLUSTER_FIELDS.items():
+        assert REQUIRED[part] <= set(at(cluster, part)) <= known
+    assert cluster["rayVersion"] in path.read_text().split("apiVersion")[0], "the image's Ray"
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         # Ray takes its start parameters as text.
         assert all(isinstance(value, str) for value in group["rayStartParams"].values())
@@ -124,3 +143,43 @@ def test_the_jobs_command_resumes_and_has_a_gpu_for_each_worker() -> None:
     (mount,) = head["volumeMounts"]
     assert args.input.is_relative_to(mount["mountPath"])
     assert args.output.is_relative_to(mount["mountPath"])
+
+
+def test_the_service_is_an_application_that_its_builder_takes_and_that_fits_its_machines(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spec = yaml.safe_load(SERVICE.read_text())["spec"]
+    schema = ServeDeploySchema.model_validate(yaml.safe_load(spec["serveConfigV2"]))
+    (application,) = schema.applications
+    module, _, name = application.import_path.partition(":")
+    builder = getattr(importlib.import_module(module), name)
+    args = AppArgs.model_validate(application.args)
+    (group,) = spec["rayClusterConfig"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    there = {"GPU": float(container["resources"]["limits"]["nvidia.com/gpu"]), "CPU": 4.0}
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}])
+    front = builder(args)._bound_deployment
+    engines = front.init_args[0]._bound_deployment
+    scaling = engines._deployment_config.autoscaling_config
+    assert engines.ray_actor_options["num_gpus"] == there["GPU"]
+    assert scaling.max_replicas == group["maxReplicas"]
+    assert scaling.target_ongoing_requests == args.engine["max_num_requests"]
+    assert front._deployment_config.num_replicas == args.fronts
+    (key,) = [each for each in container["env"] if each["name"] == args.api_key_env]
+    assert "secretKeyRef" in key["valueFrom"]
+    # Whoever is cut off hears it from the server, which knows why.
+    limit_s = front.init_args[1].request_timeout_s
+    assert schema.http_options.request_timeout_s > limit_s
+    pod = group["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > (
+        engines._deployment_config.graceful_shutdown_timeout_s
+    )
+
+
+def test_an_application_without_keys_says_what_to_give() -> None:
+    with pytest.raises(ConfigError, match="api_key_file or api_key_env, or no_auth=true"):
+        build(AppArgs(model="tiny-sdar"))
+    with pytest.raises(ValidationError, match=r"replica\b"):
+        AppArgs.model_validate({"model": "tiny-sdar", "replica": 2})
+    assert AppArgs.model_validate({"replicas": "2", "no_auth": "true"}).replicas == 2

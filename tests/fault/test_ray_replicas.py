@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import uuid
@@ -16,11 +19,16 @@ from typing import Any
 
 import httpx
 import pytest
+import ray
+from ray import serve
+from ray.util import placement_group_table
 
 from starr_engine import LLM, SamplingParams
 from starr_engine.config import EngineConfig
 from starr_engine.distributed import Replicas
+from starr_engine.distributed.application import serve_replicas
 from starr_engine.distributed.replicated import ReplicatedLLM
+from starr_engine.distributed.serve_app import AppArgs, build
 from starr_engine.serve.protocol import FleetState
 from tests.helpers.ray_jobs import LIMIT_S, MARK, marked_processes, small_ray, wait_for
 from tests.helpers.servers import Running, running
@@ -28,6 +36,17 @@ from tests.helpers.servers import Running, running
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+PORT = free_port()
+"""Of Serve's own HTTP."""
+
 # One token a step: long enough to be met while it runs.
 FIELDS = {"max_tokens": 160, "remasking": "low_confidence", "ignore_eos": True, "temperature": 0.7}
 PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
@@ -35,10 +54,11 @@ PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[ReplicatedLLM]:
-    with small_ray():
-        made = ReplicatedLLM(EngineConfig(model="tiny-sdar", device="cpu"), Replicas(count=2))
-        yield made
-        made.close()
+    config = EngineConfig(model="tiny-sdar", device="cpu")
+    with small_ray(num_cpus=4):
+        serve.start(http_options={"port": PORT})
+        with serve_replicas(config, Replicas(count=2, cpus_per_replica=1)) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +72,13 @@ def state(engine: ReplicatedLLM) -> FleetState:
 
 
 def wait_for_both(engine: ReplicatedLLM) -> None:
-    wait_for(
-        lambda: [each.phase for each in state(engine).replicas] == ["ready", "ready"],
-        "two replicas",
-    )
+    wait_for(lambda: len(state(engine).replicas) == 2, "two replicas")
 
 
 def assert_all_given_back(engine: ReplicatedLLM) -> FleetState:
     wait_for(
         lambda: all(
             each.num_requests == 0
-            and each.stats is not None
             and each.stats.num_running + each.stats.num_waiting == 0
             and each.stats.num_free_pages == each.stats.num_pages
             for each in state(engine).replicas
@@ -122,7 +138,7 @@ def test_equal_prefixes_meet_in_one_replica(engine: ReplicatedLLM):
 
     asyncio.run(calls())
     after = {each.name: each.stats for each in assert_all_given_back(engine).replicas}
-    hits = [after[name].prefix_hits - before[name].prefix_hits for name in before]  # type: ignore[union-attr]
+    hits = [after[name].prefix_hits - before[name].prefix_hits for name in before]
     assert sorted(hits) == [0, 2 * (128 // engine.config.page_size)]
 
 
@@ -137,17 +153,15 @@ def test_a_replica_killed_under_load_costs_no_request_and_no_token(
             lambda: min(each.num_requests for each in state(engine).replicas) >= 2,
             "load on both replicas",
         )
-        # The fleet knows the processes; the interface to it does not tell.
-        doomed = next(iter(engine._fleet._members.values()))
-        assert doomed.info is not None
-        os.kill(doomed.info.process_id, signal.SIGKILL)
+        doomed = asyncio.run(engine.reports())[0]
+        os.kill(doomed.process_id, signal.SIGKILL)
         texts = [call.result() for call in calls]
     assert texts == expected
+    wait_for(lambda: doomed.name not in [each.name for each in state(engine).replicas], "the death")
     wait_for_both(engine)
     after = assert_all_given_back(engine)
     assert after.num_deaths == before.num_deaths + 1
     assert after.num_reruns > before.num_reruns
-    assert doomed.name not in [each.name for each in after.replicas]
     metrics = httpx.get(f"{served.url}/metrics").text
     assert f"starr_replica_deaths_total {after.num_deaths}.0" in metrics
     for each in after.replicas:
@@ -159,16 +173,83 @@ def test_a_client_that_goes_ends_its_request_in_the_replica(engine: ReplicatedLL
     with httpx.stream("POST", f"{served.url}/v1/completions", json=body) as answer:
         assert next(answer.iter_lines()).startswith("data: {")
     after = assert_all_given_back(engine)
-    assert sum(each.stats.num_aborted for each in after.replicas if each.stats) == 1
+    assert sum(each.stats.num_aborted for each in after.replicas) == 1
+
+
+def test_a_split_model_has_a_bundle_for_each_rank_and_the_tokens_of_one(
+    engine: ReplicatedLLM, expected: list[str]
+):
+    config = EngineConfig(model="tiny-sdar", device="cpu", tensor_parallel_size=2)
+    with serve_replicas(config, Replicas(count=1, cpus_per_replica=2)) as split:
+        (group,) = [each for each in placement_group_table().values() if each["state"] == "CREATED"]
+        assert (group["strategy"], group["bundles"]) == (
+            "STRICT_PACK", {0: {"CPU": 1.0}, 1: {"CPU": 1.0}},
+        )  # fmt: skip
+        params = SamplingParams(**FIELDS, seed=0)
+        assert asyncio.run(split.generate(PROMPTS[0], params)).text == expected[0]
+        # Ranks are out of step without one of them: the whole replica is replaced.
+        (first,) = asyncio.run(split.reports())
+        (rank,) = rank_processes()
+        os.kill(rank, signal.SIGKILL)
+        output = asyncio.run(split.generate(PROMPTS[0], params))
+        assert output.text == expected[0]
+        (second,) = asyncio.run(split.reports())
+        assert second.name != first.name and rank_processes() != [rank]
+    wait_for(lambda: not rank_processes(), "the end of the ranks")
+
+
+def rank_processes() -> list[int]:
+    """Of this machine's actors that are ranks."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if folder.name.isdigit() and b"_Rank" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_the_application_for_clusters_answers_over_http_and_survives_a_death(
+    engine: ReplicatedLLM, expected: list[str]
+):
+    args = AppArgs(
+        model="tiny-sdar", device="cpu", replicas=1, cpus_per_replica=1, fronts=1, no_auth=True
+    )
+    serve.run(build(args), name="cluster", route_prefix="/")
+    try:
+        url = f"http://127.0.0.1:{PORT}"
+        assert httpx.get(f"{url}/ready").status_code == 200
+        body = FIELDS | {"prompt": PROMPTS[1], "seed": 1, "stream": True}
+        pieces = []
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=LIMIT_S) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    if not pieces:
+                        handle = serve.get_deployment_handle("Engine", "cluster")
+                        (doomed,) = handle.broadcast("report").results()
+                        os.kill(doomed.process_id, signal.SIGKILL)
+                    pieces.append(json.loads(line[6:])["choices"][0]["text"])
+        assert "".join(pieces) == expected[1]
+        assert "starr_replica_reruns_total 1.0" in httpx.get(f"{url}/metrics").text
+        with httpx.stream("POST", f"{url}/v1/completions", json=body) as answer:
+            assert next(answer.iter_lines()).startswith("data: {")
+        wait_for(
+            lambda: (
+                'requests_total{end="aborted"' in (text := httpx.get(f"{url}/metrics").text)
+                and re.search(r'requests_total{end="aborted",replica="\w+"} 1.0', text)
+            ),
+            "the end of what nobody reads",
+        )
+    finally:
+        serve.delete("cluster")
 
 
 class Command:
     """``serve --replicas 1`` as it is typed."""
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         self.mark = uuid.uuid4().hex
         words = ["serve", "--model", "tiny-sdar", "--port", "0", "--replicas", "1",
-                 "--cpus-per-replica", "1", "--device", "cpu"]  # fmt: skip
+                 "--cpus-per-replica", "1", "--device", "cpu", *more]  # fmt: skip
         self.process = subprocess.Popen(
             [sys.executable, "-m", "starr_engine", *words],
             cwd=ROOT, text=True, stderr=subprocess.PIPE, start_new_session=True,
@@ -218,3 +299,13 @@ def test_replicas_end_with_a_server_that_is_killed():
             lambda: all("Agent" in line for line in marked_processes(command.mark)),
             "the processes to end",
         )
+
+
+def test_replicas_on_a_cluster_end_with_a_server_that_is_killed(engine: ReplicatedLLM):
+    before = set(serve.status().applications)
+    with Command("--ray-address", ray.get_runtime_context().gcs_address) as command:
+        command.url()
+        assert len(serve.status().applications) == len(before) + 1
+        command.process.kill()
+        wait_for(lambda: set(serve.status().applications) == before, "the application to end")
+    assert len(state(engine).replicas) == 2, "the other one goes on"

@@ -1,21 +1,21 @@
-"""Replicas without Ray and without engines, which do what a test says; and a fleet of them."""
+"""Replicas without Ray and without engines, which do what a test says; and the front of them."""
 
 from __future__ import annotations
 
 import asyncio
-import queue
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable
+from types import SimpleNamespace
 from typing import Any
 
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import DeploymentUnavailableError
 
 from starr_engine.config import ResolvedConfig
-from starr_engine.distributed.fleet import ReplicaFleet
-from starr_engine.distributed.member import Ticket
-from starr_engine.distributed.options import Replicas
-from starr_engine.distributed.replica import EncodedRequest, End, ReplicaInfo
+from starr_engine.distributed.ledger import Ticket
+from starr_engine.distributed.replay import Event
+from starr_engine.distributed.replica import End, ReplicaInfo, ReplicaReport
+from starr_engine.distributed.replicated import ReplicatedLLM
+from starr_engine.engine.stats import EngineStats
 from starr_engine.infilling import TokenPrompt
 from starr_engine.outputs import BlockOutput, FinishReason, RequestOutput
 from starr_engine.params import SamplingParams
@@ -24,187 +24,201 @@ LIMIT_S = 20.0
 """A test that waits longer has found something wrong."""
 
 BLOCK = 4
-BATCH_SIZE = 4
-
-
-class Method:
-    """``actor.name.remote(...)`` gives something to await."""
-
-    def __init__(self, remote: Callable[..., Any]) -> None:
-        self.remote = remote
+PROMPT = (TokenPrompt(prompt_token_ids=(1,)),)
 
 
 class FakeReplica:
     """Gives each of its requests a block when the test allows one.
 
     Args:
+        name: Serve's for it.
         first_token: What the tokens of its outputs begin with.
-        load_error: Raised instead of loading.
     """
 
-    def __init__(self, first_token: int = 0, load_error: Exception | None = None) -> None:
-        for name in ("load", "start", "end", "events", "stats"):
-            setattr(self, name, Method(getattr(self, f"_{name}")))
-        self._first_token = first_token
-        self._load_error = load_error
-        self.may_load = threading.Event()
-        self.may_load.set()
+    def __init__(self, name: str, first_token: int = 0) -> None:
+        self.name = name
+        self.first_token = first_token
         self.error: Exception | None = None
         """Raised by every call from now on."""
 
-        self.event_error: Exception | None = None
+        self.num_blocks = 0
+        """That each request has been allowed."""
+
+        self.end: End | None = None
         """What all its requests end with."""
 
-        self.hangs = False
-        self.is_ended = False
-        self.num_blocks = 0
-        """That each request may still get."""
+        self.is_stopped = False
+        """All its streams end without a word."""
 
-        self.requests: dict[int, EncodedRequest] = {}
-        self.given: dict[int, int] = {}
-        self.ended: list[int] = []
+        self.calls: list[FakeCall] = []
+        self.begun: list[str] = []
+        """Names of all requests that it was given."""
 
     def die(self) -> None:
         self.error = ActorDiedError()
 
-    async def _until(self, is_so: Callable[[], bool]) -> None:
-        while not is_so():
-            if self.error is not None:
-                raise self.error
+    @property
+    def names(self) -> list[str]:
+        """Of its requests."""
+        return [call.ticket.request.request_id for call in self.calls]
+
+
+class FakeCall:
+    """What ``handle.run.remote(ticket)`` gives."""
+
+    def __init__(self, deployment: FakeDeployment, ticket: Ticket) -> None:
+        self._deployment = deployment
+        self._replica: FakeReplica | None = None
+        self.ticket = ticket
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+        if self._replica and self in self._replica.calls:
+            self._replica.calls.remove(self)
+
+    async def __aiter__(self) -> AsyncGenerator[list[Event | End], None]:
+        replica = self._replica = await self._routed()
+        replica.calls.append(self)
+        replica.begun.append(self.ticket.request.request_id)
+        for index in range(self.ticket.new_tokens // BLOCK):
+            while replica.num_blocks <= index or replica.error:
+                if replica.error is not None:
+                    raise replica.error
+                if replica.is_stopped:
+                    return
+                if replica.end is not None:
+                    replica.calls.remove(self)
+                    yield [replica.end]
+                    return
+                await asyncio.sleep(0.001)
+            yield [self._block(replica, index)]
+        replica.calls.remove(self)
+        yield [self._output(replica), End(None)]
+
+    async def _routed(self) -> FakeReplica:
+        deployment = self._deployment
+        while True:
+            if deployment.is_failed:
+                raise DeploymentUnavailableError("Engine")
+            listed = {each.name: each for each in deployment.listed}
+            name = self.ticket.ledger.place(self.ticket, list(listed)) if listed else None
+            if name is not None:
+                return listed[name]
             await asyncio.sleep(0.001)
 
-    async def _load(self) -> ReplicaInfo:
-        if self._load_error is not None:
-            raise self._load_error
-        await self._until(self.may_load.is_set)
-        config = ResolvedConfig(
-            max_model_len=64,
-            page_size=BLOCK,
-            num_pages=9,
-            ridge_tokens=0,
-            max_num_requests=BATCH_SIZE,
-        )
-        spec: Any = None
-        return ReplicaInfo(config=config, spec=spec, tokenizer=None, process_id=1)
-
-    async def _start(self, key: int, request: EncodedRequest) -> None:
-        await self._until(lambda: True)
-        self.requests[key] = request
-        self.given[key] = 0
-
-    async def _end(self, key: int) -> None:
-        self.ended.append(key)
-        self.requests.pop(key, None)
-
-    async def _stats(self) -> Any:
-        await self._until(lambda: not self.hangs)
-        if self.error is not None:
-            raise self.error
-        return None
-
-    async def _events(self) -> list[tuple[int, Any]]:
-        await self._until(lambda: bool(self.requests) and bool(self.num_blocks or self.event_error))
-        if self.error is not None:
-            raise self.error
-        if self.event_error is not None:
-            ended = [(key, End(self.event_error)) for key in self.requests]
-            self.requests.clear()
-            return ended
-        self.num_blocks -= 1
-        return [event for key in list(self.requests) for event in self._block(key)]
-
-    def _block(self, key: int) -> list[tuple[int, Any]]:
-        request = self.requests[key]
-        name, index = request.request_id, self.given[key]
-        tokens = [range(self._first_token + i * BLOCK, self._first_token + (i + 1) * BLOCK)
-                  for i in range(index + 1)]  # fmt: skip
-        self.given[key] += 1
-        block = BlockOutput(
-            request_id=name,
-            block_index=index,
-            token_ids=tuple(tokens[-1]),
-            text="",
-            num_forwards=index + 1,
-        )
-        if (index + 1) * BLOCK < request.params.max_tokens:
-            return [(key, block)]
-        del self.requests[key]
-        output = RequestOutput(
-            request_id=name, prompt_token_ids=(1,), text="", finish_reason=FinishReason.LENGTH,
-            token_ids=tuple(token for each in tokens for token in each),
-            nfe=index + 1, num_unmasked=1, computed_rows=1, cache_label="exact", latency_s=0.0,
+    def _block(self, replica: FakeReplica, index: int) -> BlockOutput:
+        first = replica.first_token + index * BLOCK
+        return BlockOutput(
+            request_id=self.ticket.request.request_id, block_index=index, text="",
+            token_ids=tuple(range(first, first + BLOCK)), num_forwards=index + 1,
         )  # fmt: skip
-        return [(key, block), (key, output), (key, End(None))]
+
+    def _output(self, replica: FakeReplica) -> RequestOutput:
+        first, count = replica.first_token, self.ticket.new_tokens
+        return RequestOutput(
+            request_id=self.ticket.request.request_id, prompt_token_ids=(1,), text="",
+            finish_reason=FinishReason.LENGTH, token_ids=tuple(range(first, first + count)),
+            nfe=1, num_unmasked=1, computed_rows=1, cache_label="exact", latency_s=0.0,
+        )  # fmt: skip
 
 
-class FakeFleet:
-    """A fleet, its replicas in the order in which they were started, and requests to it."""
+class FakeDeployment:
+    """A handle of Serve's, the replicas behind it, and the front before it.
 
-    def __init__(self, options: Replicas, make: Callable[[int], FakeReplica]) -> None:
-        self.actors: list[FakeReplica] = []
+    Args:
+        replicas: Of which Serve knows at the start.
+    """
 
-        def start() -> FakeReplica:
-            self.actors.append(make(len(self.actors)))
-            return self.actors[-1]
+    deployment_name = "Engine"
 
-        def end(actor: FakeReplica) -> None:
-            actor.is_ended = True
-            actor.die()
+    def __init__(self, *replicas: FakeReplica) -> None:
+        self.listed = [*replicas]
+        """Those that Serve believes to live."""
 
-        self.fleet = ReplicaFleet(options, start, end)
-
-    def ask(self, name: str, num_blocks: int = 2) -> tuple[Ticket, queue.Queue[Any]]:
-        """Submit a request; its events come through the queue."""
-        events: queue.Queue[Any] = queue.Queue()
-        ticket = Ticket(
-            request=EncodedRequest(
-                candidates=(TokenPrompt(prompt_token_ids=(1,)),),
-                params=SamplingParams(max_tokens=num_blocks * BLOCK, block_length=BLOCK),
-                request_id=name,
-                provisional=False,
-            ),
-            sink=events.put,
-            prompt_tokens=1,
-            new_tokens=num_blocks * BLOCK,
-            num_requests=1,
+        self.is_failed = False
+        config = ResolvedConfig(
+            max_model_len=64, page_size=BLOCK, num_pages=9, ridge_tokens=0, max_num_requests=4
         )
-        self.fleet.submit(ticket)
-        return ticket, events
+        spec: Any = SimpleNamespace(mask_block=None)
+        handle: Any = self
+        info = ReplicaInfo(config=config, spec=spec, tokenizer=None)
+        self.front = ReplicatedLLM(handle, info, "app")
 
-    def wait(self, is_so: Callable[[], Any], what: str) -> None:
-        for _ in range(int(LIMIT_S * 1000)):
-            if is_so():
-                return
-            threading.Event().wait(0.001)
-        raise AssertionError(f"waited {LIMIT_S:g} s for {what}")
+    def options(self, **options: Any) -> FakeDeployment:
+        assert options == {"method_name": "run", "stream": True}
+        return self
 
-    def wait_for_phases(self, **counts: int) -> None:
-        def has() -> bool:
-            phases = [replica.phase for replica in self.fleet.state().result(LIMIT_S).replicas]
-            return all(phases.count(name) == count for name, count in counts.items())
+    def remote(self, ticket: Ticket) -> FakeCall:
+        return FakeCall(self, ticket)
 
-        self.wait(has, f"replicas {counts}")
+    def broadcast(self, method: str) -> Any:
+        assert method == "report"
 
-    def wait_for_requests(self, *counts: int) -> None:
-        """Until replica i, counted from the first one, has counts[i] requests."""
-        self.wait(
-            lambda: [len(actor.requests) for actor in self.actors[: len(counts)]] == [*counts],
-            f"requests {counts}",
-        )
+        async def results_async(**options: Any) -> list[Any]:
+            if not self.listed:
+                raise DeploymentUnavailableError("Engine")
+            return [
+                each.error
+                or ReplicaReport(name=each.name, process_id=1, stats=EngineStats.total([]))
+                for each in self.listed
+            ]
+
+        return SimpleNamespace(results_async=results_async)
+
+    def ask(self, name: str, num_blocks: int = 2) -> Stream:
+        """Submit a request."""
+        params = SamplingParams(max_tokens=num_blocks * BLOCK, block_length=BLOCK)
+        return Stream(self.front.events(PROMPT, params, name, provisional=False))
+
+    def ticket(self, name: str) -> Ticket:
+        """Of a request that nobody has submitted."""
+        return self.front._ticket(PROMPT, SamplingParams(), name, provisional=False)
+
+    def load(self, name: str) -> tuple[int, int]:
+        """Requests and outstanding tokens of a replica, as the front counts them."""
+        found = self.front._ledger.outstanding(name)
+        return found.num_requests, found.tokens
 
 
-@contextmanager
-def fake_fleet(
-    make: Callable[[int], FakeReplica] = lambda number: FakeReplica(), **options: Any
-) -> Iterator[FakeFleet]:
-    made = FakeFleet(Replicas(**({"count": 2} | options)), make)
-    try:
-        yield made
-    finally:
-        made.fleet.close()
-        assert all(actor.is_ended for actor in made.actors), "a replica is left"
+class Stream:
+    """The events of a request, which runs also while nobody reads them."""
+
+    def __init__(self, events: AsyncGenerator[Event, None]) -> None:
+        self._read: asyncio.Queue[Any] = asyncio.Queue()
+        self.task = asyncio.create_task(self._run(events))
+
+    async def _run(self, events: AsyncGenerator[Event, None]) -> None:
+        try:
+            async for event in events:
+                self._read.put_nowait(event)
+        except Exception as error:
+            self._read.put_nowait(error)
+        finally:
+            await events.aclose()
+
+    async def get(self) -> Any:
+        """The next event; an error is raised."""
+        async with asyncio.timeout(LIMIT_S):
+            event = await self._read.get()
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+    async def blocks(self, count: int) -> list[int]:
+        """First tokens of the next events, which are blocks."""
+        found = [await self.get() for _ in range(count)]
+        assert all(isinstance(event, BlockOutput) for event in found), found
+        return [event.token_ids[0] for event in found]
+
+    @property
+    def is_empty(self) -> bool:
+        return self._read.empty()
 
 
-def task_error(cause: Exception) -> RayTaskError:
-    """What Ray raises of a call that raised."""
-    return RayTaskError("load", "", cause)
+async def until(is_so: Callable[[], Any], what: str) -> None:
+    for _ in range(int(LIMIT_S * 1000)):
+        if is_so():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError(f"waited {LIMIT_S:g} s for {what}")

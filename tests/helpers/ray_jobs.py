@@ -22,10 +22,10 @@ MARK = "STARR_TEST_MARK"
 
 
 @contextlib.contextmanager
-def small_ray() -> Iterator[None]:
-    """Two cores, the smallest object store and no dashboard."""
+def small_ray(num_cpus: int = 2) -> Iterator[None]:
+    """So many cores on paper, the smallest object store and no dashboard."""
     ray.init(
-        address="local", num_cpus=2, num_gpus=0, object_store_memory=80 * 2**20,
+        address="local", num_cpus=num_cpus, num_gpus=0, object_store_memory=80 * 2**20,
         include_dashboard=False, log_to_driver=False, logging_level="ERROR",
     )  # fmt: skip
     try:

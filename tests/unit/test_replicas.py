@@ -1,4 +1,4 @@
-"""The parts around the fleet: options, scaling, second runs, the outbox, metrics and flags."""
+"""The parts around replicas: options, second runs, the outbox, metrics and flags."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from starr_engine.cli.main import main
-from starr_engine.distributed import Replicas, Workers, replicated
+from starr_engine.distributed import Replicas, Workers, application
 from starr_engine.distributed.replay import DifferentTokensError, Replay
 from starr_engine.distributed.replica import End, Outbox
-from starr_engine.distributed.scaling import Scaler
 from starr_engine.engine.stats import EngineStats
 from starr_engine.errors import ConfigError, EngineDeadError, ReplicaDiedError
 from starr_engine.outputs import (
@@ -54,51 +53,6 @@ def test_ray_must_have_room_for_the_most_replicas():
     replicas = Replicas(count=2, max_count=5, gpus_per_replica=0.5, address="auto")
     assert replicas.limits == (2, 5)
     assert replicas.workers == Workers(count=5, gpus_per_worker=0.5, address="auto")
-
-
-DELAYS = {"upscale_delay_s": 10.0, "downscale_delay_s": 100.0}
-
-
-def test_a_replica_is_added_when_more_than_fits_was_there_for_long_enough():
-    scaler = Scaler(Replicas(count=1, max_count=4, **DELAYS), 8)
-    assert scaler.target(1, 8, 0.0) == 1
-    assert scaler.target(1, 30, 1.0) == 1
-    assert scaler.target(1, 17, 5.0) == 1
-    assert scaler.target(1, 30, 10.9) == 1
-    assert scaler.target(1, 30, 11.0) == 3, "as many as were wanted all the time"
-
-
-def test_a_moment_of_less_starts_the_clock_anew():
-    scaler = Scaler(Replicas(count=1, max_count=4, **DELAYS), 8)
-    for now, requests in ((0.0, 30), (9.0, 30), (9.5, 8), (10.0, 30), (19.9, 30)):
-        assert scaler.target(1, requests, now) == 1
-    assert scaler.target(1, 30, 20.0) == 4
-
-
-def test_replicas_are_let_go_later_than_they_are_added_and_not_below_the_least():
-    scaler = Scaler(Replicas(count=2, min_count=1, max_count=4, **DELAYS), 8)
-    assert scaler.target(4, 0, 0.0) == 4
-    assert scaler.target(4, 20, 50.0) == 4
-    assert scaler.target(4, 0, 100.0) == 3, "what was needed in between"
-    assert scaler.target(3, 0, 101.0) == 3
-    assert scaler.target(3, 0, 201.0) == 1
-
-
-@given(
-    st.integers(1, 4), st.integers(0, 3), st.integers(0, 3),
-    st.lists(st.tuples(st.integers(0, 60), st.floats(0, 200)), max_size=30),
-)  # fmt: skip
-def test_the_target_stays_within_its_limits(low: int, more: int, most: int, steps: Any):
-    options = Replicas(count=low + more, min_count=low, max_count=low + more + most, **DELAYS)
-    scaler, current, now = Scaler(options, 8), options.count, 0.0
-    for requests, seconds in steps:
-        now += seconds
-        target = scaler.target(current, requests, now)
-        wanted = -(-requests // 8)
-        assert low <= target <= low + more + most
-        assert target <= current or wanted >= target
-        assert target >= current or wanted <= target
-        current = target
 
 
 def block(name: str, index: int, *tokens: int) -> BlockOutput:
@@ -174,23 +128,23 @@ def test_the_outbox_gives_all_at_once_and_only_the_newest_provisional_block():
         taking = asyncio.create_task(outbox.take())
         await asyncio.sleep(0)
         assert not taking.done()
-        outbox.put(1, block("a", 0, 1))
-        assert await taking == [(1, block("a", 0, 1))]
+        outbox.put(block("a", 0, 1))
+        assert await taking == [block("a", 0, 1)]
         for step in range(3):
-            outbox.put(1, provisional("a", step))
-            outbox.put(2, provisional("a", 10 + step))  # another request of this name
-        outbox.put(1, block("a", 1, 1))
-        outbox.put(1, provisional("a", 3))
-        outbox.put(1, End(None))
+            outbox.put(provisional("a", step))
+            outbox.put(provisional("a.1", 10 + step))  # another sample
+        outbox.put(block("a", 1, 1))
+        outbox.put(provisional("a", 3))
+        outbox.put(End(None))
         assert await outbox.take() == [
-            (1, provisional("a", 2)),
-            (2, provisional("a", 12)),
-            (1, block("a", 1, 1)),
-            (1, provisional("a", 3)),
-            (1, End(None)),
+            provisional("a", 2),
+            provisional("a.1", 12),
+            block("a", 1, 1),
+            provisional("a", 3),
+            End(None),
         ]
-        outbox.put(1, provisional("a", 4))
-        assert await outbox.take() == [(1, provisional("a", 4))]
+        outbox.put(provisional("a", 4))
+        assert await outbox.take() == [provisional("a", 4)]
 
     asyncio.run(test())
 
@@ -224,16 +178,11 @@ def test_metrics_name_the_replica_where_there_are_several():
     assert "starr_engine_steps_total 7.0" in metrics.render({"": STATS}).decode()
     fleet = FleetState(
         replicas=(
-            ReplicaState(
-                name="0", phase="ready", num_requests=3, outstanding_tokens=44, stats=STATS
-            ),
-            ReplicaState(
-                name="2", phase="starting", num_requests=0, outstanding_tokens=0, stats=None
-            ),
+            ReplicaState(name="0", num_requests=3, outstanding_tokens=44, stats=STATS),
         ),
-        num_waiting=6, num_deaths=1, num_reruns=2,
+        num_starting=1, num_draining=0, num_waiting=6, num_deaths=1, num_reruns=2,
     )  # fmt: skip
-    assert fleet.is_ready and not replace(fleet, replicas=fleet.replicas[1:]).is_ready
+    assert fleet.is_ready and not replace(fleet, replicas=()).is_ready
     lines = metrics.render({"0": STATS}, fleet).decode().splitlines()
     for line in (
         'starr_engine_steps_total{replica="0"} 7.0',
@@ -265,7 +214,7 @@ def test_the_flags_reach_the_replicas(monkeypatch: pytest.MonkeyPatch):
         asked.extend([engine, replicas])
         raise ConfigError("noted")
 
-    monkeypatch.setattr(replicated, "ReplicatedLLM", note)
+    monkeypatch.setattr(application, "serve_replicas", note)
     monkeypatch.setattr("starr_engine.serve.logs.set_up_logging", lambda level: None)
     words = ["serve", "--port", "0", "--model", "tiny-sdar", "--replicas", "3", "--min-replicas",
              "2", "--max-replicas", "5", "--cpus-per-replica", "2", "--gpus-per-replica", "0.5",
@@ -280,17 +229,19 @@ def test_the_flags_reach_the_replicas(monkeypatch: pytest.MonkeyPatch):
     )  # fmt: skip
 
 
-def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(replicated, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"pip install 'starr-engine\[ray\]'"):
-        replicated.ReplicatedLLM()
+def test_without_ray_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    monkeypatch.setattr("starr_engine.cli.serve.find_spec", lambda name: None)
+    assert main(["serve", "--port", "0", "--replicas", "2"]) == 2
+    assert "pip install 'starr-engine[serve,ray]'" in capsys.readouterr().err
 
 
 class FakeEngine:
     """As much of an engine as the app asks before a request comes."""
 
-    def __init__(self, *phases: Any) -> None:
-        self.phases = phases
+    def __init__(self, num_ready: int) -> None:
+        self.num_ready = num_ready
         self.error: Exception | None = None
 
     def default_sampling_params(self) -> SamplingParams:
@@ -300,10 +251,13 @@ class FakeEngine:
         if self.error is not None:
             raise self.error
         replicas = tuple(
-            ReplicaState(name=str(i), phase=phase, num_requests=0, outstanding_tokens=0, stats=None)
-            for i, phase in enumerate(self.phases)
+            ReplicaState(name=str(i), num_requests=0, outstanding_tokens=0, stats=STATS)
+            for i in range(self.num_ready)
         )
-        return FleetState(replicas=replicas, num_waiting=0, num_deaths=0, num_reruns=0)
+        return FleetState(
+            replicas=replicas, num_starting=1, num_draining=1, num_waiting=0, num_deaths=0,
+            num_reruns=0,
+        )  # fmt: skip
 
 
 def test_the_server_is_ready_while_one_replica_is_and_healthy_while_others_may_come():
@@ -315,9 +269,9 @@ def test_the_server_is_ready_while_one_replica_is_and_healthy_while_others_may_c
         assert app.state.engine_died.is_set() == (engine.error is not None)
         return [answer.status_code for answer in answers]
 
-    assert asyncio.run(statuses(FakeEngine("starting", "ready"))) == [200, 200, 200]
-    assert asyncio.run(statuses(FakeEngine("starting", "draining"))) == [200, 503, 200]
-    dead = FakeEngine()
+    assert asyncio.run(statuses(FakeEngine(1))) == [200, 200, 200]
+    assert asyncio.run(statuses(FakeEngine(0))) == [200, 503, 200]
+    dead = FakeEngine(0)
     dead.error = EngineDeadError("none could be started")
     assert asyncio.run(statuses(dead)) == [503, 503, 503]
     assert as_api_error(ReplicaDiedError("it has died")).code == "replica_died"

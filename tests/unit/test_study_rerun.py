@@ -60,7 +60,7 @@ def test_a_file_that_changed_is_found_and_an_id_must_be_that_of_one_cell(tmp_pat
     )  # fmt: skip
     results = run_study(
         StudyJob(grids=(grid,), folder=tmp_path / "out"),
-        options=CellOptions(make_bench=fake_benches()),
+        make_bench=fake_benches(),
     )
     [cell] = find_cells(results, [results[0].cell.id[:8]])
     [verdict] = rerun([cell], options=CellOptions(make_bench=fake_benches()))
