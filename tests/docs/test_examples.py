@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from starr_engine.cli.main import main
 from starr_engine.study.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -69,23 +64,6 @@ def test_the_infilling_example_fills_what_is_missing() -> None:
     assert "99, 98, 64, 53, 48\n" in run.stdout
     assert "Carla, London, cook" in run.stdout
     assert """'", "city": "London', 4 tokens""" in run.stdout
-
-
-def test_the_examples_of_the_infilling_page_run_and_print_what_it_says(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    page = (ROOT / "docs" / "infilling.md").read_text()
-    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
-    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    for command in commands.replace("\\\n", "").strip().splitlines():
-        words = shlex.split(command)
-        assert words[:2] == ["starr-engine", "generate"]
-        assert main(words[1:]) == 0
-        assert "London" in capsys.readouterr().out
 
 
 def test_the_table_of_the_infilling_page_is_that_of_the_result_file() -> None:
