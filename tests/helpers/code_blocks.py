@@ -89,4 +89,6 @@ def _blocks(page: str, tokens: list[Token]) -> Iterator[CodeBlock]:
                 raise block.refused("nothing compiles it; say why in <!-- not run: ... -->")
             yield block
         elif said and token.nesting >= 0:
-            raise AssertionError(f"{page}: no block follows the comment {said}")
+            break
+    if said:
+        raise AssertionError(f"{page}: no block follows the comment {said}")
