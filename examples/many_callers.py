@@ -1,6 +1,6 @@
 """Many callers, one batch: a block-by-block stream beside ordinary calls.
 
-Run it with ``python examples/many_callers.py``.
+python examples/many_callers.py
 """
 
 import asyncio

@@ -230,6 +230,44 @@ def tasks(result: Result) -> str:
     return grid(header, rows) + _fill(how)
 
 
+def recommendations(result: Result) -> str:
+    """What was recommended, and how it does on problems that did not choose it."""
+    rows = []
+    for row in result["rows"]:
+        chosen, fresh = row["recommendation"]["recommended"], row["fresh"]
+        default = row["recommendation"]["default"]
+        head = [f"`{row['model']}`", f"`{row['set']}`", row["objective"]]
+        if chosen is None:
+            rows.append([*head, "nothing", *[""] * 5])
+            continue
+        rows.append(
+            [
+                *head,
+                chosen["setting"] + (" (default)" if chosen["setting"] == default else ""),
+                _points(chosen),
+                _points(fresh),
+                _share(fresh),
+                f"{fresh['nfe']:.1f}",
+                f"{fresh['faster']:.1f}x",
+            ]
+        )  # fmt: skip
+    setting = result["setting"]
+    what = (
+        f"\nUp to {setting['num_prompts']} problems that chose, {setting['num_fresh']} fresh ones, "
+        f"a loss of at most {100 * setting['max_loss']:g} points. Accuracy, forwards and speed-up "
+        "against the baseline are those on fresh problems, of one run, at batch 1 for latency and "
+        "16 for throughput.\n"
+    )
+    header = ["model", "task", "wanted", "recommended", "loss, points", "fresh: loss, points",
+              "accuracy", "forwards", "faster"]  # fmt: skip
+    return grid(header, rows) + _fill(what)
+
+
+def _points(verdict: Mapping[str, Any]) -> str:
+    low, high = verdict["loss_interval"]
+    return f"{100 * verdict['loss']:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
 TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] = {
     "loading.md": {
         "load": ("load_memory", load_memory),
@@ -246,6 +284,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] =
         "scheduler": ("scheduler", scheduler),
     },
     "tasks.md": {"harder-tasks": ("tasks", tasks)},
+    "recommend.md": {"recommend": ("recommend", recommendations)},
 }
 """Of each page, by marker: the result file and what is made of it."""
 

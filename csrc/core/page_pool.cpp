@@ -41,23 +41,24 @@ std::string describe(PageId page) { return "page " + std::to_string(page); }
 
 PagePool::PagePool(std::int32_t num_pages, std::int32_t page_size)
     : page_size_(checked_page_size(page_size)),
-      pages_(static_cast<std::size_t>(checked_num_pages(num_pages))),
-      index_(num_pages, page_size) {
+      index_(checked_num_pages(num_pages), page_size),
+      idle_(num_pages) {
   slot(kReservedPage).state = PageState::kPrivate;
   slot(kReservedPage).ref_count = 1;
-  for (PageId page = 1; page < num_pages; ++page) push_back(free_, page);
+  free_.reserve(static_cast<std::size_t>(num_pages));
+  for (PageId page = num_pages; --page > kReservedPage;) free_.push_back(page);
 }
 
-const PagePool::Page& PagePool::at(PageId page) const {
+const PageEntry& PagePool::at(PageId page) const {
   if (page < 0 || page >= num_pages()) {
     throw std::invalid_argument(describe(page) + " is outside [0, " + std::to_string(num_pages()) +
                                 ")");
   }
-  return pages_[static_cast<std::size_t>(page)];
+  return index_.entry(page);
 }
 
 const PrefixKey& PagePool::key(PageId page) const {
-  const Page& held = at(page);
+  const PageEntry& held = at(page);
   if (held.state != PageState::kSealed) {
     throw std::invalid_argument(describe(page) + " is " + name_of(held.state) +
                                 ", only a SEALED page has a key");
@@ -79,33 +80,30 @@ std::optional<std::vector<PageId>> PagePool::try_allocate(std::int32_t count) {
 // Appends `count` pages, of which there are so many.
 void PagePool::take(std::vector<PageId>& pages, std::int32_t count) {
   stats_.allocations += count;
-  for (; count > 0 && free_.size > 0; --count) {
-    const PageId page = free_.head;
-    unlink(free_, page);
+  const auto hand_out = [&](PageId page) {
     slot(page).state = PageState::kPrivate;
     slot(page).ref_count = 1;
-    pages.push_back(page);
+  };
+  for (; count > 0 && !free_.empty(); --count) {
+    pages.push_back(free_.back());
+    free_.pop_back();
+    hand_out(pages.back());
   }
   if (count == 0) return;
   stats_.evictions += count;
   // The pages to evict are known at once: what erasing them touches is fetched beforehand.
   const std::size_t first = pages.size();
-  PageId page = lru_.head;
-  for (std::int32_t i = 0; i < count; ++i, page = slot(page).next) {
-    index_.prefetch_entry(page);
-    pages.push_back(page);
+  for (; count > 0; --count) {
+    pages.push_back(idle_.pop_front());
+    __builtin_prefetch(&slot(pages.back()), 1);
   }
   const auto evicted = std::span(pages).subspan(first);
-  for (const PageId each : evicted) index_.prefetch_bucket(each);
-  for (const PageId each : evicted) {
-    index_.erase(each);
-    slot(each).prev = slot(each).next = kUnlinked;
-    slot(each).state = PageState::kPrivate;
-    slot(each).ref_count = 1;
+  for (const PageId page : evicted) index_.prefetch_bucket(page);
+  for (const PageId page : evicted) {
+    index_.erase(page);
+    slot(page).place = PageEntry::kNowhere;
+    hand_out(page);
   }
-  lru_.head = page;
-  (page == kReservedPage ? lru_.tail : slot(page).prev) = kReservedPage;
-  lru_.size -= count;
 }
 
 std::optional<std::int32_t> PagePool::try_admit(std::vector<PageId>& pages, std::int32_t count,
@@ -124,7 +122,6 @@ std::optional<std::int32_t> PagePool::try_admit(std::vector<PageId>& pages, std:
   // A page that nobody uses is no free one any more once it is shared.
   std::int32_t idle = 0;
   const auto shared = std::span(pages).subspan(first);
-  for (const PageId page : shared) __builtin_prefetch(&slot(page), 1);
   for (const PageId page : shared) idle += slot(page).ref_count == 0 ? 1 : 0;
   if (count - found + reserve > num_free() - idle) {
     pages.resize(first);
@@ -159,8 +156,7 @@ void PagePool::release(std::span<const PageId> pages) {
                                 " of the release) has no reference to drop");
   }
   for (std::size_t i = pages.size(); i-- > 0;) {
-    const Page& page = slot(pages[i]);
-    if (page.ref_count == 0 && page.prev == kUnlinked) park(pages[i]);
+    if (slot(pages[i]).ref_count == 0) park(pages[i]);
   }
 }
 
@@ -180,7 +176,6 @@ PrefixKey PagePool::seal(PageId page, const PrefixKey& parent,
 
 std::vector<PageId> PagePool::match(const PrefixKey& root, std::span<const std::int32_t> tokens) {
   std::vector<PageId> pages = index_.match(root, tokens);
-  for (const PageId page : pages) __builtin_prefetch(&slot(page));
   for (const PageId page : pages) reference(page);
   const auto asked = static_cast<std::int64_t>(tokens.size()) / page_size_;
   stats_.hits += static_cast<std::int64_t>(pages.size());
@@ -202,90 +197,52 @@ std::optional<PageId> PagePool::make_private(PageId page) {
 }
 
 std::vector<PageId> PagePool::free_order() const {
-  std::vector<PageId> order;
-  order.reserve(static_cast<std::size_t>(num_free()));
-  for (const List* list : {&free_, &lru_}) {
-    for (PageId page = list->head; page != kReservedPage; page = at(page).next) {
-      order.push_back(page);
-    }
-  }
+  std::vector<PageId> order(free_.rbegin(), free_.rend());
+  const std::vector<PageId> idle = idle_.in_order();
+  order.insert(order.end(), idle.begin(), idle.end());
   return order;
 }
 
-void PagePool::push_front(List& list, PageId page) noexcept {
-  slot(page).prev = kReservedPage;
-  slot(page).next = list.head;
-  (list.head == kReservedPage ? list.tail : slot(list.head).prev) = page;
-  list.head = page;
-  ++list.size;
-}
-
-void PagePool::push_back(List& list, PageId page) noexcept {
-  slot(page).prev = list.tail;
-  slot(page).next = kReservedPage;
-  (list.tail == kReservedPage ? list.head : slot(list.tail).next) = page;
-  list.tail = page;
-  ++list.size;
-}
-
-void PagePool::unlink(List& list, PageId page) noexcept {
-  const PageId prev = slot(page).prev;
-  const PageId next = slot(page).next;
-  (prev == kReservedPage ? list.head : slot(prev).next) = next;
-  (next == kReservedPage ? list.tail : slot(next).prev) = prev;
-  slot(page).prev = slot(page).next = kUnlinked;
-  --list.size;
-}
-
 void PagePool::reference(PageId page) noexcept {
-  if (slot(page).ref_count++ == 0) unlink(lru_, page);
+  if (slot(page).ref_count++ == 0) idle_.remove(slot(page));
 }
 
-// Puts a page that has just lost its last reference where an allocation will find it.
+// Puts a page without references where an allocation will find it, unless it is there.
 void PagePool::park(PageId page) noexcept {
-  if (index_.contains(page)) {
-    push_back(lru_, page);
+  PageEntry& entry = slot(page);
+  if (entry.state == PageState::kFree || entry.place != PageEntry::kNowhere) return;
+  if (entry.is_indexed) {
+    idle_.push_back(page, index_);
   } else {
-    slot(page).state = PageState::kFree;
-    push_front(free_, page);
-  }
-}
-
-void PagePool::check_list(const List& list, PageState state, const char* name) const {
-  std::int32_t size = 0;
-  PageId prev = kReservedPage;
-  for (PageId page = list.head; page != kReservedPage; page = at(page).next) {
-    const Page& entry = at(page);
-    if (++size > num_pages()) throw std::logic_error(std::string(name) + " list has a cycle");
-    if (entry.prev != prev) {
-      throw std::logic_error(describe(page) + " of the " + name + " list has prev " +
-                             std::to_string(entry.prev) + ", expected " + std::to_string(prev));
-    }
-    if (entry.state != state || entry.ref_count != 0) {
-      throw std::logic_error(describe(page) + " of the " + name + " list is " +
-                             name_of(entry.state) + " with count " +
-                             std::to_string(entry.ref_count));
-    }
-    prev = page;
-  }
-  if (list.tail != prev || list.size != size) {
-    throw std::logic_error(std::string(name) + " list has " + std::to_string(size) +
-                           " pages and last page " + std::to_string(prev) + ", but records " +
-                           std::to_string(list.size) + " and " + std::to_string(list.tail));
+    entry.state = PageState::kFree;
+    free_.push_back(page);
   }
 }
 
 void PagePool::check_invariants() const {
   index_.check_invariants();
-  check_list(free_, PageState::kFree, "free");
-  check_list(lru_, PageState::kSealed, "lru");
-  std::int32_t parked = 0;
+  std::vector<std::int32_t> seen(static_cast<std::size_t>(num_pages()), 0);
+  const auto check = [&](const std::vector<PageId>& pages, PageState state, const char* name) {
+    for (const PageId page : pages) {
+      const PageEntry& entry = at(page);
+      if (++seen[static_cast<std::size_t>(page)] > 1) {
+        throw std::logic_error(describe(page) + " can be handed out twice");
+      }
+      if (entry.state != state || entry.ref_count != 0) {
+        throw std::logic_error(describe(page) + " among the " + name + " pages is " +
+                               name_of(entry.state) + " with count " +
+                               std::to_string(entry.ref_count));
+      }
+    }
+  };
+  const std::vector<PageId> idle = idle_.in_order();
+  check(free_, PageState::kFree, "free");
+  check(idle, PageState::kSealed, "idle");
   std::int32_t indexed = 0;
   for (PageId page = 0; page < num_pages(); ++page) {
-    const Page& entry = at(page);
-    const bool linked = entry.prev != kUnlinked || entry.next != kUnlinked;
+    const PageEntry& entry = at(page);
+    const bool parked = seen[static_cast<std::size_t>(page)] != 0;
     const bool known = index_.contains(page);
-    parked += linked ? 1 : 0;
     indexed += known ? 1 : 0;
     const auto fail = [&](const char* what) {
       throw std::logic_error(describe(page) + " is " + name_of(entry.state) + " with count " +
@@ -294,17 +251,19 @@ void PagePool::check_invariants() const {
     if (entry.state == PageState::kPrivate && entry.ref_count != 1) {
       fail(": a PRIVATE page has exactly one owner");
     }
-    if (linked && entry.ref_count != 0) fail(" and in a list of unreferenced pages");
-    if (!linked && entry.ref_count == 0) fail(" but in no list: it is leaked");
+    if (!parked && entry.ref_count == 0) fail(" but nowhere to be handed out: it is leaked");
+    if ((entry.place != PageEntry::kNowhere) != (parked && entry.state == PageState::kSealed)) {
+      fail(" and its place among the idle pages is wrong");
+    }
     if (known && entry.state != PageState::kSealed) fail(" and in the prefix index");
     if (!known && entry.state == PageState::kSealed && entry.ref_count == 0) {
       fail(" but not in the prefix index: nothing can find it");
     }
   }
-  if (parked != num_free() || indexed != index_.size()) {
-    throw std::logic_error("pool counts " + std::to_string(num_free()) + " free and " +
+  if (idle.size() != static_cast<std::size_t>(idle_.size()) || indexed != index_.size()) {
+    throw std::logic_error("pool counts " + std::to_string(idle_.size()) + " idle and " +
                            std::to_string(index_.size()) + " indexed pages, found " +
-                           std::to_string(parked) + " and " + std::to_string(indexed));
+                           std::to_string(idle.size()) + " and " + std::to_string(indexed));
   }
 }
 

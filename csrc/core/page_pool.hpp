@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "core/idle_queue.hpp"
 #include "core/prefix_hash.hpp"
 #include "core/prefix_index.hpp"
 
@@ -14,8 +15,6 @@ namespace starr {
 // PRIVATE -> writable, exactly one owner, in no index.
 // SEALED  -> immutable, shareable, reference counted; while the index knows it, it keeps its
 //            content at count 0 too, until an allocation needs the page.
-enum class PageState : std::uint8_t { kFree, kPrivate, kSealed };
-
 // Counted in pages since construction.
 struct PoolStats {
   std::int64_t allocations = 0;
@@ -67,10 +66,12 @@ class PagePool {
   // std::invalid_argument when the page is not held.
   std::optional<PageId> make_private(PageId page);
 
-  std::int32_t num_pages() const noexcept { return static_cast<std::int32_t>(pages_.size()); }
+  std::int32_t num_pages() const noexcept { return index_.num_pages(); }
   std::int32_t page_size() const noexcept { return page_size_; }
   // Pages that try_allocate can hand out: FREE ones and unreferenced SEALED ones.
-  std::int32_t num_free() const noexcept { return free_.size + lru_.size; }
+  std::int32_t num_free() const noexcept {
+    return static_cast<std::int32_t>(free_.size()) + idle_.size();
+  }
   // Pages whose content match() can find, in use or not.
   std::int32_t num_indexed() const noexcept { return index_.size(); }
   const PoolStats& stats() const noexcept { return stats_; }
@@ -89,38 +90,15 @@ class PagePool {
   void check_invariants() const;
 
  private:
-  struct Page {
-    PrefixKey key;
-    PageId prev = kUnlinked;
-    PageId next = kUnlinked;
-    std::int32_t ref_count = 0;
-    PageState state = PageState::kFree;
-  };
-
-  // Doubly linked through Page::prev and Page::next; kReservedPage ends it on both sides.
-  struct List {
-    PageId head = kReservedPage;
-    PageId tail = kReservedPage;
-    std::int32_t size = 0;
-  };
-
-  static constexpr PageId kUnlinked = -1;
-
-  const Page& at(PageId page) const;
-  Page& slot(PageId page) noexcept { return pages_[static_cast<std::size_t>(page)]; }
-  void push_front(List& list, PageId page) noexcept;
-  void push_back(List& list, PageId page) noexcept;
-  void unlink(List& list, PageId page) noexcept;
+  const PageEntry& at(PageId page) const;
+  PageEntry& slot(PageId page) noexcept { return index_.entry(page); }
   void reference(PageId page) noexcept;
   void take(std::vector<PageId>& pages, std::int32_t count);
   void park(PageId page) noexcept;
-  void check_list(const List& list, PageState state, const char* name) const;
-
   std::int32_t page_size_;
-  std::vector<Page> pages_;
   PrefixIndex index_;
-  List free_;  // FREE pages
-  List lru_;   // SEALED pages at count 0, least recently used first
+  std::vector<PageId> free_;  // FREE pages; the next to hand out is last
+  IdleQueue idle_;
   PoolStats stats_;
 };
 

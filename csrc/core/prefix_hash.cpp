@@ -6,6 +6,8 @@
 #include <cstring>
 #include <random>
 
+#include "core/nh.hpp"
+
 namespace starr {
 namespace {
 
@@ -82,58 +84,41 @@ std::uint64_t reduce(Wide value) noexcept {
   return folded >= kPrime ? folded - kPrime : folded;
 }
 
-constexpr std::size_t kChunk = 32;  // tokens that become coefficients at once
-constexpr std::size_t kWords = kChunk / 2;
-
-// Secrets of one half of a key.
-struct Lane {
-  std::array<std::uint64_t, kWords> words;  // of NH
-  std::array<std::uint64_t, 3> powers;      // x, x^2, x^3 modulo the prime
+struct Secrets {
+  NhWords words;
+  std::array<std::array<std::uint64_t, 2>, 2> powers;  // of each half: x, x^2 modulo the prime
 };
 
-Lane draw_lane() {
+Secrets draw_secrets() {
   std::random_device source;
-  const auto draw = [&] { return (std::uint64_t{source()} << 32) | source(); };
-  Lane lane;
-  for (std::uint64_t& word : lane.words) word = draw();
-  const std::uint64_t x = reduce(draw());
-  const std::uint64_t square = reduce(Wide{x} * x);
-  lane.powers = {x, square, reduce(Wide{square} * x)};
-  return lane;
+  Secrets secrets;
+  for (auto& words : secrets.words) {
+    for (std::uint32_t& word : words) word = source();
+  }
+  for (auto& powers : secrets.powers) {
+    const std::uint64_t x = reduce((std::uint64_t{source()} << 32) | source());
+    powers = {x, reduce(Wide{x} * x)};
+  }
+  return secrets;
 }
 
-const std::array<Lane, 2> kLanes = {draw_lane(), draw_lane()};
+const Secrets kSecrets = draw_secrets();
 
-// NH of a chunk of tokens.
-Wide nh(const Lane& lane, const std::int32_t* tokens) noexcept {
-  const auto word = [&](std::size_t i) {
-    std::uint64_t pair;
-    std::memcpy(&pair, tokens + 2 * i, sizeof(pair));
-    return pair + lane.words[i];
-  };
-  Wide sum = 0;
-  for (std::size_t i = 0; i < kWords; i += 2) sum += Wide{word(i)} * word(i + 1);
-  return sum;
-}
+// Below 2^61 + 8, and equal to `value` modulo the prime.
+std::uint64_t fold(std::uint64_t value) noexcept { return (value & kPrime) + (value >> 61); }
 
-// Three steps of Horner's rule at once. The sum stays below 2^124: three products of numbers below
-// 2^61, and one such number.
-std::uint64_t append(const Lane& lane, std::uint64_t half, Wide sum,
-                     std::uint64_t num_tokens) noexcept {
-  const auto low = static_cast<std::uint64_t>(sum) & kPrime;
-  const auto middle = static_cast<std::uint64_t>(sum >> 61) & kPrime;
-  // Chunks that are not full are padded with zeros: their number must tell them apart.
-  const std::uint64_t high = static_cast<std::uint64_t>(sum >> 122) + (num_tokens << 6);
-  return reduce(Wide{half} * lane.powers[2] + Wide{high} * lane.powers[1] +
-                Wide{middle} * lane.powers[0] + low);
+// Two steps of Horner's rule at once. The sum stays below 2^124.
+std::uint64_t append(const std::array<std::uint64_t, 2>& powers, std::uint64_t half,
+                     std::uint64_t first, std::uint64_t second) noexcept {
+  return reduce(Wide{half} * powers[1] + Wide{fold(first)} * powers[0] + fold(second));
 }
 
 PrefixKey extend_chunk(const PrefixKey& parent, const std::int32_t* tokens,
                        std::uint64_t num_tokens) noexcept {
-  const Wide first = nh(kLanes[0], tokens);
-  const Wide second = nh(kLanes[1], tokens);
-  return {append(kLanes[0], parent.low, first, num_tokens),
-          append(kLanes[1], parent.high, second, num_tokens)};
+  const NhHash sums = nh(kSecrets.words, tokens);
+  // Chunks that are not full are padded with zeros: their number must tell them apart.
+  return {append(kSecrets.powers[0], parent.low, sums[0], fold(sums[1]) + num_tokens),
+          append(kSecrets.powers[1], parent.high, sums[2], fold(sums[3]) + num_tokens)};
 }
 
 }  // namespace
@@ -146,11 +131,11 @@ PrefixKey root_key(std::string_view identity) noexcept {
 
 PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) noexcept {
   PrefixKey key = parent;
-  std::array<std::int32_t, kChunk> padded;
-  for (std::size_t at = 0; at < tokens.size(); at += kChunk) {
-    const std::size_t count = std::min(kChunk, tokens.size() - at);
+  std::array<std::int32_t, kNhTokens> padded;
+  for (std::size_t at = 0; at < tokens.size(); at += kNhTokens) {
+    const std::size_t count = std::min(kNhTokens, tokens.size() - at);
     const std::int32_t* chunk = tokens.data() + at;
-    if (count < kChunk) {
+    if (count < kNhTokens) {
       padded.fill(0);
       std::copy_n(chunk, count, padded.begin());
       chunk = padded.data();

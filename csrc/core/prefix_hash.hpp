@@ -27,9 +27,10 @@ PrefixKey root_key(std::string_view identity) noexcept;
 //
 // Keys are compared inside one process only, under secrets that it draws when it starts. Each half
 // of a key is a polynomial modulo 2^61 - 1 whose first coefficient is the root and whose others are
-// NH of 32 tokens each, cut into three (Krovetz, Dai, "VHASH", 2007: NH, then a polynomial).
-// Whoever has not seen the secrets finds two prefixes of n tokens with one key with a chance below
-// (n * 2^-64)^2, and the index compares tokens besides.
+// two sums of NH of 32 tokens each (after Krovetz, Dai, "VHASH", 2007: NH, then a polynomial). Sums
+// are 64 bits long: 17 differences of them are nothing modulo the prime. Whoever has not seen the
+// secrets finds two prefixes of n tokens with one key with a chance below
+// ((17 * 2^-32)^2 + n * 2^-65)^2, and the index compares tokens besides.
 PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) noexcept;
 
 }  // namespace starr

@@ -12,7 +12,6 @@ namespace {
 
 // Pages looked for together, so that the memory of one is fetched while others are hashed.
 constexpr std::size_t kGroup = 16;
-constexpr std::size_t kCacheLine = 64;
 
 std::size_t index_of(PageId page) noexcept { return static_cast<std::size_t>(page); }
 
@@ -26,7 +25,9 @@ PrefixIndex::PrefixIndex(std::int32_t num_pages, std::int32_t page_size) {
   page_size_ = static_cast<std::size_t>(page_size);
   buckets_.resize(std::bit_ceil(2 * index_of(num_pages)));
   entries_.resize(index_of(num_pages));
-  tokens_.resize(index_of(num_pages) * page_size_);
+  constexpr std::size_t line = std::tuple_size_v<decltype(TokenLine::tokens)>;
+  page_lines_ = (page_size_ + line - 1) / line;
+  tokens_.resize(index_of(num_pages) * page_lines_);
 }
 
 std::size_t PrefixIndex::home(std::uint32_t low) const noexcept {
@@ -43,23 +44,20 @@ std::size_t PrefixIndex::locate(const PrefixKey& key) const noexcept {
   for (std::size_t at = home(low);; at = next(at)) {
     const Bucket& bucket = buckets_[at];
     if (bucket.page == kReservedPage) return at;
-    if (bucket.low == low && entries_[index_of(bucket.page)].key == key) return at;
+    if (bucket.low == low && entry(bucket.page).key == key) return at;
   }
 }
 
 void PrefixIndex::prefetch(PageId page) const noexcept {
-  __builtin_prefetch(&entries_[index_of(page)]);
-  const std::int32_t* tokens = tokens_.data() + index_of(page) * page_size_;
-  for (std::size_t at = 0; at < page_size_; at += kCacheLine / sizeof(*tokens)) {
-    __builtin_prefetch(tokens + at);
-  }
+  __builtin_prefetch(&entry(page), 1);
+  const TokenLine* lines = &tokens_[index_of(page) * page_lines_];
+  for (std::size_t at = 0; at < page_lines_; ++at) __builtin_prefetch(lines + at);
 }
 
 bool PrefixIndex::holds(PageId page, const PrefixKey& parent,
                         std::span<const std::int32_t> tokens) const noexcept {
-  if (entries_[index_of(page)].parent != parent || tokens.size() != page_size_) return false;
-  const std::int32_t* stored = tokens_.data() + index_of(page) * page_size_;
-  return std::memcmp(stored, tokens.data(), tokens.size_bytes()) == 0;
+  if (entry(page).parent != parent || tokens.size() != page_size_) return false;
+  return std::memcmp(tokens_of(page), tokens.data(), tokens.size_bytes()) == 0;
 }
 
 PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& parent,
@@ -68,7 +66,7 @@ PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& p
     throw std::invalid_argument("page " + std::to_string(page) + " is outside [1, " +
                                 std::to_string(entries_.size()) + ")");
   }
-  if (entries_[index_of(page)].used) {
+  if (entry(page).is_indexed) {
     throw std::invalid_argument("page " + std::to_string(page) + " is already in the index");
   }
   if (tokens.size() != page_size_) {
@@ -81,9 +79,10 @@ PageId PrefixIndex::insert(PageId page, const PrefixKey& key, const PrefixKey& p
     return holds(present, parent, tokens) ? present : kReservedPage;
   }
   buckets_[bucket] = {page, low_of(key)};
-  entries_[index_of(page)] = {key, parent, true};
-  std::copy(tokens.begin(), tokens.end(),
-            tokens_.begin() + static_cast<std::ptrdiff_t>(index_of(page) * page_size_));
+  entry(page).key = key;
+  entry(page).parent = parent;
+  entry(page).is_indexed = true;
+  std::copy(tokens.begin(), tokens.end(), tokens_of(page));
   ++size_;
   return page;
 }
@@ -98,9 +97,9 @@ void PrefixIndex::erase(PageId page) {
   if (!contains(page)) {
     throw std::invalid_argument("page " + std::to_string(page) + " is not in the index");
   }
-  std::size_t hole = home(low_of(entries_[index_of(page)].key));
+  std::size_t hole = home(low_of(entry(page).key));
   while (buckets_[hole].page != page) hole = next(hole);
-  entries_[index_of(page)].used = false;
+  entry(page).is_indexed = false;
   buckets_[hole] = Bucket{};
   --size_;
   // Backward shift instead of tombstones: an entry moves into the hole unless its home lies
@@ -152,7 +151,7 @@ void PrefixIndex::match_into(std::vector<PageId>& pages, const PrefixKey& root,
 }
 
 bool PrefixIndex::contains(PageId page) const noexcept {
-  return page > kReservedPage && index_of(page) < entries_.size() && entries_[index_of(page)].used;
+  return page > kReservedPage && index_of(page) < entries_.size() && entry(page).is_indexed;
 }
 
 void PrefixIndex::check_invariants() const {
@@ -164,7 +163,7 @@ void PrefixIndex::check_invariants() const {
   }
   std::int32_t used = 0;
   for (std::size_t page = 0; page < entries_.size(); ++page) {
-    if (!entries_[page].used) continue;
+    if (!entries_[page].is_indexed) continue;
     ++used;
     if (index_of(buckets_[locate(entries_[page].key)].page) != page) {
       throw std::logic_error("prefix index: page " + std::to_string(page) +

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -12,6 +14,23 @@ using PageId = std::int32_t;
 
 // Page 0 is never allocated, so it doubles as "no page".
 inline constexpr PageId kReservedPage = 0;
+
+enum class PageState : std::uint8_t { kFree, kPrivate, kSealed };
+
+// All that is known of a page but its tokens, in one cache line: what finding, sharing, evicting
+// and freeing a page touch is fetched at once.
+struct alignas(64) PageEntry {
+  static constexpr std::int32_t kNowhere = -1;
+
+  // The index's: name of the prefix that the page ends, and of the prefix before it.
+  PrefixKey key;
+  PrefixKey parent;
+  // The pool's.
+  std::int32_t place = kNowhere;  // among the pages that nobody holds
+  std::int32_t ref_count = 0;
+  PageState state = PageState::kFree;
+  bool is_indexed = false;  // the index's again
+};
 
 // Flat hash map from prefix key to the page that holds the prefix's last rows.
 //
@@ -43,14 +62,17 @@ class PrefixIndex {
   void match_into(std::vector<PageId>& pages, const PrefixKey& root,
                   std::span<const std::int32_t> tokens) const;
 
-  // Asks for the memory that erasing a page will touch: first its entry, then its bucket.
-  void prefetch_entry(PageId page) const noexcept {
-    __builtin_prefetch(&entries_[static_cast<std::size_t>(page)], 1);
-  }
+  // Asks for the memory that erasing a page will touch, besides its entry.
   void prefetch_bucket(PageId page) const noexcept {
-    const Entry& entry = entries_[static_cast<std::size_t>(page)];
-    __builtin_prefetch(&buckets_[home(low_of(entry.key))], 1);
+    __builtin_prefetch(&buckets_[home(low_of(entry(page).key))], 1);
   }
+
+  // `page` must be one of the pages; the pool keeps its own fields up to date.
+  PageEntry& entry(PageId page) noexcept { return entries_[static_cast<std::size_t>(page)]; }
+  const PageEntry& entry(PageId page) const noexcept {
+    return entries_[static_cast<std::size_t>(page)];
+  }
+  std::int32_t num_pages() const noexcept { return static_cast<std::int32_t>(entries_.size()); }
 
   bool contains(PageId page) const noexcept;
   std::int32_t size() const noexcept { return size_; }
@@ -59,10 +81,8 @@ class PrefixIndex {
   void check_invariants() const;
 
  private:
-  struct Entry {
-    PrefixKey key;
-    PrefixKey parent;
-    bool used = false;
+  struct alignas(64) TokenLine {
+    std::array<std::int32_t, 16> tokens;
   };
 
   // The key's low half stands in the bucket too: probing and erasing stay within one array.
@@ -83,10 +103,18 @@ class PrefixIndex {
   // Asks for the memory that comparing this page will touch.
   void prefetch(PageId page) const noexcept;
 
+  std::int32_t* tokens_of(PageId page) noexcept {
+    return tokens_[static_cast<std::size_t>(page) * page_lines_].tokens.data();
+  }
+  const std::int32_t* tokens_of(PageId page) const noexcept {
+    return tokens_[static_cast<std::size_t>(page) * page_lines_].tokens.data();
+  }
+
   std::size_t page_size_;
-  std::vector<Bucket> buckets_;       // power of two
-  std::vector<Entry> entries_;        // by page
-  std::vector<std::int32_t> tokens_;  // [num_pages, page_size]
+  std::size_t page_lines_;          // of tokens
+  std::vector<Bucket> buckets_;     // power of two
+  std::vector<PageEntry> entries_;  // by page
+  std::vector<TokenLine> tokens_;   // [num_pages, page_lines]
   std::int32_t size_ = 0;
 };
 

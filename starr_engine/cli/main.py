@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "serve": "an OpenAI-compatible server with one engine, or several on Ray",
     "trace": "decode one prompt and write a page that shows every step of it",
     "study": "measure a grid of caches and remasking policies on tasks, and write a report",
+    "recommend": "find the settings to use for a model, prompts and a limit on accuracy",
     "problems": "write problems of a built-in task or a published benchmark as rows",
     "score": "count the right answers of a batch job on such rows",
     "calibrate": "find a policy's arguments on your own prompts",

@@ -8,14 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+from starr_engine.cli.code_options import add_code_options, code_limits
 from starr_engine.errors import ConfigError
 from starr_engine.offline.reader import open_source
 from starr_engine.study.intervals import wilson_interval
-from starr_engine.study.published.run_code import (
-    DEFAULT_MEMORY_BYTES,
-    DEFAULT_TIME_S,
-    CodeLimits,
-)
 from starr_engine.study.scoring import score_rows
 
 _EPILOG: Final = """\
@@ -34,33 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="what `starr-engine batch` wrote for rows of `problems`")  # fmt: skip
     parser.add_argument("--output", type=Path, metavar="FILE",
                         help=".jsonl: id, task and is_right of every row")  # fmt: skip
-    code = parser.add_argument_group("programs")
-    code.add_argument("--run-code", action="store_true", help="run programs that the model wrote")
-    code.add_argument("--code-time", type=float, metavar="SECONDS", default=DEFAULT_TIME_S,
-                      help="for each program (default: %(default)g)")  # fmt: skip
-    code.add_argument("--code-memory", type=int, metavar="MIB",
-                      default=DEFAULT_MEMORY_BYTES // 2**20,
-                      help="default: %(default)g")  # fmt: skip
-    code.add_argument("--code-network", action="store_true",
-                      help="run them also where the kernel cannot fence them off: with the "
-                      "network and your rights on files")  # fmt: skip
-
-
-def code_limits(args: argparse.Namespace) -> CodeLimits | None:
-    """What the flags allow programs; None without ``--run-code``.
-
-    Raises:
-        ConfigError: If a limit cannot be used, or the network is allowed to nothing.
-    """
-    if not args.run_code:
-        if args.code_network:
-            raise ConfigError("--code-network means nothing without --run-code")
-        return None
-    return CodeLimits(
-        time_s=args.code_time,
-        memory_bytes=args.code_memory * 2**20,
-        allow_network=args.code_network,
-    )
+    add_code_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:

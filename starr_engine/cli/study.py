@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from starr_engine.cli.code_options import add_code_options, code_limits, code_words
 from starr_engine.study.grid.axes import Grid
 from starr_engine.study.grid.job import StudyJob, check_job
 from starr_engine.study.grid.read import (
@@ -67,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="TASK|FILE[:SCORER]",
         help="a shipped task, all of them, or a .jsonl or .parquet file of rows with a reference, "
-        "scored by exact (the default), contains, number or task",
+        "scored by exact (the default), contains, number, task or, without references, agreement",
     )
     every = parser.add_argument_group("every cell")
     every.add_argument(
@@ -85,6 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="a field of SamplingParams, such as temperature=0.5 or ignore_eos=true; repeatable",
     )
+    add_code_options(parser)
     _add_job(parser.add_argument_group("study"))
 
 
@@ -132,6 +134,7 @@ def run(args: argparse.Namespace) -> None:
             resume=args.resume,
             overwrite=args.overwrite,
             retry_failed=args.retry_failed,
+            code=code_limits(args),
         )
         check_job(job)
         from starr_engine.study.grid.run import run_study
@@ -152,7 +155,7 @@ def command_of(args: argparse.Namespace) -> str:
         values = getattr(args, name)
         for value in values if isinstance(values, list) else [values]:
             words += [] if value is None else [flag, str(value)]
-    return shlex.join(words)
+    return shlex.join([*words, *code_words(args)])
 
 
 def grids_of(args: argparse.Namespace) -> tuple[Grid, ...]:

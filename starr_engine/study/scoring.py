@@ -48,6 +48,12 @@ def scorer_of(task: str, code: CodeLimits | None = None) -> Scorer:
     return published[task]
 
 
+def is_problem(columns: Mapping[str, Any]) -> bool:
+    """Whether a row of a file is a problem of a known task; see :func:`problem_of`."""
+    has_all = all(columns.get(name) is not None for name in _NEEDED)
+    return has_all and columns["task"] in SCORED_TASKS
+
+
 def problem_of(columns: Mapping[str, Any], where: str) -> Problem:
     """The problem that a row of a file is.
 

@@ -96,7 +96,8 @@ def answer(prompt: tuple[int, ...], params: SamplingParams) -> tuple[str, int]:
     if params.remasking != "threshold":
         return text, 20
     threshold = float(params.remasking_args.get("threshold", 0.9))  # type: ignore[arg-type]
-    return (text if int(text[1:]) / 100 <= threshold else "no"), 4 + int(10 * threshold)
+    difficulty = int(text[1:]) / 100 if text[1:].isdigit() else 0.0
+    return (text if difficulty <= threshold else "no"), 4 + int(10 * threshold)
 
 
 def fake_benches(

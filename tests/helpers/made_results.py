@@ -24,7 +24,7 @@ def made_cell(cache: str = "none", remasking: str = "low_confidence", **changes:
 
 def made_measurement(
     *, solved: str = "1110", forwards: tuple[int, ...] = (8, 8, 8, 8), wall_s: float = 4.0,
-    rows: float = 100.0, label: str = "exact", prompt_tokens: float = 10.0,
+    rows: float = 100.0, label: str = "exact", prompt_tokens: float = 10.0, latency_s: float = 1.0,
 ) -> Measurement:  # fmt: skip
     count = len(solved)
     return Measurement(
@@ -48,8 +48,8 @@ def made_measurement(
         timing=Timing(
             wall_s=wall_s,
             tokens_per_s=10.0 * count / wall_s,
-            latency_p50_s=1.0,
-            latency_p95_s=2.0,
+            latency_p50_s=latency_s,
+            latency_p95_s=2 * latency_s,
             mean_batch=3.0,
         ),
         memory=Memory(kv_bytes=2**20, device_bytes=None),

@@ -15,10 +15,12 @@ from benchmarks import (
     bench_batching,
     bench_engine_overhead,
     bench_growth,
+    bench_recommend,
     bench_scheduler,
 )
 from benchmarks.arrival_simulation import Arrival, Machine, simulate
 from benchmarks.gpu import bench_shapes
+from tools.result_tables import tables_of
 
 
 @pytest.fixture
@@ -115,3 +117,16 @@ def test_a_dense_batch_computes_finished_requests_to_its_end(dense: bool, last: 
     )  # fmt: skip
     assert report.step_s == [20, 8, last, 10]
     assert report.end_s == [28, 28 + last, 38 + last]
+
+
+def test_a_recommendation_is_measured_again_on_problems_that_did_not_choose_it(run, tmp_path):
+    found = run(
+        bench_recommend.main, "--models", "tiny-sdar", "--sets", "sorting", "--objectives",
+        "throughput", "--num-prompts", "2", "--num-fresh", "3", "--max-loss", "1",
+    )  # fmt: skip
+    [row] = found["rows"]
+    assert row["fresh"]["setting"] == row["recommendation"]["recommended"]["setting"]
+    assert row["recommendation"]["prompts"]["count"] == 2
+    (tmp_path / "recommend.json").write_text(json.dumps(found))
+    [table] = tables_of("recommend.md", tmp_path).values()
+    assert "| `tiny-sdar` | `sorting` | throughput |" in table

@@ -125,14 +125,14 @@ def test_rows_that_cannot_be_scored_are_named(row: dict, message: str) -> None:
         score_rows([row], "x")
 
 
-def test_a_study_judges_rows_of_every_task_but_runs_no_programs() -> None:
+def test_a_study_judges_rows_of_every_task_and_runs_programs_only_with_leave() -> None:
     row = {"id": "1", "task": "gsm8k", "answer": "5"}
-    judge = _scorer(row, "task", "row 0")
+    judge = _scorer(row, "task", "row 0", None)
     assert judge("so 5") and not judge("so 6")
-    with pytest.raises(ConfigError, match="whose answers are programs, and a study runs none"):
-        _scorer(row | {"task": "humaneval"}, "task", "row 0")
-    with pytest.raises(ConfigError, match="or use the scorer exact, contains or number"):
-        _scorer({"reference": "5"}, "task", "row 0")
+    with pytest.raises(ConfigError, match="programs that nobody has asked to run: give --run-code"):
+        _scorer(row | {"task": "humaneval"}, "task", "row 0", None)
+    with pytest.raises(ConfigError, match="or use another scorer, such as exact or number"):
+        _scorer({"reference": "5"}, "task", "row 0", None)
 
 
 def test_every_task_has_a_scorer() -> None:

@@ -201,3 +201,15 @@ def test_rows_of_a_shipped_task_are_scored_by_it(tmp_path):
     task = make_grid({"tasks": [{"file": str(path), "scorer": "task"}]}).tasks[0]
     score = ask(replace(CELL, task=task), FakeTokenizer).score
     assert (score([problem.reference]), score(["1, 2"])) == ([True], [False])
+
+
+def test_rows_without_references_are_asked_and_judged_by_agreement(tmp_path):
+    path = tmp_path / "plain.jsonl"
+    path.write_text('{"prompt": "q1"}\n')
+    task = {"file": str(path), "scorer": "agreement"}
+    [cell, *_] = make_grid({"tasks": [task]}).cells()
+    assert ask(cell, FakeTokenizer).score(["whatever"]) == [True]  # the baseline has the word
+    with pytest.raises(ConfigError, match="the scorer agreement needs none"):
+        ask(replace(cell, task=replace(cell.task, scorer="exact")), FakeTokenizer)
+    with pytest.raises(ConfigError, match="above temperature 0 outputs are drawn"):
+        make_grid({"tasks": [task], "sampling": {"temperature": 0.5}})

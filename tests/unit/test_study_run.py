@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from starr_engine.cli.main import main
+from starr_engine.cli.code_options import code_limits
+from starr_engine.cli.main import main, make_parser
+from starr_engine.cli.study import command_of
 from starr_engine.errors import ConfigError
 from starr_engine.study.grid.job import StudyJob
 from starr_engine.study.grid.read import make_grid
 from starr_engine.study.grid.results import RESULTS, read_results
 from starr_engine.study.grid.run import run_study
 from starr_engine.study.grid.significance import mcnemar
+from starr_engine.study.published import CodeLimits
 from tests.helpers.fake_bench import fake_benches, write_questions
 
 
@@ -119,6 +122,37 @@ def test_failed_cells_run_again_only_when_asked(questions, tmp_path):
     assert sum(each.error is not None for each in kept) == 1
     mended = run_study(replace(job, resume=True, retry_failed=True), make_bench=fake_benches())
     assert all(each.error is None for each in mended)
+
+
+def test_answers_that_are_programs_are_run_only_with_leave(tmp_path):
+    # The fake answers with the prompt itself.
+    right, wrong = "def inc(x):\n    return x + 1", "def inc(x):\n    return x"
+    answer = {"start": "def inc(x):\n", "function": "inc",
+              "test": "def check(inc):\n    assert inc(1) == 2"}  # fmt: skip
+    rows = [{"id": str(at), "task": "humaneval", "prompt": text, "answer": answer}
+            for at, text in enumerate((right, wrong))]  # fmt: skip
+    source = tmp_path / "programs.jsonl"
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"file": str(source), "scorer": "task"}
+    entries = {"tasks": [task], "caches": ["none"], "remasking": ["low_confidence"]}
+    job = job_of(source, tmp_path / "out", **entries)
+    [refused] = run_study(job, make_bench=fake_benches())
+    assert refused.measured is None and "give --run-code" in str(refused.error)
+    again = replace(job, resume=True, retry_failed=True, code=CodeLimits())
+    [found] = run_study(again, make_bench=fake_benches())
+    if found.measured is None:
+        pytest.skip(str(found.error))  # a kernel without fences
+    assert found.measured.solved == "10"
+    with pytest.raises(ConfigError, match="unknown entry of a grid 'run_code'"):
+        make_grid({"run_code": True})
+
+
+def test_the_leave_to_run_programs_is_part_of_the_command():
+    words = ["study", "--output", "x", "--run-code", "--code-time", "2", "--code-memory", "64"]
+    args = make_parser("study").parse_args(words)
+    assert code_limits(args) == CodeLimits(time_s=2.0, memory_bytes=64 * 2**20)
+    assert command_of(args).endswith("--run-code --code-time 2 --code-memory 64")
+    assert code_limits(make_parser("study").parse_args(words[:3])) is None
 
 
 @pytest.mark.parametrize("line", [b"{}\n", b"no json\n", b'{"id": "x"}\n', b"[]\n"])

@@ -1,10 +1,12 @@
 #include <array>
 #include <cstring>
+#include <random>
 #include <set>
 #include <utility>
 #include <vector>
 
 #include "check.hpp"
+#include "core/nh.hpp"
 #include "core/prefix_hash.hpp"
 
 namespace {
@@ -44,6 +46,20 @@ void every_message_length_and_bit_changes_the_hash() {
   }
 }
 
+void vectors_and_scalars_make_the_same_sums() {
+  std::mt19937 draw(0);
+  starr::NhWords words;
+  std::array<std::int32_t, starr::kNhTokens + 1> tokens;
+  for (int round = 0; round < 1000; ++round) {
+    for (auto& lane : words) {
+      for (std::uint32_t& word : lane) word = round == 0 ? ~0U : static_cast<std::uint32_t>(draw());
+    }
+    for (std::int32_t& token : tokens) token = round < 2 ? -1 : static_cast<std::int32_t>(draw());
+    const std::int32_t* start = tokens.data() + round % 2;  // at any alignment
+    CHECK(starr::nh(words, start) == starr::nh_scalar(words, start));
+  }
+}
+
 void a_chain_depends_on_identity_order_and_every_page() {
   const std::vector<std::int32_t> first = {1, 2};
   const std::vector<std::int32_t> second = {3, 4};
@@ -62,5 +78,6 @@ void a_chain_depends_on_identity_order_and_every_page() {
 int main() {
   siphash_equals_the_published_vectors();
   every_message_length_and_bit_changes_the_hash();
+  vectors_and_scalars_make_the_same_sums();
   a_chain_depends_on_identity_order_and_every_page();
 }

@@ -18,9 +18,10 @@ from starr_engine.registry import unknown_name
 from starr_engine.sampling_checks import is_int
 from starr_engine.study.problem_sets import PROBLEM_SETS
 
-Scorer = Literal["exact", "contains", "number", "task"]
+Scorer = Literal["exact", "contains", "number", "task", "agreement"]
 """``exact``: the text is a reference, up to white space; ``contains``: it holds one; ``number``:
-its last number is the reference's; ``task``: a shipped task's own scorer."""
+its last number is the reference's; ``task``: a shipped task's own scorer. ``agreement``, for rows
+without references: the token ids are those of the baseline; accuracy is then the share of these."""
 
 NO_SHARING: Final[Args] = {"canvas_cache": 0, "prefix_caching": False}
 """Every request computes its own rows, so that neither problems nor repeats share any."""
@@ -178,6 +179,11 @@ class Grid:
                 problems.append(unknown_name("task", task.name, list(PROBLEM_SETS)))
             if task.file and max(self.shots, default=0):
                 problems.append(f"shots are for shipped tasks; {task.file} has none to show")
+            if task.scorer == "agreement" and self.sampling.get("temperature", 0) != 0:
+                problems.append(
+                    "above temperature 0 outputs are drawn and differ whatever the setting: "
+                    "agreement says nothing"
+                )
         if problems:
             raise ConfigError("; ".join(problems))
 

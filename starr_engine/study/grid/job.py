@@ -6,18 +6,30 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from starr_engine.errors import ConfigError, StarrError
 from starr_engine.offline.journal import Journal, check_output
-from starr_engine.study.grid.axes import Cell, Grid
+from starr_engine.study.grid.axes import Cell
 from starr_engine.study.grid.results import RESULTS
+from starr_engine.study.published import CodeLimits
+
+
+class Cells(Protocol):
+    """What is measured; a ``Grid`` is such, and so is a chosen list."""
+
+    def cells(self) -> Iterator[Cell]:
+        """All cells, of each group the baseline first."""
+
+    def baseline_of(self, cell: Cell) -> Cell:
+        """The cell that ``cell`` is compared with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyJob:
-    """Which grids, and where their results go."""
+    """Which cells, and where their results go."""
 
-    grids: tuple[Grid, ...]
+    grids: tuple[Cells, ...]
     """Cells that several have in common are measured once."""
 
     folder: Path
@@ -31,6 +43,12 @@ class StudyJob:
 
     retry_failed: bool = False
     """Run cells again that ended with a reason instead of numbers."""
+
+    code: CodeLimits | None = None
+    """What programs may use that are answers to HumanEval or MBPP; None runs none."""
+
+    with_drift: bool = True
+    """Measure the drift of approximate caches, in a second run of some of each cell's problems."""
 
     @property
     def output(self) -> Path:

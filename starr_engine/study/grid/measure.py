@@ -32,11 +32,17 @@ class StoppedError(Exception):
 
 
 def measure(
-    cell: Cell, questions: Questions, bench: Bench, *, is_stopped: Callable[[], bool]
+    cell: Cell,
+    questions: Questions,
+    bench: Bench,
+    *,
+    is_stopped: Callable[[], bool],
+    with_drift: bool = True,
 ) -> Measurement:
     """Run a cell.
 
-    The timed run has no probes; those of an approximate cache are a second, short run.
+    The timed run has no probes; those of an approximate cache are a second, short run, which is
+    left out unless ``with_drift``.
 
     Raises:
         StoppedError: If ``is_stopped`` said so between two steps.
@@ -53,7 +59,7 @@ def measure(
     memory = Memory(kv_bytes=meter.most_pages * bench.page_bytes, device_bytes=bench.device_bytes())
     label = outputs[0].cache_label
     drift = None
-    if label != EXACT:
+    if with_drift and label != EXACT:
         probed = replace(params, cache_probe_rate=PROBE_RATE)
         drift = _drift(_run(bench.engine, questions.prompts[:PROBED_PROBLEMS], probed, is_stopped))
     forwards = [output.nfe for output in outputs]

@@ -16,7 +16,7 @@ from starr_engine.offline.rows import Columns, Encoder, RawRow, parse_row
 from starr_engine.params import SamplingParams
 from starr_engine.study.grid.axes import Cell, Scorer
 from starr_engine.study.problem_sets import PROBLEM_SETS
-from starr_engine.study.published import RUN_CODE
+from starr_engine.study.published import RUN_CODE, CodeLimits
 from starr_engine.study.scoring import problem_of, scorer_of
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
@@ -32,7 +32,7 @@ class Questions:
     """For cells that leave the length to the task."""
 
     score: Callable[[Sequence[str]], list[bool]]
-    """Which of the answers are right."""
+    """Which of the answers are right; all of them where the baseline's are to be compared with."""
 
     @property
     def fingerprint(self) -> str:
@@ -41,13 +41,22 @@ class Questions:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def ask(cell: Cell, get_tokenizer: Callable[[], Encoder]) -> Questions:
+def ask(
+    cell: Cell, get_tokenizer: Callable[[], Encoder], code: CodeLimits | None = None
+) -> Questions:
     """The questions of a cell.
+
+    Args:
+        cell: Names the task.
+        get_tokenizer: Makes the ids.
+        code: What programs may use that are answers; None runs none.
 
     Raises:
         ConfigError: If a row of its file cannot be asked or scored.
     """
-    return _from_file(cell, get_tokenizer) if cell.task.file else _from_set(cell, get_tokenizer())
+    if cell.task.file:
+        return _from_file(cell, get_tokenizer, code)
+    return _from_set(cell, get_tokenizer())
 
 
 def _from_set(cell: Cell, tokenizer: Encoder) -> Questions:
@@ -62,7 +71,9 @@ def _from_set(cell: Cell, tokenizer: Encoder) -> Questions:
     )
 
 
-def _from_file(cell: Cell, get_tokenizer: Callable[[], Encoder]) -> Questions:
+def _from_file(
+    cell: Cell, get_tokenizer: Callable[[], Encoder], code: CodeLimits | None
+) -> Questions:
     source = Path(cell.task.file)
     rows = list(open_source(source).rows())
     if not rows:
@@ -70,7 +81,7 @@ def _from_file(cell: Cell, get_tokenizer: Callable[[], Encoder]) -> Questions:
     if len(rows) > cell.num_problems:
         drawn = random.Random(f"rows/{cell.seed}").sample(range(len(rows)), cell.num_problems)
         rows = [rows[at] for at in sorted(drawn)]
-    scorers = [_scorer(raw.columns, cell.task.scorer, f"row {raw.index} of {source}")
+    scorers = [_scorer(raw.columns, cell.task.scorer, f"row {raw.index} of {source}", code)
                for raw in rows]  # fmt: skip
     return Questions(
         prompts=tuple(_prompt(raw, source, get_tokenizer) for raw in rows),
@@ -93,23 +104,30 @@ def _prompt(raw: RawRow, source: Path, get_tokenizer: Callable[[], Encoder]) -> 
     return tuple(prompt.prompt_token_ids)
 
 
-def _scorer(columns: Columns, scorer: Scorer, where: str) -> Callable[[str], bool]:
+def _scorer(
+    columns: Columns, scorer: Scorer, where: str, code: CodeLimits | None
+) -> Callable[[str], bool]:
+    if scorer == "agreement":
+        return lambda text: True  # ``compare_all`` judges, when the baseline's outputs are there
     if scorer == "task":
         try:
             problem = problem_of(columns, where)
         except ConfigError as error:
-            raise ConfigError(f"{error}; or use the scorer exact, contains or number") from error
-        if problem.task in RUN_CODE:
+            raise ConfigError(f"{error}; or use another scorer, such as exact or number") from error
+        if problem.task in RUN_CODE and code is None:
             raise ConfigError(
-                f"{where} is of {problem.task}, whose answers are programs, and a study runs none; "
-                "answer it with `starr-engine batch` and count with `starr-engine score`"
+                f"{where} is of {problem.task}, whose answers are programs that nobody has asked "
+                "to run: give --run-code; see docs/tasks.md"
             )
-        task = scorer_of(problem.task)
+        task = scorer_of(problem.task, code)
         return lambda text: task.score(problem, text)
     given = columns.get("reference")
     references = [given] if isinstance(given, str | int | float) else given
     if not isinstance(references, list) or not references:
-        raise ConfigError(f"{where} has no reference: a text, a number, or a list of them")
+        raise ConfigError(
+            f"{where} has no reference: a text, a number, or a list of them; the scorer agreement "
+            "needs none"
+        )
     wanted = [str(each) for each in references]
     return lambda text: is_right(text, wanted, scorer)
 

@@ -12,7 +12,7 @@ from starr_engine.offline.journal import journal_path
 from starr_engine.offline.json_lines import json_line, parse_line
 from starr_engine.study.grid.axes import Cell
 from starr_engine.study.grid.significance import mcnemar, ratio_interval
-from starr_engine.study.intervals import Interval
+from starr_engine.study.intervals import Interval, mean, wilson_interval
 
 RESULTS: Final = "results.jsonl"
 """Name of the file in a study's folder; one line for each cell, in the order of the grid."""
@@ -83,7 +83,7 @@ class Measurement:
 
     drift: Mapping[str, float | int | None] | None
     """As ``CacheDrift``, from probed steps of some of the problems, run once more; None for an
-    exact cache."""
+    exact cache, and where the job does not ask for it."""
 
     solved: str
     """``1`` or ``0`` for each problem."""
@@ -226,12 +226,35 @@ def as_result(row: Mapping[str, Any] | None, path: Path) -> CellResult:
 
 
 def compare_all(results: Iterable[CellResult]) -> list[CellResult]:
-    """The results, each with its comparison; None where its baseline has no numbers."""
+    """The results, each with its comparison; None where its baseline has no numbers.
+
+    Where the scorer is ``agreement``, what counts as solved follows from the baseline, too.
+    """
     listed = list(results)
+    by_id = {each.cell.id: each.measured for each in listed}
+    listed = [_judge(each, by_id.get(each.baseline)) for each in listed]
     by_id = {each.cell.id: each.measured for each in listed}
     return [
         replace(each, compared=_compare(each.measured, by_id.get(each.baseline))) for each in listed
     ]
+
+
+def _judge(own: CellResult, base: Measurement | None) -> CellResult:
+    """The result with the baseline's outputs as the right ones, if that is how it is scored."""
+    found = own.measured
+    if own.cell.task.scorer != "agreement" or found is None:
+        return own
+    if base is None or base.fingerprint != found.fingerprint:
+        return replace(own, measured=None, error="the baseline has no outputs to agree with")
+    same = [a == b for a, b in zip(found.outputs, base.outputs, strict=True)]
+    share = mean(same)
+    judged = replace(
+        found,
+        solved="".join("1" if each else "0" for each in same),
+        accuracy=share,
+        accuracy_interval=wilson_interval(share, len(same)),
+    )
+    return replace(own, measured=judged)
 
 
 def _compare(own: Measurement | None, base: Measurement | None) -> Comparison | None:

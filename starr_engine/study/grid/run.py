@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +23,11 @@ FORMAT_VERSION: Final = 1
 """Of the results; raised when their fields change their meaning."""
 
 OnCell = Callable[[CellResult, int, int], None]
-"""Takes a result, not yet compared, its number in the grid from 1, and the number of cells."""
+"""Takes a result, compared if its baseline is there, its number from 1, and the number of cells
+that are known of."""
+
+MoreCells = Callable[[Sequence[CellResult]], Sequence[tuple[Cell, Cell]]]
+"""From the results of all cells so far, compared, to further cells with their baselines."""
 
 
 def run_study(
@@ -31,6 +35,7 @@ def run_study(
     *,
     make_bench: MakeBench = open_bench,
     on_cell: OnCell = lambda result, number, total: None,
+    more_cells: MoreCells = lambda results: (),
 ) -> list[CellResult]:
     """Measure every cell that is not there yet, and write the results in the order of the grid.
 
@@ -43,6 +48,8 @@ def run_study(
         job: What is asked.
         make_bench: Loads a model.
         on_cell: Told every cell that this call finishes.
+        more_cells: Asked when all cells have a result, and again until it names no cell that is
+            new. From equal results it must name equal cells.
 
     Returns:
         All results of the folder, those of other grids behind.
@@ -61,7 +68,6 @@ def run_study(
     if job.resume and job.output.exists():
         for result in parse_results(job.output):
             keep(result)
-    cells = list(job.cells())
     with (
         Journal(
             job.output,
@@ -72,22 +78,32 @@ def run_study(
         ) as journal,
         StopSignals() as stop,
     ):
-        runner = _Runner(make_bench, lambda: stop.received is not None)
-        for number, (cell, baseline) in enumerate(cells, 1):
-            if cell.id not in known:
-                try:
-                    found = replace(runner.run(cell), baseline=baseline.id)
-                except StoppedError:
-                    assert stop.received is not None
-                    raise StudyInterruptedError(stop.received, journal) from None
-                journal.append(found.to_line())
-                journal.sync()
-                known[cell.id] = found
-                on_cell(found, number, len(cells))
-            # Another grid may compare it with another cell than the run that measured it.
-            known[cell.id] = replace(known[cell.id], baseline=baseline.id)
-        asked = [known.pop(cell.id) for cell, _ in cells]
-        results = compare_all([*asked, *known.values()])
+        runner = _Runner(job, make_bench, lambda: stop.received is not None)
+        asked: dict[str, None] = {}
+        cells = list(job.cells())
+        while cells:
+            total = len(asked) + len(cells)
+            for cell, baseline in cells:
+                asked[cell.id] = None
+                is_new = cell.id not in known
+                if is_new:
+                    try:
+                        known[cell.id] = replace(runner.run(cell), baseline=baseline.id)
+                    except StoppedError:
+                        assert stop.received is not None
+                        raise StudyInterruptedError(stop.received, journal) from None
+                    journal.append(known[cell.id].to_line())
+                    journal.sync()
+                # Another grid may compare it with another cell than the run that measured it.
+                known[cell.id] = replace(known[cell.id], baseline=baseline.id)
+                if is_new:
+                    pair = dict.fromkeys((cell.id, baseline.id))
+                    told = compare_all(known[each] for each in pair if each in known)
+                    on_cell(told[0], len(asked), total)
+            named = more_cells(compare_all(known[each] for each in asked))
+            cells = [(cell, baseline) for cell, baseline in named if cell.id not in asked]
+        first = [known.pop(each) for each in asked]
+        results = compare_all([*first, *known.values()])
 
         def write(path: Path) -> None:
             path.write_bytes(b"".join(each.to_line() for each in results))
@@ -99,7 +115,10 @@ def run_study(
 class _Runner:
     """Runs cells one by one; the model of the one before stays loaded."""
 
-    def __init__(self, make_bench: MakeBench, is_stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self, job: StudyJob, make_bench: MakeBench, is_stopped: Callable[[], bool]
+    ) -> None:
+        self._job = job
         self._make_bench = make_bench
         self._is_stopped = is_stopped
         self._environment: dict[str, Any] = {}
@@ -118,11 +137,17 @@ class _Runner:
             raise StoppedError
         try:
             bench = self._open(cell)
-            questions = ask(cell, bench.get_tokenizer)
+            questions = ask(cell, bench.get_tokenizer, self._job.code)
             if str(cell.cache) not in self._warmed:
                 warm_up(cell, questions, bench)
                 self._warmed.add(str(cell.cache))
-            measured = measure(cell, questions, bench, is_stopped=self._is_stopped)
+            measured = measure(
+                cell,
+                questions,
+                bench,
+                is_stopped=self._is_stopped,
+                with_drift=self._job.with_drift,
+            )
             return CellResult(
                 cell=cell, baseline="", measured=measured, environment=self._environment
             )

@@ -25,7 +25,8 @@ _TEXT_COLUMNS: Final = (
 METHOD: Final = (
     "A cell is one setting on one task; a setting's numbers are over all tasks and seeds. Accuracy "
     "is the share of solved problems with Wilson's 95 % interval; of a file, whose rows every seed "
-    "asks again, only the first seed enters intervals and tests.",
+    "asks again, only the first seed enters intervals and tests. Where the scorer is agreement, "
+    "solved is what equals the baseline's output token for token: nothing says what is right.",
     "p: exact McNemar test on the same problems, since answers are right or wrong, in pairs, and "
     "the problems on which two settings differ are few; after Holm over all settings of the "
     "model. Few problems see only large differences: a high p is no proof of equality.",
