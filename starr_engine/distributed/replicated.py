@@ -50,7 +50,7 @@ class ReplicatedLLM(AsyncFront):
         StarrError: If there is no cluster, no replica lives to load its model, or SIGINT or SIGTERM
             comes first.
 
-    Example:
+    Examples:
         >>> async with ReplicatedLLM(EngineConfig(model="tiny-sdar"), Replicas(count=2)) as llm:
         ...     output = await llm.generate("Sort: 5 3 9")
     """
