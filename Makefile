@@ -11,7 +11,7 @@ CMAKE_BUILD = build/$$($(BIN)/python -c 'import sys; print(sys.implementation.ca
 CXX_FILES = $$(find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint format sanitize bench clean
+.PHONY: help demo test build lint format sanitize bench docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make lint      ruff, mypy, clang-format; make format rewrites the files"
 	@echo "make sanitize  the C++ core's tests under address and undefined-behaviour sanitizers"
 	@echo "make bench     every script in benchmarks/"
+	@echo "make docs      the documentation as a site in build/site"
 	@echo "make clean     remove what was built; the environment stays (rm -r .venv)"
 
 demo: build
@@ -82,6 +83,11 @@ bench: build
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; \
 	  $(BIN)/python -m "benchmarks.$$(basename "$$script" .py)"; done
 	$(BIN)/python -m benchmarks.peers
+
+# Says what is broken, and fails. NO_MKDOCS_2_WARNING: no announcements of other versions.
+docs: .venv/.packages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+	@echo "build/site is complete: $(BIN)/python -m http.server --directory build/site"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -235,7 +235,7 @@ class AsyncLLM(AsyncFront):
     Raises:
         ConfigError: If the model or an option cannot be used.
 
-    Example:
+    Examples:
         >>> async with AsyncLLM("tiny-llada") as llm:
         ...     output = await llm.generate("Sort: 5 3 9")
     """

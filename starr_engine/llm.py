@@ -30,7 +30,7 @@ class LLM:
     Raises:
         ConfigError: If the model or an option cannot be used.
 
-    Example:
+    Examples:
         >>> llm = LLM("tiny-llada")
         >>> outputs = llm.generate(["Sort: 5 3 9"], SamplingParams(max_tokens=32))
     """

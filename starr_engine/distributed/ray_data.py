@@ -42,7 +42,7 @@ class Generate:
     Raises:
         ConfigError: If the model or an option cannot be used.
 
-    Example:
+    Examples:
         >>> dataset.map_batches(
         ...     Generate,
         ...     fn_constructor_kwargs={"engine": EngineConfig(model="tiny-llada")},

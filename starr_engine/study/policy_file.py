@@ -35,7 +35,7 @@ def load_policy_args(path: str | Path, policy: str | None = None) -> dict[str, A
     Raises:
         ConfigError: If the file cannot be read, is of another kind, or is for another policy.
 
-    Example:
+    Examples:
         >>> args = load_policy_args("starr.json", "starr")
         >>> params = SamplingParams(remasking="starr", remasking_args=args)
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from starr_engine.cli.main import main
 from starr_engine.study.tasks import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -135,23 +133,6 @@ def test_every_example_says_how_to_run_it_and_is_listed(example: str) -> None:
     source = (ROOT / "examples" / f"{example}.py").read_text()
     assert f"python examples/{example}.py" in source.split('"""')[1]
     assert f"[{example}.py]({example}.py)" in page
-
-
-def test_the_examples_of_the_infilling_page_run_and_print_what_it_says(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    page = (ROOT / "docs" / "infilling.md").read_text()
-    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    run = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
-    [commands] = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    for command in commands.replace("\\\n", "").strip().splitlines():
-        words = shlex.split(command)
-        assert words[:2] == ["starr-engine", "generate"]
-        assert main(words[1:]) == 0
-        assert "London" in capsys.readouterr().out
 
 
 def test_the_table_of_the_infilling_page_is_that_of_the_result_file() -> None:

@@ -11,14 +11,6 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_python_example_runs_and_prints_a_line_for_every_prompt() -> None:
-    [example, *_] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    run = subprocess.run(
-        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert run.stdout.count("approximate: temporal reuse") == 2
-
-
 def test_the_tables_are_those_of_the_result_files() -> None:
     subprocess.run([sys.executable, "tools/update_readme.py", "--check"], cwd=ROOT, check=True)
 

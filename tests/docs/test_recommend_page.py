@@ -19,7 +19,7 @@ PAGE = (DOCS / "recommend.md").read_text()
 def test_the_commands_are_searches(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_questions(tmp_path / "mine.jsonl")
-    [block] = re.findall(r"^```\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    [block] = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     commands = block.replace("\\\n", " ").splitlines()
     found = [
         search_of(make_parser("recommend").parse_args(shlex.split(command)[1:]))

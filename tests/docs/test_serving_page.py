@@ -23,17 +23,6 @@ SECTIONS = {
 }
 
 
-def test_the_client_program_prints_what_the_page_says() -> None:
-    [program] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    with running() as served:
-        here = program.replace("http://127.0.0.1:8000", served.url)
-        assert here != program
-        run = subprocess.run(
-            [sys.executable, "-c", here], capture_output=True, text=True, check=True
-        )
-    assert run.stdout.splitlines() == re.findall(r"^print\(.*\)  # (.*)$", program, re.MULTILINE)
-
-
 def test_every_field_of_a_request_is_named() -> None:
     named = set(re.findall(r"`([a-z_]+)`", SECTIONS["Requests"])) | {"stream_options"}
     fields = {*CompletionBody.model_fields, *ChatBody.model_fields}

@@ -43,7 +43,7 @@ def test_the_commands_are_grids(tmp_path, monkeypatch):
     for folder in ("examples", "benchmarks"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
-    commands = [line for block in blocks("") for line in block.replace("\\\n", " ").splitlines()]
+    commands = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
     assert len(commands) == 3
     counts = []
     for command in commands:
