@@ -6,7 +6,7 @@ Serve's proxies take HTTP and hand it to the front, a deployment of its own with
 ``starr-engine serve``; the front gives requests to the replicas as that command does.
 """
 
-from __future__ import annotations
+# No postponed annotations here: Serve makes the arguments of `build` by the class of its parameter.
 
 from dataclasses import replace
 from pathlib import Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import shlex
@@ -183,3 +184,8 @@ def test_an_application_without_keys_says_what_to_give() -> None:
     with pytest.raises(ValidationError, match=r"replica\b"):
         AppArgs.model_validate({"model": "tiny-sdar", "replica": 2})
     assert AppArgs.model_validate({"replicas": "2", "no_auth": "true"}).replicas == 2
+
+
+def test_serve_makes_the_arguments_of_its_command_by_the_class_of_the_parameter():
+    parameter = inspect.signature(build).parameters["args"]
+    assert parameter.annotation is AppArgs
