@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -27,7 +28,7 @@ struct PoolStats {
 //
 // Page 0 is reserved: padding rows write to it. Every call that throws, or that reports a
 // shortage, changes nothing. Not thread safe: one engine thread owns a pool.
-class PagePool {
+class PagePool : public std::enable_shared_from_this<PagePool> {
  public:
   // Throws std::invalid_argument unless num_pages >= 2 and page_size >= 1 (rows).
   PagePool(std::int32_t num_pages, std::int32_t page_size);

@@ -77,7 +77,7 @@ __extension__ using Wide = unsigned __int128;
 constexpr std::uint64_t kPrime = (std::uint64_t{1} << 61) - 1;
 
 // Of a number below 2^124.
-std::uint64_t reduce(Wide value) noexcept {
+inline std::uint64_t reduce(Wide value) noexcept {
   std::uint64_t folded =
       (static_cast<std::uint64_t>(value) & kPrime) + static_cast<std::uint64_t>(value >> 61);
   folded = (folded & kPrime) + (folded >> 61);
@@ -105,21 +105,42 @@ Secrets draw_secrets() {
 const Secrets kSecrets = draw_secrets();
 
 // Below 2^61 + 8, and equal to `value` modulo the prime.
-std::uint64_t fold(std::uint64_t value) noexcept { return (value & kPrime) + (value >> 61); }
+inline std::uint64_t fold(std::uint64_t value) noexcept { return (value & kPrime) + (value >> 61); }
 
 // Two steps of Horner's rule at once. The sum stays below 2^124.
-std::uint64_t append(const std::array<std::uint64_t, 2>& powers, std::uint64_t half,
-                     std::uint64_t first, std::uint64_t second) noexcept {
+inline std::uint64_t append(const std::array<std::uint64_t, 2>& powers, std::uint64_t half,
+                            std::uint64_t first, std::uint64_t second) noexcept {
   return reduce(Wide{half} * powers[1] + Wide{fold(first)} * powers[0] + fold(second));
+}
+
+// Chunks that are not full are padded with zeros: their number must tell them apart.
+inline PrefixKey append_sums(const PrefixKey& parent, const NhHash& sums,
+                             std::uint64_t num_tokens) noexcept {
+  return {append(kSecrets.powers[0], parent.low, sums[0], fold(sums[1]) + num_tokens),
+          append(kSecrets.powers[1], parent.high, sums[2], fold(sums[3]) + num_tokens)};
 }
 
 PrefixKey extend_chunk(const PrefixKey& parent, const std::int32_t* tokens,
                        std::uint64_t num_tokens) noexcept {
-  const NhHash sums = nh(kSecrets.words, tokens);
-  // Chunks that are not full are padded with zeros: their number must tell them apart.
-  return {append(kSecrets.powers[0], parent.low, sums[0], fold(sums[1]) + num_tokens),
-          append(kSecrets.powers[1], parent.high, sums[2], fold(sums[3]) + num_tokens)};
+  return append_sums(parent, nh_scalar(kSecrets.words, tokens), num_tokens);
 }
+
+#ifdef STARR_NH_AVX2
+
+STARR_AVX2 PrefixKey extend_chunk_avx2(const PrefixKey& parent, const std::int32_t* tokens,
+                                       std::uint64_t num_tokens) noexcept {
+  return append_sums(parent, nh_avx2(kSecrets.words, tokens), num_tokens);
+}
+
+const auto kExtendChunk = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")
+                              ? extend_chunk_avx2
+                              : extend_chunk;
+
+#else
+
+constexpr auto kExtendChunk = extend_chunk;
+
+#endif
 
 }  // namespace
 
@@ -140,7 +161,7 @@ PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) 
       std::copy_n(chunk, count, padded.begin());
       chunk = padded.data();
     }
-    key = extend_chunk(key, chunk, count);
+    key = kExtendChunk(key, chunk, count);
   }
   return key;
 }

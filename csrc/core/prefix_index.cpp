@@ -23,7 +23,7 @@ PrefixIndex::PrefixIndex(std::int32_t num_pages, std::int32_t page_size) {
                                 std::to_string(num_pages) + " and " + std::to_string(page_size));
   }
   page_size_ = static_cast<std::size_t>(page_size);
-  buckets_.resize(std::bit_ceil(2 * index_of(num_pages)));
+  buckets_.resize(std::bit_ceil(4 * index_of(num_pages)));
   entries_.resize(index_of(num_pages));
   constexpr std::size_t line = std::tuple_size_v<decltype(TokenLine::tokens)>;
   page_lines_ = (page_size_ + line - 1) / line;
