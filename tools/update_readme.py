@@ -1,6 +1,6 @@
 """Write the README's tables from the committed result files, or check that they agree.
 
-python tools/update_readme.py [--check]
+python -m tools.update_readme [--check]
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tools import study_summary
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
 def render(readme: str) -> str:
-    """The README with both tables as the result files have them."""
-    for name, table in (("demo", demo_table), ("overhead", overhead_table)):
+    """The README with every marked part as the result files have it."""
+    for name, table in (("demo", demo_table), ("study", study_part), ("overhead", overhead_table)):
         begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
         head, _, rest = readme.partition(begin)
         _, _, tail = rest.partition(end)
@@ -49,6 +51,11 @@ def demo_table() -> str:
         + f"64 new tokens, batch 16, {_machine(result)}\n"
         + "([result](benchmarks/results/demo.json)).\n"
     )
+
+
+def study_part() -> str:
+    """What the full study of the shipped models found."""
+    return study_summary.found("docs/images/")
 
 
 def overhead_table() -> str:

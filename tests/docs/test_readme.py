@@ -12,7 +12,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_the_tables_are_those_of_the_result_files() -> None:
-    subprocess.run([sys.executable, "tools/update_readme.py", "--check"], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "tools.update_readme", "--check"], cwd=ROOT, check=True)
 
 
 def test_the_six_lines_are_those_of_the_engine() -> None:
