@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
+
+from tools.markdown import fill, grid, share
+from tools.peer_table import peers
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 DOCS: Final = ROOT / "docs"
 RESULTS: Final = ROOT / "benchmarks" / "results"
 
 Result = Mapping[str, Any]
-
-
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def command(name: str) -> str:
@@ -101,7 +98,7 @@ def ray(result: Result) -> str:
         f"{_yes(kept)}; same bytes: {_yes(faults['same_bytes'])}; processes left: "
         f"{faults['processes_left']}."
     )
-    return grid([f"{scaling['rows']:,} rows", "tokens/s", ""], rows) + _fill(costs)
+    return grid([f"{scaling['rows']:,} rows", "tokens/s", ""], rows) + fill(costs)
 
 
 def server(result: Result) -> str:
@@ -132,7 +129,7 @@ def server_load(result: Result) -> str:
     """Many clients, of which some leave."""
     setting, memory, first = result["setting"], result["memory_mib"], result["first_block_s"]
     ends = ", ".join(f"{name} {count}" for name, count in sorted(result["ends"].items()))
-    return _fill(
+    return fill(
         f"\n{setting['clients']} streams at once for {result['elapsed_s']:.0f} s, a share of "
         f"{setting['gone']} of which leave early: {ends}; failed: {result['num_failed']}. Time to "
         f"the first block: p50 {first['p50']:.1f} s, p99 {first['p99']:.1f} s. Memory: "
@@ -193,7 +190,7 @@ def growth(result: Result) -> str:
         for what, each in found.items()
     )
     header = ["cache", "requests", "prompt", "ms per step", "us per request"]
-    return grid(header, rows) + _fill(f"Grows: {powers}.")
+    return grid(header, rows) + fill(f"Grows: {powers}.")
 
 
 def scheduler(result: Result) -> str:
@@ -215,59 +212,12 @@ def scheduler(result: Result) -> str:
     return grid(header, rows)
 
 
-def peers(result: Result) -> str:
-    """Each model's systems, with what they do otherwise than the engine's row beside them."""
-    return "".join(_peers_of(model) for model in result["models"])
-
-
-def _peers_of(model: Mapping[str, Any]) -> str:
-    setting = model["setting"]
-    beside = {pair["system"]: pair for pair in model["pairs"]}
-    notes = list(dict.fromkeys(row["differs"] for row in model["rows"] if row["differs"]))
-    rows = []
-    for row in model["rows"]:
-        number = f" ({notes.index(row['differs']) + 1})" if row["differs"] else ""
-        name = "engine" if row["side"] == "engine" else row["name"].rsplit(", batch", 1)[0]
-        pair = beside.get(row["name"])
-        speed, latency, ratio = "withheld", "", ""
-        if not row["withheld"]:
-            each = row["tokens_per_s"]
-            speed = f"{each['median']:.1f} ({each['q1']:.1f}-{each['q3']:.1f})"
-            latency = f"{row['latency_s']['median_s']:.3f}"
-        if pair and pair["differing"]:
-            speed = f"withheld: {len(pair['differing'])} of {pair['rows']} outputs differ"
-        elif pair and pair["speed_ratio"] is not None and row["side"] != "engine":
-            ratio = f"{pair['speed_ratio']:.2f}x"
-        accuracy = "" if row["accuracy"] is None else _share(row)
-        rows.append(
-            [
-                name + number, row["procedure"], str(row["batch"]), accuracy,
-                f"{row['nfe']:.1f}", f"{row['forwards']:,}", f"{row['computed_rows']:,}",
-                speed, latency, ratio,
-            ]
-        )  # fmt: skip
-    low, high = setting["prompt_tokens"]
-    stop = "with early stop at EOS" if setting["early_stop"] else "without early stop"
-    what = (
-        f"`{model['model']}`, {model['num_parameters'] / 1e6:.1f} M parameters, "
-        f"{setting['prompts']} prompts of {low} to {high} tokens, up to "
-        f"{max(setting['max_tokens'])} new ones {stop}, median and quartiles of "
-        f"{setting['repeats']} runs in turns:"
-    )
-    header = [
-        "system", "cache, remasking", "batch", "accuracy", "NFE", "forwards", "rows", "tokens/s",
-        "s per prompt", "engine over it",
-    ]  # fmt: skip
-    listed = "".join(f"{number}. {note}\n" for number, note in enumerate(notes, start=1))
-    return _fill(what) + "\n" + grid(header, rows) + (f"\n{listed}" if listed else "")
-
-
 def tasks(result: Result) -> str:
     """Accuracy with its interval, by task, model and policy."""
     found = {(row["set"], row["model"], row["remasking"]): row for row in result["rows"]}
     columns = list(dict.fromkeys((model, policy) for _, model, policy in found))
     rows = [
-        [f"`{name}`", *(_share(found[name, model, policy]) for model, policy in columns)]
+        [f"`{name}`", *(share(found[name, model, policy]) for model, policy in columns)]
         for name in dict.fromkeys(name for name, _, _ in found)
     ]
     header = ["task", *(f"`{model}`, `{policy}`" for model, policy in columns)]
@@ -276,7 +226,7 @@ def tasks(result: Result) -> str:
         f"Share of {setting['num_problems']} problems of the split `{setting['split']}`, in "
         f"brackets the 95 % interval; cache {setting['cache']}, {setting['dtype']}."
     )
-    return grid(header, rows) + _fill(how)
+    return grid(header, rows) + fill(how)
 
 
 def recommendations(result: Result) -> str:
@@ -295,7 +245,7 @@ def recommendations(result: Result) -> str:
                 chosen["setting"] + (" (default)" if chosen["setting"] == default else ""),
                 _points(chosen),
                 _points(fresh),
-                _share(fresh),
+                share(fresh),
                 f"{fresh['nfe']:.1f}",
                 f"{fresh['faster']:.1f}x",
             ]
@@ -309,7 +259,7 @@ def recommendations(result: Result) -> str:
     )
     header = ["model", "task", "wanted", "recommended", "loss, points", "fresh: loss, points",
               "accuracy", "forwards", "faster"]  # fmt: skip
-    return grid(header, rows) + _fill(what)
+    return grid(header, rows) + fill(what)
 
 
 def _points(verdict: Mapping[str, Any]) -> str:
@@ -356,7 +306,7 @@ def replicas(result: Result) -> str:
         grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
         + "\n"
         + grid(["16 requests at once, one thread", "tokens/s"], speeds)
-        + _fill(said)
+        + fill(said)
     )
 
 
@@ -397,16 +347,6 @@ def tables_of(page: str, results: Path = RESULTS) -> dict[str, str]:
         else:
             made[marker] = f"Not measured yet: `{command(name)}`.\n"
     return made
-
-
-def _share(row: Mapping[str, Any]) -> str:
-    low, high = row["accuracy_interval"]
-    return f"{row['accuracy']:.0%} ({low * 100:.0f}-{high * 100:.0f})".replace("%", " %")
-
-
-def _fill(text: str) -> str:
-    filled = textwrap.fill(text.strip(), 100, break_long_words=False, break_on_hyphens=False)
-    return f"\n{filled}\n"
 
 
 def _gigabytes(count: float) -> str:

@@ -28,7 +28,7 @@ from tests.helpers.dream_checkpoints import dream_config, write_dream_checkpoint
 from tests.helpers.engines import make_llm, sharp_checkpoint
 from tests.helpers.fake_originals import write_originals
 from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
-from tools.result_tables import peers
+from tools.peer_table import peers
 
 CPU = torch.device("cpu")
 

@@ -3,45 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from starr_engine.config import EngineConfig
 from starr_engine.errors import RequestError
-from starr_engine.infilling import Template
 from starr_engine.models.base import ModelSpec
-from starr_engine.outputs import BlockOutput, RequestOutput
+from starr_engine.offline.runner import BatchEngine
+from starr_engine.outputs import RequestOutput
 from starr_engine.params import SamplingParams
 
 K = TypeVar("K")
 
 
-class ProbedEngine(Protocol):
+class ProbedEngine(BatchEngine, Protocol):
     """The part of the engine that probes use."""
 
     spec: ModelSpec
-
-    @property
-    def config(self) -> EngineConfig:
-        """Its settings."""
-
-    def add_request(
-        self,
-        prompt_token_ids: Sequence[int],
-        params: SamplingParams,
-        request_id: str | None = None,
-        *,
-        template: Template | None = None,
-        given: Sequence[int] | None = None,
-    ) -> str:
-        """Take a request, or raise RequestError and stay as it was."""
-
-    def step(self) -> Sequence[BlockOutput | RequestOutput]:
-        """One denoising step of all scheduled requests."""
-
-    def abort(self, request_id: str) -> RequestOutput | None:
-        """Drop a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
