@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.decoder import queue_rows
+from starr_engine.decoding.decoder import QueuedRows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
@@ -44,7 +44,7 @@ class QueuedDecisions:
 
     members: list[_Member]
     logits: Tensor
-    decided: Callable[[], list[RowDecision | RowFailure]]
+    rows: QueuedRows
 
 
 class Decoder:
@@ -74,15 +74,15 @@ class Decoder:
             logits, batch.present_ids, self._mask_token_id, drawing, statistics=statistics
         )
         rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
-        decided = queue_rows(rows, scores, logits, stacked=self._options.stacked_states)
-        return QueuedDecisions(members, logits, decided)
+        queued = QueuedRows(rows, scores, logits, stacked=self._options.stacked_states)
+        return QueuedDecisions(members, logits, queued)
 
     @torch.inference_mode()
     def wait(self, queued: QueuedDecisions) -> list[RowDecision | RowFailure]:
         """The decisions once the device has made them, in schedule order."""
         return [
             self._with_logprobs(member, decision, queued.logits)
-            for member, decision in zip(queued.members, queued.decided(), strict=True)
+            for member, decision in zip(queued.members, queued.rows.wait(), strict=True)
         ]
 
     def _obey(self, members: Sequence[_Member], logits: Tensor) -> Tensor:
@@ -120,7 +120,8 @@ class Decoder:
             num_left=canvas.block_start,
             at_edge=canvas.at_edge,
             num_revoked=request.num_revoked_in_block,
-            progress=request.num_unmasked / canvas.num_masks,
+            num_unmasked=request.num_unmasked,
+            num_masks=canvas.num_masks,
             seed=request.params.seed,
             score_offsets=member.positions - canvas.block_start,
             shadow_offsets=member.shadow_positions - canvas.block_start,

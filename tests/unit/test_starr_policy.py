@@ -248,7 +248,7 @@ def test_the_view_has_the_models_logit_of_every_candidate_with_and_without_noise
         scores = score_rows(logits, torch.from_numpy(ids[offsets]).long(), VOCAB - 1, draws)
         row = DecodingRow(
             policy=spy, state={}, block_ids=ids, mask_token_id=VOCAB - 1, step=0, num_left=0,
-            num_revoked=0, progress=0.0, seed=1, score_offsets=offsets,
+            num_revoked=0, num_unmasked=0, num_masks=1, seed=1, score_offsets=offsets,
             is_fixed=np.zeros(len(ids), np.bool_),
         )  # fmt: skip
         assert isinstance(decide_rows([row], scores, logits)[0], RowDecision)
