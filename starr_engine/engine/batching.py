@@ -17,6 +17,7 @@ from starr_engine.attention.base import AttentionMetadata
 from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.carried_rows import CarriedRows, fill_sources
 from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
 from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
@@ -64,6 +65,9 @@ class StepBatch:
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """All of ``arrays`` on the device."""
+
     copies: tuple[PageCopy, ...] = ()
     """Pages to copy, in order, before any row is written."""
 
@@ -75,6 +79,9 @@ class StepBatch:
 
     measured: MeasuredRows | None = None
     """Whose drift is measured; None for nobody's."""
+
+    carried: CarriedRows | None = None
+    """What the step takes from the one in front of it; None if the host knows that one."""
 
     canvas: CanvasRows | None = None
     """Rows of active blocks, for models that treat them differently."""
@@ -228,7 +235,8 @@ class Batcher:
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        arrays = self._fill()
+        carried = next((entry.carried.carried for entry in entries if entry.carried), None)
+        arrays = self._fill(is_ahead=carried is not None)
         packed = arrays.packed
         present = [
             entry.running.request.canvas.token_ids[masks]
@@ -243,6 +251,8 @@ class Batcher:
         requests = [entry.running.request for entry in entries]
         if self._spec is not None and self._spec.noise == "uniform":
             put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
+        if carried is not None:
+            fill_sources(packed, entries, scored, layout.cu_query)
         tensors = packed.upload()
         attention = arrays.attention(layout, tensors)
         canvas = None
@@ -266,14 +276,16 @@ class Batcher:
             attention=attention,
             arrays=arrays,
             started_s=started_s,
+            tensors=tensors,
+            carried=None if carried is None else CarriedRows(carried),
             canvas=canvas,
             windows=self._windows(entries, arrays, tensors),
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, layout.cu_query, slots),
         )
 
-    def _fill(self) -> StepArrays:
-        """What the builder holds; ``present_ids`` and ``reads_prefix`` are left to the caller."""
+    def _fill(self, *, is_ahead: bool) -> StepArrays:
+        """What the builder holds; all that it does not know is left to the caller."""
         builder = self._builder
         sizes = StepSizes(
             builder.num_query_rows,
@@ -282,7 +294,7 @@ class Batcher:
             builder.max_pages,
             builder.num_score_rows,
         )
-        arrays = StepArrays(sizes, self._device)
+        arrays = StepArrays(sizes, self._device, is_ahead=is_ahead)
         packed = arrays.packed
         builder.fill(
             input_ids=packed.int64("input_ids"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starr_engine.decoding.carrying import CarriedRow
 from starr_engine.decoding.decoder import QueuedRows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
@@ -28,6 +29,9 @@ class _Member:
     """A scheduled request and its rows of the logits."""
 
     running: RunningRequest
+    carried: CarriedRow | None
+    """What its last step leaves on the device, if the host does not know it yet."""
+
     rows: slice
     positions: NDArray[np.int64]
     """On the canvas, ascending."""
@@ -70,12 +74,18 @@ class Decoder:
         noise = [_noise(member) for member in members]
         drawing = [draw for draw in noise if draw is not None]
         statistics = fused_statistics if self._options.fused_statistics else plain_statistics
-        scores = score_rows(
-            logits, batch.present_ids, self._mask_token_id, drawing, statistics=statistics
-        )
+        present = batch.present_ids
+        if batch.carried is not None:
+            present = batch.carried.present(present, batch.tensors["present_sources"])
+        scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
         rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
         queued = QueuedRows(rows, scores, logits, stacked=self._options.stacked_states)
         return QueuedDecisions(members, logits, queued)
+
+    @torch.inference_mode()
+    def carry(self, queued: QueuedDecisions) -> list[CarriedRow] | None:
+        """What each request's decision leaves on the device; None if the host must see it first."""
+        return queued.rows.carry()
 
     @torch.inference_mode()
     def wait(self, queued: QueuedDecisions) -> list[RowDecision | RowFailure]:
@@ -108,15 +118,16 @@ class Decoder:
         return changed
 
     def _row(self, member: _Member, draw: Noise | None) -> DecodingRow:
-        running, request = member.running, member.running.request
+        running, request, carried = member.running, member.running.request, member.carried
         canvas = request.canvas
         return DecodingRow(
             policy=running.remasking,
-            state=running.state,
+            state=running.state if carried is None else carried.state,
+            carried=carried,
             block_ids=canvas.active_block,
             is_fixed=canvas.is_fixed[canvas.block_start : canvas.block_stop],
             mask_token_id=self._mask_token_id,
-            step=request.steps_in_block,
+            step=request.steps_in_block + (carried is not None),
             num_left=canvas.block_start,
             at_edge=canvas.at_edge,
             num_revoked=request.num_revoked_in_block,
@@ -171,6 +182,7 @@ def _members(batch: StepBatch) -> list[_Member]:
         members.append(
             _Member(
                 running=entry.running,
+                carried=entry.carried,
                 rows=rows,
                 positions=positions.astype(np.int64),
                 shadow_rows=shadow_rows,
@@ -188,9 +200,10 @@ def _noise(member: _Member) -> Noise | None:
         return None
     return Noise(
         rows=member.rows,
+        offsets=member.positions - request.canvas.block_start,
         temperature=params.temperature,
         seed=params.seed,
-        step=request.num_forwards,
+        step=request.num_forwards + (member.carried is not None),
         top_p=params.top_p,
         top_k=params.top_k,
         min_p=params.min_p,

@@ -122,6 +122,8 @@ class Executor:
 
         rows = batch.logits_rows
         replayed = None if self.graphs is None else self.graphs.run(batch)
+        if replayed is None and batch.carried is not None:
+            batch.carried.put_rows(batch.tensors)
         if replayed is not None:
             hidden, rows = replayed
         elif batch.features is None:

@@ -42,12 +42,16 @@ class StepArrays:
     Args:
         sizes: Of the step.
         device: Of the model.
+        is_ahead: Whether it has rows of requests whose last step is not known; see
+            :mod:`starr_engine.engine.carried_rows`.
     """
 
-    def __init__(self, sizes: StepSizes, device: torch.device) -> None:
+    def __init__(self, sizes: StepSizes, device: torch.device, *, is_ahead: bool = False) -> None:
         rows, requests = (sizes.num_rows,), (sizes.num_requests,)
         bounds, scores = (sizes.num_requests + 1,), (sizes.num_scored,)
         self.sizes = sizes
+        self.is_ahead = is_ahead
+        ahead = {"row_sources": rows, "row_owners": rows, "present_sources": scores}
         self.packed = PackedArrays(
             {
                 "input_ids": (rows, torch.int64),
@@ -66,7 +70,8 @@ class StepArrays:
                 "reads_prefix": (requests, torch.int32),
                 "score_request": (scores, torch.int32),
                 "score_positions": (scores, torch.int32),
-            },
+            }
+            | {name: (shape, torch.int64) for name, shape in ahead.items() if is_ahead},
             device,
         )
 

@@ -243,7 +243,7 @@ def test_the_view_has_the_models_logit_of_every_candidate_with_and_without_noise
     offsets = np.array([0, 1, 2, 4, 5])
     for temperature in (0.0, 5.0):
         spy = _Spy()
-        noise = Noise(rows=slice(0, 5), temperature=temperature, seed=1, step=0)
+        noise = Noise(rows=slice(0, 5), offsets=offsets, temperature=temperature, seed=1, step=0)
         draws = [noise] if temperature > 0 else []
         scores = score_rows(logits, torch.from_numpy(ids[offsets]).long(), VOCAB - 1, draws)
         row = DecodingRow(
