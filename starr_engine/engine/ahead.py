@@ -12,12 +12,17 @@ What the host must know first waits: a block's first step, and whatever a plan r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.cache.rows import RowRanges, covers
 from starr_engine.engine.running import RequestView, RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest
 from starr_engine.models.base import ModelSpec
+
+MOST_LEFT_OUT: Final = 1 / 8
+"""Of the requests of a step, those that may sit out the one behind it: a step costs nearly the same
+without them, so that each loses about one, and what is won is the host's part of one."""
 
 
 class UnknownYetError(Exception):
@@ -50,7 +55,7 @@ def plans_ahead(entries: Sequence[ScheduledRequest]) -> dict[int, StepPlan | Non
 
     Returns:
         By the place in it, for all whose part is wanted: the plan, or None for who sits out. Empty
-        if the host had better wait: a request needs it to, or more sit out than take part.
+        if the host had better wait: a request needs it to, or more than ``MOST_LEFT_OUT`` sit out.
     """
     wanted = {index: entry for index, entry in enumerate(entries) if entry.is_wanted}
     if not all(each.running.goes_ahead and each.canvas_key is None for each in wanted.values()):
@@ -60,8 +65,8 @@ def plans_ahead(entries: Sequence[ScheduledRequest]) -> dict[int, StepPlan | Non
             # The forward is queued: whoever reads these rows comes behind it.
             entry.running.pages.mark_written(entry.plan.write)
     plans = {index: plan_ahead(entry) for index, entry in wanted.items()}
-    num_ready = sum(plan is not None for plan in plans.values())
-    return plans if num_ready and 2 * num_ready >= len(plans) else {}
+    num_left_out = sum(plan is None for plan in plans.values())
+    return plans if num_left_out <= MOST_LEFT_OUT * len(plans) else {}
 
 
 def plan_ahead(entry: ScheduledRequest) -> StepPlan | None:

@@ -122,11 +122,10 @@ class Engine:
         )  # fmt: skip
         self.decoder = Decoder(self.spec.mask_token_id, options)
         self.overlaps = self.device.type == "cuda" if options.overlap is None else options.overlap
-        self.runs_ahead = (
-            (self.device.type == "cuda" if options.ahead is None else options.ahead)
-            and model_goes_ahead(self.spec)
-            and loaded.others is None
+        wants_ahead = config.launch_ahead == "on" or (
+            config.launch_ahead == "auto" and self.device.type == "cuda"
         )
+        self.runs_ahead = wants_ahead and loaded.others is None and model_goes_ahead(self.spec)
         self._in_flight: deque[tuple[StepBatch, QueuedDecisions]] = deque()
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(

@@ -32,7 +32,3 @@ class EngineOptions:
     overlap: bool | None = None
     """Whether an engine's thread tells what a step has changed while the next one runs; None does
     so on CUDA, where a step runs on without the host."""
-
-    ahead: bool | None = None
-    """Whether a step may be launched before the one in front of it is known; None does so on CUDA.
-    See :mod:`starr_engine.engine.ahead`."""
