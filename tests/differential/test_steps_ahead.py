@@ -51,6 +51,11 @@ WAITS: list[dict[str, Any]] = [
 ]
 
 
+ONE_BY_ONE: dict[str, Any] = {
+    "remasking": "low_confidence", "block_length": 8, "ignore_eos": True,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sharp_checkpoint(tmp_path_factory.mktemp("sharp"))
@@ -212,7 +217,7 @@ def test_a_step_that_many_would_sit_out_waits(
     ]
     engine = make_engine(bidirectional, ahead=True)
     for n, kind in enumerate(kinds * 2):
-        engine.add_request([5, 6, n], SamplingParams(block_length=8, **kind))
+        engine.add_request([5, 6, 7 + n], SamplingParams(**(ONE_BY_ONE | kind)))
         engine.step()
     before = engine.stats()
     while engine.has_unfinished:
