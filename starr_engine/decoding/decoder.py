@@ -20,6 +20,7 @@ from torch import Tensor
 from starr_engine.decoding.base import RemaskingPolicy
 from starr_engine.decoding.carrying import Carried, CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
+from starr_engine.decoding.facts import BlockFacts, Integers, upload_facts
 from starr_engine.decoding.group import Doubts, GroupDecision, decide_group
 from starr_engine.decoding.rows import DecodingRow, Member, RowDecision, RowFailure
 from starr_engine.decoding.scores import Scores
@@ -47,21 +48,39 @@ def decide_rows(
     Returns:
         One decision per row, in order, on the host; or why there is none.
     """
-    return QueuedRows(rows, scores, logits, stacked=stacked).wait()
+    return QueuedRows(GroupedRows(rows, logits.device), scores, logits, stacked=stacked).wait()
+
+
+class GroupedRows:
+    """The rows of a step, by who is decided together, and what is known of them on the device.
+
+    Args:
+        rows: In the order in which their scores will lie.
+        device: Of the scores.
+        others: Arrays of integers that go up with the facts.
+    """
+
+    def __init__(
+        self, rows: Sequence[DecodingRow], device: torch.device, *others: Integers
+    ) -> None:
+        self.members = _members(rows)
+        self.groups = _groups(self.members)
+        self.facts, self.others = upload_facts(self.groups, device, *others)
 
 
 class QueuedRows:
     """As :func:`decide_rows`, but the host does not wait for the device before :meth:`wait`."""
 
     def __init__(
-        self, rows: Sequence[DecodingRow], scores: Scores, logits: Tensor, *, stacked: bool = True
+        self, rows: GroupedRows, scores: Scores, logits: Tensor, *, stacked: bool = True
     ) -> None:
         self._scores, self._logits, self._stacked = scores, logits, stacked
-        self._members = _members(rows)
+        self._members = rows.members
         self._queued = [
-            _queue(group, scores, logits, stacked=stacked) for group in _groups(self._members)
+            _queue(group, facts, scores, logits, stacked=stacked)
+            for group, facts in zip(rows.groups, rows.facts, strict=True)
         ]
-        self._finite = download({"has_numbers": scores.top1.isfinite()}) if rows else dict
+        self._finite = download({"has_numbers": scores.top1.isfinite()}) if rows.members else dict
         self.is_as_queued = True
         """Once they are known: whether the decisions are those that :meth:`carry` told of. Else
         they had to be made again."""
@@ -137,10 +156,12 @@ def _groups(members: Iterable[Member]) -> list[list[Member]]:
     return list(groups.values())
 
 
-def _queue(members: list[Member], scores: Scores, logits: Tensor, *, stacked: bool) -> _Queued:
+def _queue(
+    members: list[Member], facts: BlockFacts, scores: Scores, logits: Tensor, *, stacked: bool
+) -> _Queued:
     doubts = Doubts()
     try:
-        decided = decide_group(members, scores, logits, doubts)
+        decided = decide_group(members, facts, scores, logits, doubts)
     except Exception:  # whatever a user's policy may raise, if only for rows without numbers
         return _Queued(members, None, [], dict)
     arrays = download(_outcome(decided) | {"doubts": doubts.any()})
@@ -150,7 +171,8 @@ def _queue(members: list[Member], scores: Scores, logits: Tensor, *, stacked: bo
 def _decide_slowly(members: list[Member], scores: Scores, logits: Tensor, stacked: bool) -> Results:
     """Results by index; if the group as a whole fails, each row has its own chance."""
     try:
-        decided = decide_group(members, scores, logits)
+        [facts], _ = upload_facts([members], logits.device)
+        decided = decide_group(members, facts, scores, logits)
         states = cut(decided.state, len(members), stacked=stacked)
         return _split(members, decided, download(_outcome(decided))(), states)
     except Exception as error:  # whatever a user's policy may raise

@@ -13,7 +13,7 @@ from torch import Tensor
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.contract import Refuse, check_decision, refuse_now
 from starr_engine.decoding.exit.base import exit_early
-from starr_engine.decoding.facts import BlockFacts, block_facts
+from starr_engine.decoding.facts import BlockFacts
 from starr_engine.decoding.guarantee import (
     bound_holding,
     bound_revocation,
@@ -90,12 +90,17 @@ class GroupDecision:
 
 
 def decide_group(
-    members: list[Member], scores: Scores, logits: Tensor, doubts: Doubts | None = None
+    members: list[Member],
+    facts: BlockFacts,
+    scores: Scores,
+    logits: Tensor,
+    doubts: Doubts | None = None,
 ) -> GroupDecision:
     """Decide rows of one policy, exit rule, block length and shape of state.
 
     Args:
         members: n rows.
+        facts: Of them.
         scores: Of all rows of the step.
         logits: [M, V] what the scores were computed from.
         doubts: Takes what would make the host wait; None waits.
@@ -106,7 +111,6 @@ def decide_group(
     refuse: Refuse = refuse_now if doubts is None else doubts.refuse
     group = [member.row for member in members]
     policy = group[0].policy
-    facts = block_facts(members, scores.confidence.device)
     view = make_view(policy, members, facts, scores, logits)
     decision, state = policy.decide(view, join([row.state for row in group]))
     check_decision(policy, view, decision, refuse)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import numpy as np
 import torch
@@ -25,9 +24,7 @@ from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.engine.step_arrays import StepArrays, StepSizes
 from starr_engine.models.base import CanvasRows, ModelSpec
-from starr_engine.request import Positions, TokenIds
-
-_NO_IDS: Final = (np.empty(0, np.int32),)
+from starr_engine.request import Positions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +44,6 @@ class StepBatch:
     """[M] int64 flat rows whose logits are those of the scored positions, request by request; then
     of the shadow rows, likewise."""
 
-    present_ids: Tensor
-    """[M] int64 token that stands on the canvas at each scored position, or the mask."""
-
     score_positions: tuple[Positions, ...]
     """Per request: canvas positions scored, ascending."""
 
@@ -66,7 +60,11 @@ class StepBatch:
     """When its laying out began, of ``time.perf_counter``."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    """All of ``arrays`` on the device."""
+    """All of ``arrays``."""
+
+    is_on_host: bool = False
+    """Whether all these tensors are still on the host, because a recording may copy them
+    elsewhere; see :meth:`uploaded`."""
 
     copies: tuple[PageCopy, ...] = ()
     """Pages to copy, in order, before any row is written."""
@@ -105,6 +103,29 @@ class StepBatch:
             first += len(positions)
         return rows
 
+    def uploaded(self) -> StepBatch:
+        """The same on the device."""
+        if not self.is_on_host:
+            return self
+        tensors = self.arrays.packed.upload()
+        return replace(
+            self,
+            input_ids=tensors["input_ids"],
+            positions=tensors["positions"],
+            logits_rows=tensors["logits_rows"],
+            attention=replace(
+                self.attention,
+                cu_query=tensors["cu_query"],
+                cu_read=tensors["cu_read"],
+                read_slots=tensors["read_slots"],
+                slot_mapping=tensors["slot_mapping"],
+                page_table=tensors["page_table"],
+                visible=tensors["visible"],
+            ),
+            tensors=tensors,
+            is_on_host=False,
+        )
+
     @classmethod
     def of_other_rank(cls, arrays: StepArrays, copies: tuple[PageCopy, ...]) -> StepBatch:
         """The batch of a rank that owns no requests: enough for the forward."""
@@ -114,7 +135,6 @@ class StepBatch:
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],
             logits_rows=tensors["logits_rows"],
-            present_ids=tensors["present_ids"],
             score_positions=(),
             shadow_positions=(),
             attention=arrays.attention(arrays.rows(), tensors),
@@ -138,6 +158,8 @@ class Batcher:
         spec: Of the model, where its noise, its self-conditioning or its windows ask for more than
             the above; None for a model without any.
         dtype: Of the model's rows.
+        defers_upload: Whether batches stay on the host until it is known that no recording takes
+            them; for models whose rows are all alike.
     """
 
     def __init__(
@@ -152,8 +174,10 @@ class Batcher:
         max_num_batched_tokens: int,
         spec: ModelSpec | None = None,
         dtype: torch.dtype = torch.float32,
+        defers_upload: bool = False,
     ) -> None:
         self._spec = spec
+        self._defers_upload = defers_upload
         shapes = () if spec is None else spec.layer_shapes
         self._window_sizes = {shape.window for shape in shapes if shape.window is not None}
         self._dtype = dtype
@@ -170,7 +194,6 @@ class Batcher:
         self._builder.clear()
         scored: list[Positions] = []
         shadowed: list[Positions] = []
-        checked: list[TokenIds] = []
         entries: list[ScheduledRequest] = []
         refused = list(schedule.refused)
         for entry in schedule:
@@ -184,9 +207,7 @@ class Batcher:
             entries.append(entry)
             scored.append(masks)
             shadowed.append(shadows)
-            if entry.shadow:
-                checked.append(entry.running.request.canvas.token_ids[shadows])
-        batch = self._lay_out(entries, scored, shadowed, checked, started_s)
+        batch = self._lay_out(entries, scored, shadowed, started_s)
         probed = [
             (entry, masks)
             for entry, masks in zip(entries, scored, strict=True)
@@ -224,26 +245,19 @@ class Batcher:
         for entry, masks in chunk:
             self._add(entry, None, masks, nothing)
         entries, scored = [entry for entry, _ in chunk], [masks for _, masks in chunk]
-        return self._lay_out(entries, scored, [nothing] * len(chunk), [], started_s)
+        return self._lay_out(entries, scored, [nothing] * len(chunk), started_s)
 
     def _lay_out(
         self,
         entries: Sequence[ScheduledRequest],
         scored: Sequence[Positions],
         shadowed: Sequence[Positions],
-        checked: Sequence[TokenIds],
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
         carried = next((entry.carried.carried for entry in entries if entry.carried), None)
         arrays = self._fill(is_ahead=carried is not None)
         packed = arrays.packed
-        present = [
-            entry.running.request.canvas.token_ids[masks]
-            for entry, masks in zip(entries, scored, strict=True)
-        ]
-        # Shadow rows hold the mask instead of the token they check.
-        np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
         positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
         layout = arrays.rows()
         reads = [entry.plan.read for entry in entries]
@@ -252,8 +266,10 @@ class Batcher:
         if self._spec is not None and self._spec.noise == "uniform":
             put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
         if carried is not None:
-            fill_sources(packed, entries, scored, layout.cu_query)
-        tensors = packed.upload()
+            fill_sources(packed, entries, layout.cu_query)
+        keeps_features = any(entry.running.cache.keeps_features for entry in entries)
+        waits = self._defers_upload and not keeps_features
+        tensors = packed.on_host() if waits else packed.upload()
         attention = arrays.attention(layout, tensors)
         canvas = None
         if self._spec is not None and self._spec.self_conditioning:
@@ -270,13 +286,13 @@ class Batcher:
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],
             logits_rows=tensors["logits_rows"],
-            present_ids=tensors["present_ids"],
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
             arrays=arrays,
             started_s=started_s,
             tensors=tensors,
+            is_on_host=waits,
             carried=None if carried is None else CarriedRows(carried),
             canvas=canvas,
             windows=self._windows(entries, arrays, tensors),

@@ -12,16 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.carrying import CarriedRow
-from starr_engine.decoding.decoder import QueuedRows
+from starr_engine.decoding.decoder import GroupedRows, QueuedRows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import Noise, fused_statistics, plain_statistics, score_rows
 from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
 
 _NO_OPTIONS: Final = EngineOptions()
+_NOTHING: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +76,13 @@ class Decoder:
         noise = [_noise(member) for member in members]
         drawing = [draw for draw in noise if draw is not None]
         statistics = fused_statistics if self._options.fused_statistics else plain_statistics
-        present = batch.present_ids
-        if batch.carried is not None:
-            present = batch.carried.present(present, batch.tensors["present_sources"])
-        scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
         rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
-        queued = QueuedRows(rows, scores, logits, stacked=self._options.stacked_states)
+        grouped = GroupedRows(rows, logits.device, *_present(batch, members))
+        present, *sources = grouped.others
+        if batch.carried is not None:
+            present = put(present, batch.carried.carried.token_ids, *sources)
+        scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
+        queued = QueuedRows(grouped, scores, logits, stacked=self._options.stacked_states)
         return QueuedDecisions(members, logits, queued)
 
     @torch.inference_mode()
@@ -191,6 +194,27 @@ def _members(batch: StepBatch) -> list[_Member]:
         )
         first, first_shadow = rows.stop, shadow_rows.stop
     return members
+
+
+def _present(batch: StepBatch, members: Sequence[_Member]) -> list[NDArray[np.int64]]:
+    """The token that stands at each row with logits, or the mask: [M].
+
+    At shadow rows it is the token that they check. With it, if anything is carried, where that is
+    found: [M], ``KNOWN`` for what the host knows.
+    """
+    scored = [(member, member.positions) for member in members]
+    checked = [(member, member.shadow_positions) for member in members]
+    tokens = [member.running.request.canvas.token_ids[at] for member, at in scored + checked]
+    present = np.concatenate([*tokens, _NOTHING]).astype(np.int64)
+    if batch.carried is None:
+        return [present]
+    sources = [
+        np.full(len(at), KNOWN)
+        if member.carried is None
+        else at - member.running.request.canvas.block_start + member.carried.first
+        for member, at in scored + checked
+    ]
+    return [present, np.concatenate([*sources, _NOTHING])]
 
 
 def _noise(member: _Member) -> Noise | None:

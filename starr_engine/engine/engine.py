@@ -99,6 +99,10 @@ class Engine:
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
             ridge_rows=config.ridge_tokens,
         )
+        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
+        if options.compile_backend is not None:
+            compile_layers(model, options.compile_backend)
+        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
         self.batcher = Batcher(
             loaded.config.page_size,
@@ -110,12 +114,9 @@ class Engine:
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
             spec=self.spec,
             dtype=getattr(torch, loaded.config.dtype),
+            defers_upload=graphs is not None,
         )
         self._others = loaded.others
-        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
-        if options.compile_backend is not None:
-            compile_layers(model, options.compile_backend)
-        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
         self.executor = Executor(
             model, pages, backends, loaded.others, graphs,
             head_on_scored_rows=options.head_on_scored_rows,

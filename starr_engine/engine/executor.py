@@ -120,10 +120,12 @@ class Executor:
             if measured is not None and layer == self.drift_layer:
                 similarity = measured.similarity(value, pool.layer(layer)[1])
 
-        rows = batch.logits_rows
         replayed = None if self.graphs is None else self.graphs.run(batch)
-        if replayed is None and batch.carried is not None:
-            batch.carried.put_rows(batch.tensors)
+        if replayed is None:
+            batch = batch.uploaded()
+            if batch.carried is not None:
+                batch.carried.put_rows(batch.tensors)
+            rows = batch.logits_rows
         if replayed is not None:
             hidden, rows = replayed
         elif batch.features is None:

@@ -51,7 +51,7 @@ class StepArrays:
         bounds, scores = (sizes.num_requests + 1,), (sizes.num_scored,)
         self.sizes = sizes
         self.is_ahead = is_ahead
-        ahead = {"row_sources": rows, "row_owners": rows, "present_sources": scores}
+        ahead = {"row_sources": rows, "row_owners": rows}
         self.packed = PackedArrays(
             {
                 "input_ids": (rows, torch.int64),
@@ -59,7 +59,6 @@ class StepArrays:
                 "slot_mapping": (rows, torch.int64),
                 "read_slots": ((sizes.num_read_rows,), torch.int64),
                 "logits_rows": (scores, torch.int64),
-                "present_ids": (scores, torch.int64),
                 "cu_query": (bounds, torch.int32),
                 "cu_read": (bounds, torch.int32),
                 "page_table": ((sizes.num_requests, sizes.max_pages), torch.int32),

@@ -110,7 +110,7 @@ class GraphRunner:
         bucket = self.rule.fit(sequences)
         if isinstance(bucket, str):
             return bucket
-        grid = grid_arrays(bucket, batch.input_ids.device)
+        grid = grid_arrays(bucket, self._kv_pool.pages.device)
         fill_grid(grid, bucket, sequences, batch.arrays, self._pad_id)
         recording = self._recordings.get(bucket)
         if recording is None:
