@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from starr_engine.bench.work import Work, WorkCounter
 from starr_engine.cache.base import StepKind
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.step_batch import StepBatch
 
 PHASES: Final = ("schedule", "build", "forward", "logits", "decide", "apply", "collect")
 """The parts of ``Engine.step``; ``logits``, the output head, is taken out of ``forward``."""

@@ -17,10 +17,10 @@ from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import Noise, fused_statistics, plain_statistics, score_rows
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.step_batch import StepBatch
 
 _NO_OPTIONS: Final = EngineOptions()
 _NOTHING: Final = np.empty(0, np.int64)

@@ -16,7 +16,7 @@ from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
 from starr_engine.engine.ahead import can_go_ahead, model_goes_ahead, plans_ahead
-from starr_engine.engine.batching import Batcher, StepBatch
+from starr_engine.engine.batching import Batcher
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.compiling import compile_layers
@@ -35,6 +35,7 @@ from starr_engine.engine.rules import make_rules
 from starr_engine.engine.running import Ahead, RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stats import EngineStats, StatsKeeper
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.engine.stopping import StopRule
 from starr_engine.engine.token_ids import check_vocabulary, plain_ids, template_ids
 from starr_engine.engine.tracing import TraceRecorder

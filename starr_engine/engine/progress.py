@@ -10,11 +10,11 @@ import numpy as np
 
 from starr_engine.cache.base import StepKind
 from starr_engine.decoding.rows import RowDecision, RowFailure
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
 from starr_engine.engine.stats import StatsKeeper
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.engine.stopping import StopRule, Visible
 
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from starr_engine.attention.fixed import FixedAttention, FixedLayout, RecordableBackend
 from starr_engine.cache.pool import KVPool
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.carried_rows import CarriedRows
 from starr_engine.engine.graphs.buckets import Bucket, BucketRule, eager_reason, step_sequences
 from starr_engine.engine.graphs.padding import fill_grid, grid_arrays
 from starr_engine.engine.graphs.recorder import Recorder, Run
 from starr_engine.engine.packed_arrays import PackedArrays
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 _TOLERANCE: Final = 0.05
