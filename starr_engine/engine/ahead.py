@@ -76,7 +76,7 @@ def plan_ahead(entry: ScheduledRequest) -> StepPlan | None:
         return None
     try:
         plan = running.cache.plan(ViewAhead(running, entry.plan))
-    except UnknownYetError:
+    except Exception:  # not known yet, or what the policy raises when it is, too
         return None
     block = ((canvas.block_start, canvas.block_stop),)
     is_whole = covers(plan.query, block) and not plan.partial
@@ -84,14 +84,17 @@ def plan_ahead(entry: ScheduledRequest) -> StepPlan | None:
 
 
 def will_be_done(running: RunningRequest) -> bool:
-    """Whether the next step completes the active block, at the pace so far."""
+    """Whether the step that runs completes the active block, at the pace so far.
+
+    A block that is held without a mask in it is taken to go on.
+    """
     request, limit = running.request, running.remasking.step_limit
     if limit is not None and request.steps_in_block + 1 >= limit:
         return True
     canvas = request.canvas
     num_left = int((canvas.active_block == canvas.mask_token_id).sum())
     pace = request.num_unmasked / request.num_forwards if request.num_forwards else 1.0
-    return num_left <= max(1.0, pace)
+    return 0 < num_left <= max(1.0, pace)
 
 
 class ViewAhead(RequestView):
