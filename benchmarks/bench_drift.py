@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from benchmarks.harness import write_result
 from starr_engine import LLM, RequestOutput, SamplingParams
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.outputs import CacheDrift
 from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS
 from starr_engine.study.runner import Work, run_work

@@ -33,7 +33,7 @@ from benchmarks.policy_settings import Setting
 from benchmarks.policy_study import Problems, Study, numbers
 from starr_engine import LLM, SamplingParams
 from starr_engine.config import Quantization
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.loading import quantization
 from starr_engine.models.loading.quantization import quantizable_weights
 from starr_engine.study.problem_sets import PROBLEM_SETS, TRAINED_SETS

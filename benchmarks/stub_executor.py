@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 

@@ -15,6 +15,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LoadFormat = Literal["auto", "dummy"]
 Quantization = Literal["none", "int8", "fp8"]
 CudaGraphs = Literal["auto", "off"]
+LaunchAhead = Literal["auto", "on", "off"]
 
 MAX_THREADS: Final = 1024
 """Torch ends the process, without an error, when it cannot start the threads asked for."""
@@ -116,6 +117,11 @@ class EngineConfig:
     A sequence is a request, or one of two parts of it when a block is committed. None is 1, 2, 4,
     8, 16 and so on up to what ``max_num_requests`` can need."""
 
+    launch_ahead: LaunchAhead = "auto"
+    """Whether a step inside a block is launched before the one in front of it is known to the host;
+    ``auto`` does so on CUDA. It changes no token; rows may be computed that come to nothing, see
+    ``EngineStats.num_lost_rows``."""
+
     num_threads: int | None = None
     """CPU threads of torch, of each rank; None leaves torch's own setting, or shares it out among
     the ranks."""
@@ -155,6 +161,8 @@ class EngineConfig:
             )
         if self.cuda_graphs not in get_args(CudaGraphs):
             problems.append(f"cuda_graphs must be auto or off, got {self.cuda_graphs!r}")
+        if self.launch_ahead not in get_args(LaunchAhead):
+            problems.append(f"launch_ahead must be auto, on or off, got {self.launch_ahead!r}")
         if self.graph_buckets is not None and not _is_ascending(self.graph_buckets):
             problems.append(
                 "graph_buckets must be integers >= 1 in ascending order, at least one, got "

@@ -1,7 +1,7 @@
 """What each part of the CUDA path is worth: the same load with one of them off at a time.
 
-CUDA graphs, the fused statistics of logits, the output head on masked rows alone, states that stay
-stacked; and the feed-forward parts compiled, which is off by default. Every variant is an engine of
+CUDA graphs, steps launched ahead, the fused statistics of logits, the output head on masked rows
+alone, states that stay stacked; and the feed-forward parts compiled, which is off by default. Every variant is an engine of
 its own over the same made-up weights, and has the same seeds.
 
     python -m benchmarks.gpu.bench_ablations llada-8b --batches 1 16
@@ -26,6 +26,7 @@ from starr_engine.engine.options import EngineOptions
 VARIANTS: dict[str, tuple[EngineOptions, dict[str, Any]]] = {
     "everything": (EngineOptions(), {}),
     "without CUDA graphs": (EngineOptions(), {"cuda_graphs": "off"}),
+    "every step waited for": (EngineOptions(), {"launch_ahead": "off"}),
     "statistics of logits in PyTorch": (EngineOptions(fused_statistics=False), {}),
     "head on all rows": (EngineOptions(head_on_scored_rows=False), {}),
     "states cut and joined": (EngineOptions(stacked_states=False), {}),

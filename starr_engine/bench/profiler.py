@@ -6,6 +6,7 @@ for a result, ``decide``, waits for them; a step as a whole ends when its result
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,8 @@ from typing import Any, Final
 
 from starr_engine.bench.work import Work, WorkCounter
 from starr_engine.cache.base import StepKind
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.step_batch import StepBatch
 
 PHASES: Final = ("schedule", "build", "forward", "logits", "decide", "apply", "collect")
 """The parts of ``Engine.step``; ``logits``, the output head, is taken out of ``forward``."""
@@ -105,8 +106,8 @@ class StepProfiler:
             start = clock()
             result = call(*args, **kwargs)
             note(Span(phase, start, clock(), len(self.steps)))
-            if phase == "build":
-                self._batch = result
+            if phase == "apply":
+                self._batch = args[0]  # the one behind it may be built by now
             elif phase == "collect":
                 self._end_step()
             return result
@@ -116,11 +117,8 @@ class StepProfiler:
     def _end_step(self) -> None:
         batch, counter = self._batch, self._counter
         assert batch is not None
-        first = next(
-            span.start_s
-            for span in reversed(self.spans)
-            if span.phase == "schedule" and span.step == len(self.steps)
-        )
+        own = itertools.takewhile(lambda span: span.step == len(self.steps), reversed(self.spans))
+        first = min(span.start_s for span in own)
         kinds = {entry.plan.kind for entry in batch.entries}
         self.steps.append(
             StepRecord(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from starr_engine.cache.rows import num_rows
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.layers.moe import MoEFeedForward
 from starr_engine.models.base import DiffusionModel
 from starr_engine.models.loading.quantization import held_weight_bytes

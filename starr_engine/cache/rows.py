@@ -45,6 +45,11 @@ def difference(first: RowRanges, second: RowRanges) -> RowRanges:
     return intersection(first, tuple((start, stop) for start, stop in gaps if start < stop))
 
 
+def covers(first: RowRanges, second: RowRanges) -> bool:
+    """Whether the first set has all rows of the second."""
+    return not difference(second, first)
+
+
 def without_first(rows: RowRanges, count: int) -> RowRanges:
     """The set without its first ``count`` rows."""
     left: list[tuple[int, int]] = []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final, get_args
 
 from starr_engine.cli.sampling_options import add_candidate_options, candidate_fields
-from starr_engine.config import CudaGraphs, EngineConfig, LoadFormat, Quantization
+from starr_engine.config import CudaGraphs, EngineConfig, LaunchAhead, LoadFormat, Quantization
 from starr_engine.errors import ConfigError
 from starr_engine.params import ArgValue, SamplingParams
 
@@ -83,6 +83,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "eagerly (default: %(default)s)",
     )
     group.add_argument(
+        "--launch-ahead",
+        choices=get_args(LaunchAhead),
+        default=_ENGINE.launch_ahead,
+        help="whether a step inside a block is launched before the one in front of it is known; "
+        "auto does so on CUDA (default: %(default)s)",
+    )
+    group.add_argument(
         "--num-threads",
         type=int,
         metavar="N",
@@ -155,7 +162,8 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
         "model", "revision", "load_format", "max_num_requests", "num_pages", "prefix_caching",
-        "canvas_cache", "attention_backend", "cuda_graphs", "num_threads",
+        "canvas_cache", "attention_backend", "cuda_graphs", "launch_ahead",
+        "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)
 

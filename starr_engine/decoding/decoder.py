@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import RemaskingPolicy
+from starr_engine.decoding.carrying import Carried, CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
+from starr_engine.decoding.facts import BlockFacts, Integers, upload_facts
 from starr_engine.decoding.group import Doubts, GroupDecision, decide_group
 from starr_engine.decoding.rows import DecodingRow, Member, RowDecision, RowFailure
 from starr_engine.decoding.scores import Scores
-from starr_engine.decoding.stacking import cut, row_shapes
+from starr_engine.decoding.stacking import RowState, cut, row_shapes
 from starr_engine.decoding.transfer import Arrays, download
 
 _GroupKey = tuple[RemaskingPolicy, ExitRule | None, int, tuple[object, ...]]
@@ -46,31 +48,80 @@ def decide_rows(
     Returns:
         One decision per row, in order, on the host; or why there is none.
     """
-    return queue_rows(rows, scores, logits, stacked=stacked)()
+    return QueuedRows(GroupedRows(rows, logits.device), scores, logits, stacked=stacked).wait()
 
 
-def queue_rows(
-    rows: Sequence[DecodingRow], scores: Scores, logits: Tensor, *, stacked: bool = True
-) -> Callable[[], list[RowDecision | RowFailure]]:
-    """As :func:`decide_rows`, but the host does not wait for the device.
+class GroupedRows:
+    """The rows of a step, by who is decided together, and what is known of them on the device.
 
-    Returns:
-        Waits, and gives the decisions; to be called once.
+    Args:
+        rows: In the order in which their scores will lie.
+        device: Of the scores.
+        others: Arrays of integers that go up with the facts.
     """
-    members = _members(rows)
-    queued = [_queue(group, scores, logits) for group in _groups(members)]
-    finite = download({"has_numbers": scores.top1.isfinite()}) if rows else dict
 
-    def wait() -> list[RowDecision | RowFailure]:
+    def __init__(
+        self, rows: Sequence[DecodingRow], device: torch.device, *others: Integers
+    ) -> None:
+        self.members = _members(rows)
+        self.groups = _groups(self.members)
+        self.facts, self.others = upload_facts(self.groups, device, *others)
+
+
+class QueuedRows:
+    """As :func:`decide_rows`, but the host does not wait for the device before :meth:`wait`."""
+
+    def __init__(
+        self, rows: GroupedRows, scores: Scores, logits: Tensor, *, stacked: bool = True
+    ) -> None:
+        self._scores, self._logits, self._stacked = scores, logits, stacked
+        self._members = rows.members
+        self._queued = [
+            _queue(group, facts, scores, logits, stacked=stacked)
+            for group, facts in zip(rows.groups, rows.facts, strict=True)
+        ]
+        self._finite = download({"has_numbers": scores.top1.isfinite()}) if rows.members else dict
+        self.is_as_queued = True
+        """Once they are known: whether the decisions are those that :meth:`carry` told of. Else
+        they had to be made again."""
+
+    def carry(self) -> list[CarriedRow] | None:
+        """Of each row, in order; None if a group can only be decided step by step."""
+        decided = [group.decided for group in self._queued]
+        if not decided or any(each is None for each in decided):
+            return None
+        ids, counts, is_open = zip(*(each.after() for each in decided if each), strict=True)
+        carried = Carried(
+            token_ids=torch.cat([each.flatten() for each in ids]),
+            counts=torch.cat(counts, dim=1),
+            is_open=torch.cat(is_open),
+        )
+        rows: dict[int, CarriedRow] = {}
+        first = 0
+        for group in self._queued:
+            for member, state in zip(group.members, group.states, strict=True):
+                rows[member.index] = CarriedRow(carried, len(rows), first, state)
+                first += len(member.row.block_ids)
+        return [rows[index] for index in range(len(rows))]
+
+    def wait(self) -> list[RowDecision | RowFailure]:
+        """The decisions, in order; to be called once."""
         results: Results = {}
-        if rows and not finite()["has_numbers"].all():
-            results = _decide_finite(members, scores, logits, stacked)
+        if self._members and not self._finite()["has_numbers"].all():
+            self.is_as_queued = False
+            results = _decide_finite(self._members, self._scores, self._logits, self._stacked)
         else:
-            for group in queued:
-                results |= _results(group, scores, logits, stacked)
-        return [results[index] for index in range(len(rows))]
+            for group in self._queued:
+                results |= self._results(group)
+        return [results[index] for index in range(len(self._members))]
 
-    return wait
+    def _results(self, group: _Queued) -> Results:
+        if group.decided is not None:
+            arrays = group.arrays()
+            if not arrays["doubts"]:
+                return _split(group.members, group.decided, arrays, group.states)
+        self.is_as_queued = False
+        return _decide_slowly(group.members, self._scores, self._logits, self._stacked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +129,9 @@ class _Queued:
     members: list[Member]
     decided: GroupDecision | None
     """None if it has to be decided step by step."""
+
+    states: list[RowState]
+    """After it, of each member."""
 
     arrays: Callable[[], Arrays]
 
@@ -102,28 +156,25 @@ def _groups(members: Iterable[Member]) -> list[list[Member]]:
     return list(groups.values())
 
 
-def _queue(members: list[Member], scores: Scores, logits: Tensor) -> _Queued:
+def _queue(
+    members: list[Member], facts: BlockFacts, scores: Scores, logits: Tensor, *, stacked: bool
+) -> _Queued:
     doubts = Doubts()
     try:
-        decided = decide_group(members, scores, logits, doubts)
+        decided = decide_group(members, facts, scores, logits, doubts)
     except Exception:  # whatever a user's policy may raise, if only for rows without numbers
-        return _Queued(members, None, dict)
-    return _Queued(members, decided, download(_outcome(decided) | {"doubts": doubts.any()}))
-
-
-def _results(queued: _Queued, scores: Scores, logits: Tensor, stacked: bool) -> Results:
-    if queued.decided is not None:
-        arrays = queued.arrays()
-        if not arrays["doubts"]:
-            return _split(queued.members, queued.decided, arrays, stacked)
-    return _decide_slowly(queued.members, scores, logits, stacked)
+        return _Queued(members, None, [], dict)
+    arrays = download(_outcome(decided) | {"doubts": doubts.any()})
+    return _Queued(members, decided, cut(decided.state, len(members), stacked=stacked), arrays)
 
 
 def _decide_slowly(members: list[Member], scores: Scores, logits: Tensor, stacked: bool) -> Results:
     """Results by index; if the group as a whole fails, each row has its own chance."""
     try:
-        decided = decide_group(members, scores, logits)
-        return _split(members, decided, download(_outcome(decided))(), stacked)
+        [facts], _ = upload_facts([members], logits.device)
+        decided = decide_group(members, facts, scores, logits)
+        states = cut(decided.state, len(members), stacked=stacked)
+        return _split(members, decided, download(_outcome(decided))(), states)
     except Exception as error:  # whatever a user's policy may raise
         if len(members) > 1:
             results: Results = {}
@@ -183,14 +234,15 @@ def _offsets(chosen: NDArray[np.bool_] | None, num_rows: int) -> list[NDArray[np
     return [offsets[start:stop] for start, stop in itertools.pairwise(bounds)]
 
 
-def _split(members: list[Member], decided: GroupDecision, arrays: Arrays, stacked: bool) -> Results:
+def _split(
+    members: list[Member], decided: GroupDecision, arrays: Arrays, states: list[RowState]
+) -> Results:
     count = len(members)
     ids, chances = arrays["ids"].astype(np.int32), arrays["confidence"]
     hold = arrays["hold"].tolist() if "hold" in arrays else [False] * count
     unmasked, revoked, every_edited = (
         _offsets(arrays.get(name), count) for name in ("unmask", "revoke", "edit")
     )
-    states = cut(decided.state, count, stacked=stacked)
     return {
         member.index: RowDecision(
             unmask_offsets=(offsets := unmasked[n]),

@@ -13,6 +13,7 @@ from torch import Tensor
 from starr_engine.decoding.base import BlockView, Decision, State
 from starr_engine.decoding.contract import Refuse, check_decision, refuse_now
 from starr_engine.decoding.exit.base import exit_early
+from starr_engine.decoding.facts import BlockFacts
 from starr_engine.decoding.guarantee import (
     bound_holding,
     bound_revocation,
@@ -59,6 +60,7 @@ class Doubts:
 class GroupDecision:
     """What was decided for n rows, still on the device."""
 
+    facts: BlockFacts
     view: BlockView
     decision: Decision
     state: State
@@ -67,14 +69,38 @@ class GroupDecision:
 
     traces: list[PositionTrace | None]
 
+    def after(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The blocks int64 [n, L] when this is carried out, counts [3, n], and which are open."""
+        facts, decision = self.facts, self.decision
+        unmask, revoke, edit = decision.unmask, decision.revoke, decision.edit
+        put = unmask if edit is None else unmask | edit
+        ids = torch.where(put, decision.tokens_put(self.view), facts.token_ids)
+        num_unmasked = unmask.sum(1)
+        num_revoked = torch.zeros_like(num_unmasked)
+        if revoke is not None:
+            ids = torch.where(revoke, facts.mask_ids, ids)
+            num_revoked = revoke.sum(1)
+        is_open = (ids == facts.mask_ids).any(1)
+        is_held = torch.zeros_like(is_open)
+        if decision.hold is not None:
+            is_held = decision.hold & ~is_open
+            is_open = is_open | is_held
+        more = torch.stack([num_unmasked - num_revoked, num_revoked, is_held.long()])
+        return ids, facts.counts + more, is_open
+
 
 def decide_group(
-    members: list[Member], scores: Scores, logits: Tensor, doubts: Doubts | None = None
+    members: list[Member],
+    facts: BlockFacts,
+    scores: Scores,
+    logits: Tensor,
+    doubts: Doubts | None = None,
 ) -> GroupDecision:
     """Decide rows of one policy, exit rule, block length and shape of state.
 
     Args:
         members: n rows.
+        facts: Of them.
         scores: Of all rows of the step.
         logits: [M, V] what the scores were computed from.
         doubts: Takes what would make the host wait; None waits.
@@ -85,18 +111,18 @@ def decide_group(
     refuse: Refuse = refuse_now if doubts is None else doubts.refuse
     group = [member.row for member in members]
     policy = group[0].policy
-    view = make_view(policy, members, scores, logits)
+    view = make_view(policy, members, facts, scores, logits)
     decision, state = policy.decide(view, join([row.state for row in group]))
     check_decision(policy, view, decision, refuse)
-    _check_tokens(view, decision, group, logits.shape[1], refuse)
+    _check_tokens(view, decision, facts, logits.shape[1], refuse)
     stages = [(Decider.POLICY, decision)]
     decision = keep_fixed(decision, [row.is_fixed for row in group])
     stages.append((Decider.ENGINE, decision))
     decision = exit_early(group[0].exit_rule, view, decision)
     stages.append((Decider.EARLY_EXIT, decision))
     if policy.step_limit is None:
-        decision = bound_revocation(decision, [row.num_revoked for row in group])
-        decision = bound_holding(decision, [row.num_held for row in group])
+        decision = bound_revocation(decision, facts.counts[1])
+        decision = bound_holding(decision, facts.counts[2])
     decision = drop_vain_edits(view, _put_allowed(view, decision, members, logits))
     stages.append((Decider.ENGINE, decision))
     if policy.step_limit is None:
@@ -111,7 +137,12 @@ def decide_group(
     offsets = [row.score_offsets if row.trace else None for row in group]
     traces = trace_rows(view, stages, offsets)
     return GroupDecision(
-        view=view, decision=decision, state=state, confidence=confidence, traces=traces
+        facts=facts,
+        view=view,
+        decision=decision,
+        state=state,
+        confidence=confidence,
+        traces=traces,
     )
 
 
@@ -142,7 +173,7 @@ def _put_allowed(
 def _check_tokens(
     view: BlockView,
     decision: Decision,
-    group: list[DecodingRow],
+    facts: BlockFacts,
     num_tokens: int,
     refuse: Refuse,
 ) -> None:
@@ -152,9 +183,8 @@ def _check_tokens(
         return
     if tokens.dtype is not torch.int64 or tokens.shape != view.masked.shape:
         raise ValueError(f"tokens must be an int64 tensor {tuple(view.masked.shape)}")
-    mask = upload(np.array([[row.mask_token_id] for row in group]), tokens.device)
     needed = view.masked if decision.edit is None else view.masked | decision.edit
-    wrong = needed & ((tokens < 0) | (tokens >= num_tokens) | (tokens == mask))
+    wrong = needed & ((tokens < 0) | (tokens >= num_tokens) | (tokens == facts.mask_ids))
     refuse(
         wrong,
         lambda: (

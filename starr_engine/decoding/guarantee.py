@@ -47,22 +47,22 @@ def drop_vain_edits(view: BlockView, decision: Decision) -> Decision:
     return replace(decision, edit=decision.edit & (decision.tokens_put(view) != view.candidates))
 
 
-def bound_holding(decision: Decision, num_held: Sequence[int]) -> Decision:
+def bound_holding(decision: Decision, num_held: Tensor) -> Decision:
     """Let go of rows that have been held for their share of steps.
 
     With it a block ends after at most MAX_HELD_STEPS more steps than without holding.
 
     Args:
         decision: Of n rows.
-        num_held: [n] steps after which each row's block was held although it had no mask left.
+        num_held: int64 [n] steps after which each row's block was held although it had no mask
+            left.
     """
     if decision.hold is None:
         return decision
-    may = upload(np.array(num_held) < MAX_HELD_STEPS, decision.hold.device)
-    return replace(decision, hold=decision.hold & may)
+    return replace(decision, hold=decision.hold & (num_held < MAX_HELD_STEPS))
 
 
-def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision:
+def bound_revocation(decision: Decision, num_revoked: Tensor) -> Decision:
     """Drop the revocations of rows that have had their share of them.
 
     With it a block of L positions ends after at most (1 + MAX_REVOCATIONS_PER_POSITION) * L steps
@@ -70,13 +70,12 @@ def bound_revocation(decision: Decision, num_revoked: Sequence[int]) -> Decision
 
     Args:
         decision: Of n rows.
-        num_revoked: [n] revocations in each row's block before this decision.
+        num_revoked: int64 [n] revocations in each row's block before this decision.
     """
     if decision.revoke is None:
         return decision
     limit = MAX_REVOCATIONS_PER_POSITION * decision.revoke.shape[1]
-    may = upload(np.array(num_revoked) < limit, decision.revoke.device)
-    return replace(decision, revoke=decision.revoke & may[:, None])
+    return replace(decision, revoke=decision.revoke & (num_revoked < limit)[:, None])
 
 
 def bound_steps(view: BlockView, decision: Decision, step_limit: int) -> Decision:

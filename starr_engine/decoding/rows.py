@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from starr_engine.decoding.bad_words import BadWordGuard
 from starr_engine.decoding.base import RemaskingPolicy
+from starr_engine.decoding.carrying import CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.scores import Noise
 from starr_engine.decoding.stacking import RowState
@@ -44,8 +45,11 @@ class DecodingRow:
     num_revoked: int
     """Revocations in this block so far."""
 
-    progress: float
-    """Share of the generated positions that are unmasked."""
+    num_unmasked: int
+    """Positions to generate that are unmasked, of all blocks."""
+
+    num_masks: int
+    """Positions to generate, of all blocks."""
 
     seed: int
 
@@ -79,6 +83,11 @@ class DecodingRow:
 
     trace: bool = False
     """Whether the decision is to say how it came about."""
+
+    carried: CarriedRow | None = None
+    """What the step before makes of the row, if the host does not know it yet. Tokens and counts
+    here are then those from before that step, and positions may be scored that are no masks any
+    more; ``step`` counts it."""
 
     @property
     def num_shadows(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine import ops, ops_reference
@@ -50,6 +51,10 @@ class Noise:
     """Gumbel noise for the consecutive logits rows of one request at one step."""
 
     rows: slice
+
+    offsets: NDArray[np.int64]
+    """Of each row within its block: a position's noise does not depend on the others scored."""
+
     temperature: float
     seed: int
     step: int
@@ -133,7 +138,7 @@ def add_gumbel(logits: Tensor, draw: Noise) -> Tensor:
 
     What truncation leaves out is -inf. The mask token's logit must be -inf already.
     """
-    gumbel = gumbel_noise(tuple(logits.shape), seed=draw.seed, step=draw.step)
+    gumbel = gumbel_noise(draw.offsets, logits.shape[1], seed=draw.seed, step=draw.step)
     return truncate(logits.double(), draw) + draw.temperature * _moved(gumbel, logits.device)
 
 
@@ -160,12 +165,26 @@ def truncate(logits: Tensor, draw: Noise) -> Tensor:
     return logits
 
 
-def gumbel_noise(shape: tuple[int, ...], *, seed: int, step: int) -> Tensor:
-    """Float64 Gumbel noise on the CPU, so that a seed gives the same tokens on every device."""
+def gumbel_noise(offsets: NDArray[np.int64], vocab_size: int, *, seed: int, step: int) -> Tensor:
+    """Float64 Gumbel noise on the CPU, so that a seed gives the same tokens on every device.
+
+    Args:
+        offsets: [m] places within a block; each has noise of its own.
+        vocab_size: V.
+        seed: Of the request.
+        step: Of the request.
+
+    Returns:
+        [m, V].
+    """
+    uniform = torch.empty((len(offsets), vocab_size), dtype=torch.float64)
+    if not len(offsets):
+        return uniform
     # The step is a spawn key: in one list of words a seed beyond 32 bits could pass for a step.
-    state = np.random.SeedSequence(seed, spawn_key=(step,)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(state[0] >> 1))
-    uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+    sequence = np.random.SeedSequence(seed, spawn_key=(step,))
+    states = sequence.generate_state(int(offsets.max()) + 1, np.uint64)[offsets] >> np.uint64(1)
+    for row, state in zip(uniform, states.tolist(), strict=True):
+        row.uniform_(generator=torch.Generator().manual_seed(state))
     return -torch.log(-torch.log(uniform.clamp_min(torch.finfo(torch.float64).tiny)))
 
 

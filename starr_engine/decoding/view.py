@@ -2,51 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, RemaskingPolicy
 from starr_engine.decoding.eos_last import flatten, late_rows, postpone
+from starr_engine.decoding.facts import BlockFacts
 from starr_engine.decoding.rows import DecodingRow, Member
 from starr_engine.decoding.scores import Scores, add_gumbel
-from starr_engine.decoding.transfer import upload, upload_columns
+from starr_engine.decoding.transfer import upload
 
 
 def make_view(
-    policy: RemaskingPolicy, members: list[Member], scores: Scores, logits: Tensor
+    policy: RemaskingPolicy,
+    members: list[Member],
+    facts: BlockFacts,
+    scores: Scores,
+    logits: Tensor,
 ) -> BlockView:
     """The view of rows that are decided together.
 
     Args:
         policy: Of all of them; says whether it needs logits or shadow rows.
         members: n rows of one block length.
+        facts: Of these rows.
         scores: Of all rows of the step.
         logits: [M, V] what the scores were computed from.
     """
     shadow_confidence = _shadow_confidence(members, scores) if policy.needs_shadow else None
     group = [member.row for member in members]
-    device = scores.confidence.device
-    shape = count, length = len(group), len(group[0].block_ids)
-    ids = np.stack([row.block_ids for row in group])
-    masks = ids == np.array([[row.mask_token_id] for row in group])
+    shape = count, length = facts.token_ids.shape
     counts = [len(row.score_offsets) for row in group]
-    source = np.concatenate(
-        [
-            np.arange(member.first_score, member.first_score + scored)
-            for member, scored in zip(members, counts, strict=True)
-        ]
-    )
-    target = np.concatenate([row.score_offsets + n * length for n, row in enumerate(group)])
-    facts = [(row.step, row.num_left, row.seed, row.at_edge) for row in group]
-    progress = np.array([row.progress for row in group], np.float64)
-    flat_ids, flat_masks, taken, placed, numbers, bits = upload_columns(
-        [ids, masks, source, target, np.array(facts, np.int64).T, progress.view(np.int64)], device
-    )
-    step, num_left, seed, at_edge = numbers.view(-1, count).unbind(0)
-    masked = flat_masks.bool().view(shape)
+    taken, placed, masked = facts.taken, facts.placed, facts.masked
     # Members come in the order of the scores: as many as there are, are all of them as they lie.
-    scores = scores if len(source) == len(scores.confidence) else scores.take(taken)
+    scores = scores if len(taken) == len(scores.confidence) else scores.take(taken)
     late_proposals = late_rows(scores.proposals, [row.late_ids for row in group], counts)
     late = None
     if late_proposals is not None:
@@ -74,27 +66,54 @@ def make_view(
         1.0, scores.confidence, scores.top1, scores.proposal_confidence
     )
     top2, entropy, logit = spread(0.0, scores.top2, scores.entropy, scores.logit)
-    tokens = flat_ids.repeat(2, 1)
+    tokens = facts.token_ids.view(1, -1).repeat(2, 1)
     tokens.index_copy_(1, placed, torch.stack([scores.candidates, scores.proposals]))
     candidates, proposals = tokens.view(-1, *shape).unbind(0)
-    return BlockView(
+    view = BlockView(
         candidates=candidates,
         confidence=confidence,
         top1=top1,
         top2=top2,
         entropy=entropy,
         masked=masked,
-        step=step,
-        num_left=num_left,
-        progress=bits.view(torch.float64).float(),
-        at_edge=at_edge.bool(),
-        seed=seed,
+        step=facts.step,
+        num_left=facts.num_left,
+        progress=facts.progress,
+        at_edge=facts.at_edge,
+        seed=facts.seed,
         logit=logit,
         proposals=proposals,
         proposal_confidence=proposal_confidence,
         logits=given,
         sampling_logits=drawn,
         shadow_confidence=shadow_confidence,
+    )
+    return _unscored(view) if facts.is_carried and not policy.scores_unmasked else view
+
+
+def _unscored(view: BlockView) -> BlockView:
+    """The view without the scores of positions that turned out to be no masks."""
+    masked = view.masked
+
+    def hide(scores: Tensor, fill: float) -> Tensor:
+        where = masked if scores.dim() == masked.dim() else masked[..., None]
+        return torch.where(where, scores, fill)
+
+    def hide_given(scores: Tensor | None, fill: float) -> Tensor | None:
+        return None if scores is None else hide(scores, fill)
+
+    assert view.proposals is not None, "always given by the engine"
+    return replace(
+        view,
+        confidence=hide(view.confidence, 1.0),
+        top1=hide(view.top1, 1.0),
+        top2=hide(view.top2, 0.0),
+        entropy=hide(view.entropy, 0.0),
+        logit=hide_given(view.logit, 0.0),
+        proposals=torch.where(masked, view.proposals, view.candidates),
+        proposal_confidence=hide_given(view.proposal_confidence, 1.0),
+        logits=hide_given(view.logits, 0.0),
+        sampling_logits=hide_given(view.sampling_logits, 0.0),
     )
 
 

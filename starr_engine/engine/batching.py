@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,108 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine._core import BatchBuilder, PageTable, PlanError
-from starr_engine.attention.base import AttentionMetadata
 from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
-from starr_engine.engine.canvas_cache import CanvasCache, PageCopy
+from starr_engine.engine.canvas_cache import CanvasCache
+from starr_engine.engine.carried_rows import CarriedRows, fill_sources
 from starr_engine.engine.drafting import canvas_rows, put_drafts
 from starr_engine.engine.drifting import MeasuredRows, measured_rows
-from starr_engine.engine.feature_rows import FeatureRows, check_partial, feature_rows
+from starr_engine.engine.feature_rows import check_partial, feature_rows
 from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.engine.step_arrays import StepArrays, StepSizes
-from starr_engine.models.base import CanvasRows, ModelSpec
-from starr_engine.request import Positions, TokenIds
-
-_NO_IDS: Final = (np.empty(0, np.int32),)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepBatch:
-    """Everything the forward and the decoder of one step need; T rows, M of them scored."""
-
-    entries: tuple[ScheduledRequest, ...]
-    """Who takes part, in the order of the rows."""
-
-    input_ids: Tensor
-    """[T] int64, masks included, or in their places what models of uniform noise see."""
-
-    positions: Tensor
-    """[T] int64, counted from 0 in each request."""
-
-    logits_rows: Tensor
-    """[M] int64 flat rows whose logits are those of the scored positions, request by request; then
-    of the shadow rows, likewise."""
-
-    present_ids: Tensor
-    """[M] int64 token that stands on the canvas at each scored position, or the mask."""
-
-    score_positions: tuple[Positions, ...]
-    """Per request: canvas positions scored, ascending."""
-
-    shadow_positions: tuple[Positions, ...]
-    """Per request: canvas positions whose shadow rows are scored, ascending."""
-
-    attention: AttentionMetadata
-    """Of layers without a window."""
-
-    arrays: StepArrays
-    """The same on the host, for other ranks."""
-
-    started_s: float
-    """When its laying out began, of ``time.perf_counter``."""
-
-    copies: tuple[PageCopy, ...] = ()
-    """Pages to copy, in order, before any row is written."""
-
-    refused: tuple[RefusedRequest, ...] = ()
-    """Who takes no part, because no plan could be made or the plan breaks a rule."""
-
-    features: FeatureRows | None = None
-    """Rows that keep what layers add to them; None if there are none."""
-
-    measured: MeasuredRows | None = None
-    """Whose drift is measured; None for nobody's."""
-
-    canvas: CanvasRows | None = None
-    """Rows of active blocks, for models that treat them differently."""
-
-    windows: Mapping[int, WindowView] = field(default_factory=dict)
-    """By the window that some layers have; without those that hide no row at this step."""
-
-    probes: tuple[StepBatch, ...] = ()
-    """The same step for the requests that are probed, in order, with nothing reused and no shadow
-    rows; several where one would have more rows than a step may."""
-
-    @property
-    def probed_rows(self) -> list[int]:
-        """Of the logits' rows, those that the probes score too, in their order."""
-        probed = {id(entry.running) for probe in self.probes for entry in probe.entries}
-        rows: list[int] = []
-        first = 0
-        for entry, positions in zip(self.entries, self.score_positions, strict=True):
-            if id(entry.running) in probed:
-                rows.extend(range(first, first + len(positions)))
-            first += len(positions)
-        return rows
-
-    @classmethod
-    def of_other_rank(cls, arrays: StepArrays, copies: tuple[PageCopy, ...]) -> StepBatch:
-        """The batch of a rank that owns no requests: enough for the forward."""
-        tensors = arrays.packed.upload()
-        return cls(
-            entries=(),
-            input_ids=tensors["input_ids"],
-            positions=tensors["positions"],
-            logits_rows=tensors["logits_rows"],
-            present_ids=tensors["present_ids"],
-            score_positions=(),
-            shadow_positions=(),
-            attention=arrays.attention(arrays.rows(), tensors),
-            arrays=arrays,
-            started_s=0.0,
-            copies=copies,
-        )
+from starr_engine.engine.step_batch import StepBatch
+from starr_engine.models.base import ModelSpec
+from starr_engine.request import Positions
 
 
 class Batcher:
@@ -131,6 +41,8 @@ class Batcher:
         spec: Of the model, where its noise, its self-conditioning or its windows ask for more than
             the above; None for a model without any.
         dtype: Of the model's rows.
+        defers_upload: Whether batches stay on the host until it is known that no recording takes
+            them; for models whose rows are all alike.
     """
 
     def __init__(
@@ -145,8 +57,10 @@ class Batcher:
         max_num_batched_tokens: int,
         spec: ModelSpec | None = None,
         dtype: torch.dtype = torch.float32,
+        defers_upload: bool = False,
     ) -> None:
         self._spec = spec
+        self._defers_upload = defers_upload
         shapes = () if spec is None else spec.layer_shapes
         self._window_sizes = {shape.window for shape in shapes if shape.window is not None}
         self._dtype = dtype
@@ -163,7 +77,6 @@ class Batcher:
         self._builder.clear()
         scored: list[Positions] = []
         shadowed: list[Positions] = []
-        checked: list[TokenIds] = []
         entries: list[ScheduledRequest] = []
         refused = list(schedule.refused)
         for entry in schedule:
@@ -177,9 +90,7 @@ class Batcher:
             entries.append(entry)
             scored.append(masks)
             shadowed.append(shadows)
-            if entry.shadow:
-                checked.append(entry.running.request.canvas.token_ids[shadows])
-        batch = self._lay_out(entries, scored, shadowed, checked, started_s)
+        batch = self._lay_out(entries, scored, shadowed, started_s)
         probed = [
             (entry, masks)
             for entry, masks in zip(entries, scored, strict=True)
@@ -217,25 +128,19 @@ class Batcher:
         for entry, masks in chunk:
             self._add(entry, None, masks, nothing)
         entries, scored = [entry for entry, _ in chunk], [masks for _, masks in chunk]
-        return self._lay_out(entries, scored, [nothing] * len(chunk), [], started_s)
+        return self._lay_out(entries, scored, [nothing] * len(chunk), started_s)
 
     def _lay_out(
         self,
         entries: Sequence[ScheduledRequest],
         scored: Sequence[Positions],
         shadowed: Sequence[Positions],
-        checked: Sequence[TokenIds],
         started_s: float,
     ) -> StepBatch:
         """What the builder holds, as tensors."""
-        arrays = self._fill()
+        carried = next((entry.carried.carried for entry in entries if entry.carried), None)
+        arrays = self._fill(is_ahead=carried is not None)
         packed = arrays.packed
-        present = [
-            entry.running.request.canvas.token_ids[masks]
-            for entry, masks in zip(entries, scored, strict=True)
-        ]
-        # Shadow rows hold the mask instead of the token they check.
-        np.concatenate([*present, *checked, *_NO_IDS], out=packed.int64("present_ids"))
         positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
         layout = arrays.rows()
         reads = [entry.plan.read for entry in entries]
@@ -243,7 +148,11 @@ class Batcher:
         requests = [entry.running.request for entry in entries]
         if self._spec is not None and self._spec.noise == "uniform":
             put_drafts(requests, self._spec, packed.int64("input_ids"), positions, layout.cu_query)
-        tensors = packed.upload()
+        if carried is not None:
+            fill_sources(packed, entries, layout.cu_query)
+        keeps_features = any(entry.running.cache.keeps_features for entry in entries)
+        waits = self._defers_upload and not keeps_features
+        tensors = packed.on_host() if waits else packed.upload()
         attention = arrays.attention(layout, tensors)
         canvas = None
         if self._spec is not None and self._spec.self_conditioning:
@@ -260,20 +169,22 @@ class Batcher:
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],
             logits_rows=tensors["logits_rows"],
-            present_ids=tensors["present_ids"],
             score_positions=tuple(scored),
             shadow_positions=tuple(shadowed),
             attention=attention,
             arrays=arrays,
             started_s=started_s,
+            tensors=tensors,
+            is_on_host=waits,
+            carried=None if carried is None else CarriedRows(carried),
             canvas=canvas,
             windows=self._windows(entries, arrays, tensors),
             features=feature_rows(entries, positions, slots, attention, self._upload),
             measured=self._measured(entries, layout.cu_query, slots),
         )
 
-    def _fill(self) -> StepArrays:
-        """What the builder holds; ``present_ids`` and ``reads_prefix`` are left to the caller."""
+    def _fill(self, *, is_ahead: bool) -> StepArrays:
+        """What the builder holds; all that it does not know is left to the caller."""
         builder = self._builder
         sizes = StepSizes(
             builder.num_query_rows,
@@ -282,7 +193,7 @@ class Batcher:
             builder.max_pages,
             builder.num_score_rows,
         )
-        arrays = StepArrays(sizes, self._device)
+        arrays = StepArrays(sizes, self._device, is_ahead=is_ahead)
         packed = arrays.packed
         builder.fill(
             input_ids=packed.int64("input_ids"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,16 +11,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.decoder import queue_rows
+from starr_engine.decoding.carrying import CarriedRow
+from starr_engine.decoding.decoder import GroupedRows, QueuedRows
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import Noise, fused_statistics, plain_statistics, score_rows
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.step_batch import StepBatch
 
 _NO_OPTIONS: Final = EngineOptions()
+_NOTHING: Final = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,9 @@ class _Member:
     """A scheduled request and its rows of the logits."""
 
     running: RunningRequest
+    carried: CarriedRow | None
+    """What its last step leaves on the device, if the host does not know it yet."""
+
     rows: slice
     positions: NDArray[np.int64]
     """On the canvas, ascending."""
@@ -44,7 +50,7 @@ class QueuedDecisions:
 
     members: list[_Member]
     logits: Tensor
-    decided: Callable[[], list[RowDecision | RowFailure]]
+    rows: QueuedRows
 
 
 class Decoder:
@@ -70,19 +76,26 @@ class Decoder:
         noise = [_noise(member) for member in members]
         drawing = [draw for draw in noise if draw is not None]
         statistics = fused_statistics if self._options.fused_statistics else plain_statistics
-        scores = score_rows(
-            logits, batch.present_ids, self._mask_token_id, drawing, statistics=statistics
-        )
         rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
-        decided = queue_rows(rows, scores, logits, stacked=self._options.stacked_states)
-        return QueuedDecisions(members, logits, decided)
+        grouped = GroupedRows(rows, logits.device, *_present(batch, members))
+        present, *sources = grouped.others
+        if batch.carried is not None:
+            present = put(present, batch.carried.carried.token_ids, *sources)
+        scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
+        queued = QueuedRows(grouped, scores, logits, stacked=self._options.stacked_states)
+        return QueuedDecisions(members, logits, queued)
+
+    @torch.inference_mode()
+    def carry(self, queued: QueuedDecisions) -> list[CarriedRow] | None:
+        """What each request's decision leaves on the device; None if the host must see it first."""
+        return queued.rows.carry()
 
     @torch.inference_mode()
     def wait(self, queued: QueuedDecisions) -> list[RowDecision | RowFailure]:
         """The decisions once the device has made them, in schedule order."""
         return [
             self._with_logprobs(member, decision, queued.logits)
-            for member, decision in zip(queued.members, queued.decided(), strict=True)
+            for member, decision in zip(queued.members, queued.rows.wait(), strict=True)
         ]
 
     def _obey(self, members: Sequence[_Member], logits: Tensor) -> Tensor:
@@ -108,19 +121,21 @@ class Decoder:
         return changed
 
     def _row(self, member: _Member, draw: Noise | None) -> DecodingRow:
-        running, request = member.running, member.running.request
+        running, request, carried = member.running, member.running.request, member.carried
         canvas = request.canvas
         return DecodingRow(
             policy=running.remasking,
-            state=running.state,
+            state=running.state if carried is None else carried.state,
+            carried=carried,
             block_ids=canvas.active_block,
             is_fixed=canvas.is_fixed[canvas.block_start : canvas.block_stop],
             mask_token_id=self._mask_token_id,
-            step=request.steps_in_block,
+            step=request.steps_in_block + (carried is not None),
             num_left=canvas.block_start,
             at_edge=canvas.at_edge,
             num_revoked=request.num_revoked_in_block,
-            progress=request.num_unmasked / canvas.num_masks,
+            num_unmasked=request.num_unmasked,
+            num_masks=canvas.num_masks,
             seed=request.params.seed,
             score_offsets=member.positions - canvas.block_start,
             shadow_offsets=member.shadow_positions - canvas.block_start,
@@ -170,6 +185,7 @@ def _members(batch: StepBatch) -> list[_Member]:
         members.append(
             _Member(
                 running=entry.running,
+                carried=entry.carried,
                 rows=rows,
                 positions=positions.astype(np.int64),
                 shadow_rows=shadow_rows,
@@ -180,6 +196,27 @@ def _members(batch: StepBatch) -> list[_Member]:
     return members
 
 
+def _present(batch: StepBatch, members: Sequence[_Member]) -> list[NDArray[np.int64]]:
+    """The token that stands at each row with logits, or the mask: [M].
+
+    At shadow rows it is the token that they check. With it, if anything is carried, where that is
+    found: [M], ``KNOWN`` for what the host knows.
+    """
+    scored = [(member, member.positions) for member in members]
+    checked = [(member, member.shadow_positions) for member in members]
+    tokens = [member.running.request.canvas.token_ids[at] for member, at in scored + checked]
+    present = np.concatenate([*tokens, _NOTHING]).astype(np.int64)
+    if batch.carried is None:
+        return [present]
+    sources = [
+        np.full(len(at), KNOWN)
+        if member.carried is None
+        else at - member.running.request.canvas.block_start + member.carried.first
+        for member, at in scored + checked
+    ]
+    return [present, np.concatenate([*sources, _NOTHING])]
+
+
 def _noise(member: _Member) -> Noise | None:
     request = member.running.request
     params = request.params
@@ -187,9 +224,10 @@ def _noise(member: _Member) -> Noise | None:
         return None
     return Noise(
         rows=member.rows,
+        offsets=member.positions - request.canvas.block_start,
         temperature=params.temperature,
         seed=params.seed,
-        step=request.num_forwards,
+        step=request.num_forwards + (member.carried is not None),
         top_p=params.top_p,
         top_k=params.top_k,
         min_p=params.min_p,

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import torch
 
-from starr_engine.cache.base import CACHE_POLICIES, EXACT, CachePolicy
+from starr_engine.cache.base import CACHE_POLICIES
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES, RemaskingPolicy
 from starr_engine.decoding.exit.base import create_exit_rule
 from starr_engine.decoding.policies.given import GivenTokens
-from starr_engine.engine.batching import Batcher, StepBatch
+from starr_engine.engine.ahead import can_go_ahead, model_goes_ahead, plans_ahead
+from starr_engine.engine.batching import Batcher
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.collector import OutputCollector
 from starr_engine.engine.compiling import compile_layers
@@ -26,13 +28,14 @@ from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.progress import Change, ProgressKeeper
-from starr_engine.engine.rank_limits import refusal_of_ranks
 from starr_engine.engine.rank_processes import RankProcesses
+from starr_engine.engine.request_checks import check_request
 from starr_engine.engine.resolve import resolve_params
 from starr_engine.engine.rules import make_rules
-from starr_engine.engine.running import RunningRequest
+from starr_engine.engine.running import Ahead, RunningRequest
 from starr_engine.engine.scheduler import Scheduler
 from starr_engine.engine.stats import EngineStats, StatsKeeper
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.engine.stopping import StopRule
 from starr_engine.engine.token_ids import check_vocabulary, plain_ids, template_ids
 from starr_engine.engine.tracing import TraceRecorder
@@ -97,6 +100,10 @@ class Engine:
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
             ridge_rows=config.ridge_tokens,
         )
+        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
+        if options.compile_backend is not None:
+            compile_layers(model, options.compile_backend)
+        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
         self.batcher = Batcher(
             loaded.config.page_size,
@@ -108,19 +115,20 @@ class Engine:
             max_num_batched_tokens=loaded.config.max_num_batched_tokens,
             spec=self.spec,
             dtype=getattr(torch, loaded.config.dtype),
+            defers_upload=graphs is not None,
         )
         self._others = loaded.others
-        model, pages, backends = loaded.model, loaded.kv_pool, loaded.backends
-        if options.compile_backend is not None:
-            compile_layers(model, options.compile_backend)
-        graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
         self.executor = Executor(
             model, pages, backends, loaded.others, graphs,
             head_on_scored_rows=options.head_on_scored_rows,
         )  # fmt: skip
         self.decoder = Decoder(self.spec.mask_token_id, options)
         self.overlaps = self.device.type == "cuda" if options.overlap is None else options.overlap
-        self._launched: tuple[StepBatch, QueuedDecisions] | None = None
+        wants_ahead = config.launch_ahead == "on" or (
+            config.launch_ahead == "auto" and self.device.type == "cuda"
+        )
+        self.runs_ahead = wants_ahead and loaded.others is None and model_goes_ahead(self.spec)
+        self._in_flight: deque[tuple[StepBatch, QueuedDecisions]] = deque()
         self._stats = StatsKeeper()
         self.progress = ProgressKeeper(
             self.scheduler,
@@ -147,24 +155,55 @@ class Engine:
         return self.outputs.collect(changes)
 
     def launch(self) -> None:
-        """Queue the next step on the device; on CUDA the host does not wait for it."""
+        """Queue the next step on the device, and the one behind it where it can be.
+
+        On CUDA the host waits for neither.
+        """
+        if not self._in_flight:
+            self._launch()
+        if self.runs_ahead and len(self._in_flight) == 1:
+            self._launch_ahead()
+
+    def _launch(self) -> None:
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
         batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
         decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
-        self._launched = batch, decisions
+        self._in_flight.append((batch, decisions))
+
+    def _launch_ahead(self) -> None:
+        """Queue the step behind one that runs, on what that leaves on the device."""
+        [(batch, queued)] = self._in_flight
+        plans = {} if batch.refused or batch.copies else plans_ahead(batch.entries)
+        carried = self.decoder.carry(queued) if plans else None
+        if carried is None:
+            return
+        entries = [batch.entries[index] for index in plans]
+        for entry, (index, plan) in zip(entries, plans.items(), strict=True):
+            entry.running.ahead = Ahead(plan, carried[index])
+        try:
+            self._launch()
+        finally:
+            for entry in entries:
+                entry.running.ahead = None
 
     def finish(self) -> list[Change]:
-        """Wait for the step that was launched, and carry it out; nothing if there is none.
+        """Wait for the step that was launched first, and carry it out; nothing if there is none.
 
         Returns:
             For ``outputs.collect``, which may wait until the next step is launched.
         """
-        if self._launched is None:
+        if not self._in_flight:
             return []
-        (batch, queued), self._launched = self._launched, None
+        batch, queued = self._in_flight.popleft()
         decisions = self.decoder.wait(queued)
         changes = self.progress.apply(batch, decisions)  # canvases, pages, finished requests
+        if self._in_flight:
+            following, _ = self._in_flight[0]
+            is_wanted = any(entry.is_wanted for entry in following.entries)
+            if not (is_wanted and queued.rows.is_as_queued):
+                self._in_flight.clear()
+                self.progress.forget(following)
         return changes
 
     def add_request(
@@ -208,7 +247,11 @@ class Engine:
         rest = None
         if template is not None:
             rest = template_ids(self.spec, template, params, may_end_fixed=given is not None)
-        self._check(ids, rest, params, remasking, cache)
+        check_request(
+            ids, rest, params, remasking, cache,
+            spec=self.spec, config=self.config, keeper=self.keeper,
+            has_tokenizer=self.tokenizer is not None,
+        )  # fmt: skip
         if given is not None:
             check_vocabulary(self.spec, "given", plain_ids(given))
             assert params.block_length is not None
@@ -244,6 +287,7 @@ class Engine:
             running.recorder = TraceRecorder(
                 request, self.config.model, running.cache_label, self.tokenizer
             )
+        running.goes_ahead = can_go_ahead(running)
         if cache.keeps_features:
             self.executor.make_feature_pages()
         self.scheduler.add(running)
@@ -252,7 +296,7 @@ class Engine:
     def abort(self, request_id: str) -> RequestOutput | None:
         """End a request now and free its pages.
 
-        A step that was launched and not finished is forgotten; the others take it again.
+        What a step that was launched decides for it is dropped.
 
         Returns:
             What it had committed, or None if no such request is unfinished.
@@ -260,7 +304,6 @@ class Engine:
         running = self.scheduler.remove(request_id)
         if running is None:
             return None
-        self._launched = None
         visible = self._stop_rule.visible(running.request)
         return self.outputs.end(running, visible, FinishReason.ABORT)
 
@@ -313,78 +356,3 @@ class Engine:
     def num_waiting(self) -> int:
         """Requests that were not admitted yet."""
         return self.scheduler.num_waiting
-
-    def _check(
-        self,
-        ids: list[int],
-        template: list[int] | None,
-        params: SamplingParams,
-        remasking: RemaskingPolicy,
-        cache: CachePolicy,
-    ) -> None:
-        if params.n > 1:
-            raise RequestError(
-                f"a request of the engine is one sample, and n={params.n}; add one request for "
-                "each of starr_engine.samples.split_samples(params), or use LLM"
-            )
-        check_vocabulary(self.spec, "prompt", ids)
-        if not ids and set(template or ()) <= {self.spec.mask_token_id}:
-            raise RequestError("the prompt is empty; give at least one token")
-        self._check_shift(ids, template, params, remasking)
-        length = len(ids) + (params.max_tokens if template is None else len(template))
-        limit = self.config.max_model_len or self.spec.max_model_len
-        if length > limit:
-            asked, remedy = f"max_tokens={params.max_tokens}", "lower max_tokens"
-            if template is not None:
-                asked, remedy = f"template of {len(template)}", "the template"
-            raise RequestError(
-                f"prompt of {len(ids)} tokens and {asked} make {length}, "
-                f"the model allows {limit}; shorten the prompt or {remedy}"
-            )
-        assert params.block_length is not None
-        shadow = params.block_length if remasking.needs_shadow else 0
-        if length + shadow > self.config.max_num_batched_tokens:
-            extra = f" and {shadow} shadow rows" if shadow else ""
-            raise RequestError(
-                f"a canvas of {length} rows{extra} does not fit into one step of "
-                f"max_num_batched_tokens={self.config.max_num_batched_tokens}; raise it"
-            )
-        ranks = self.config.tensor_parallel_size
-        if refusal := cache.refusal(self.spec.mask_block) or refusal_of_ranks(cache, ranks):
-            raise RequestError(f"cache={params.cache!r}: {refusal}")
-        label = cache.label(self.spec.mask_block)
-        if self.spec.needs_exact_cache and label != EXACT:
-            raise RequestError(
-                f"cache={params.cache!r} is {label}, and this model needs an exact one: rows that "
-                "are not decided hold other noise at every step, so that what was computed before "
-                "is of another canvas; use cache='block_causal' or 'none'"
-            )
-        pages, available = self.keeper.num_pages_for(length), self.keeper.num_usable
-        if cache.uses_pages and pages > available:
-            raise RequestError(
-                f"the request needs {pages} pages of {self.config.page_size} rows, the pool has "
-                f"{available}; raise num_pages or kv_memory, or use cache='none'"
-            )
-        if params.stop and self.tokenizer is None:
-            raise RequestError("stop strings need a tokenizer, and this model folder has none")
-
-    def _check_shift(
-        self,
-        ids: list[int],
-        template: list[int] | None,
-        params: SamplingParams,
-        remasking: RemaskingPolicy,
-    ) -> None:
-        """What a model cannot do that predicts a token from the row in front of it."""
-        if not (self.spec.logits_shift or self.spec.seeds_block):
-            return
-        if remasking.needs_shadow:
-            raise RequestError(
-                f"remasking={params.remasking!r} checks a token by a second row in its place, and "
-                "this model predicts a token from the row in front of it; choose another policy"
-            )
-        if not ids and (template or [self.spec.mask_token_id])[0] == self.spec.mask_token_id:
-            raise RequestError(
-                "this model predicts a token from the row in front of it, so that nothing can be "
-                "generated at the very beginning; put at least one token there"
-            )

@@ -11,12 +11,12 @@ from torch import Tensor
 from starr_engine.attention.base import AttentionBackend, StepAttention
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.drafting import remember
 from starr_engine.engine.feature_forward import feature_forward
 from starr_engine.engine.graphs.runner import GraphRunner
 from starr_engine.engine.probing import row_errors, split_errors
 from starr_engine.engine.rank_group import RankGroup, in_step
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 _ROWS_AT_ONCE: Final = 64
@@ -120,8 +120,12 @@ class Executor:
             if measured is not None and layer == self.drift_layer:
                 similarity = measured.similarity(value, pool.layer(layer)[1])
 
-        rows = batch.logits_rows
         replayed = None if self.graphs is None else self.graphs.run(batch)
+        if replayed is None:
+            batch = batch.uploaded()
+            if batch.carried is not None:
+                batch.carried.put_rows(batch.tensors)
+            rows = batch.logits_rows
         if replayed is not None:
             hidden, rows = replayed
         elif batch.features is None:

@@ -17,8 +17,8 @@ from starr_engine import ops
 from starr_engine.attention.base import AttentionBackend
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.feature_rows import FeatureRows
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 

@@ -62,6 +62,10 @@ class PackedArrays:
         """All arrays on the device; to be filled before."""
         return self.views(self._host.to(self._device, non_blocking=True))
 
+    def on_host(self) -> dict[str, Tensor]:
+        """All arrays as tensors here."""
+        return self.views(self._host)
+
     @property
     def num_bytes(self) -> int:
         """Of all arrays, with what lies between them."""

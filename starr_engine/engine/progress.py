@@ -10,11 +10,11 @@ import numpy as np
 
 from starr_engine.cache.base import StepKind
 from starr_engine.decoding.rows import RowDecision, RowFailure
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import ScheduledRequest, Scheduler
 from starr_engine.engine.stats import StatsKeeper
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.engine.stopping import StopRule, Visible
 
 
@@ -72,14 +72,20 @@ class ProgressKeeper:
     def apply(
         self, batch: StepBatch, decisions: Sequence[RowDecision | RowFailure]
     ) -> list[Change]:
-        """Carry out a step's decisions; returns the blocks it finished and the requests it lost."""
+        """Carry out a step's decisions; returns the blocks it finished and the requests it lost.
+
+        Those for blocks that are done by now, and for requests that have gone, are dropped.
+        """
         if batch.entries:
-            self._stats.count_step()
+            self._stats.count_step(is_ahead=batch.carried is not None)
         self._keeper.canvases.confirm()
         changes: list[Change] = [
             self._fail(refused.running, refused.reason) for refused in batch.refused
         ]
         for entry, decision in zip(batch.entries, decisions, strict=True):
+            if not entry.is_wanted:
+                self._stats.count_lost(entry.computed_rows(self._num_layers))
+                continue
             if isinstance(decision, RowFailure):
                 self._count(entry)
                 changes.append(self._fail(entry.running, decision.reason))
@@ -95,6 +101,17 @@ class ProgressKeeper:
             else:
                 changes.append(self._commit(entry.running))
         return changes
+
+    def forget(self, batch: StepBatch) -> None:
+        """A step was launched, and its decisions are not wanted."""
+        self._stats.count_step(is_ahead=batch.carried is not None)
+        for entry in batch.entries:
+            self._stats.count_lost(entry.computed_rows(self._num_layers))
+            canvas, pages = entry.running.request.canvas, entry.running.pages
+            if entry.is_wanted and entry.carried is not None and pages is not None:
+                # It may have written rows of tokens that the block never had.
+                block = np.arange(canvas.block_start, canvas.block_stop, dtype=np.int32)
+                pages.mark_dirty(block)
 
     def _record(self, batch: StepBatch, entry: ScheduledRequest, decision: RowDecision) -> None:
         if entry.running.recorder is not None and decision.trace is not None:

@@ -19,13 +19,13 @@ from typing import Final
 
 import torch
 
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.executor import Executor
 from starr_engine.engine.loading import make_backends, make_pages
 from starr_engine.engine.memory import free_memory
 from starr_engine.engine.rank_group import Channel, failed
 from starr_engine.engine.rank_hosts import connect
 from starr_engine.engine.step_arrays import read_message
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.layers.ranks import Ranks
 from starr_engine.models.loading.loader import build_model, fill_model
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -12,6 +13,7 @@ from starr_engine._core import PageTable
 from starr_engine.cache.base import CachePolicy, StepPlan
 from starr_engine.cache.rows import RowRanges, as_ranges
 from starr_engine.decoding.base import RemaskingPolicy
+from starr_engine.decoding.carrying import CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
 from starr_engine.decoding.logits import TokenRules
 from starr_engine.decoding.stacking import RowState
@@ -116,6 +118,17 @@ class RequestView:
         return as_ranges(self._running.score_rows())
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A request's part in a step that is launched before the last one is known; see ``ahead``."""
+
+    plan: StepPlan | None
+    """None: it sits that step out."""
+
+    carried: CarriedRow
+    """What the last one leaves on the device."""
+
+
 class RunningRequest:
     """Joins a request to its two policies, the state of one and the pages of the other.
 
@@ -163,6 +176,12 @@ class RunningRequest:
 
         self.recorder: TraceRecorder | None = None
         """Set by the engine if the request wants its trace."""
+
+        self.goes_ahead = False
+        """Whether its steps may be launched before the last one is known; set by the engine."""
+
+        self.ahead: Ahead | None = None
+        """Set while such a step is scheduled and laid out."""
 
         self._device = device
         self._scored_for_step = -1
@@ -250,8 +269,8 @@ class RunningRequest:
         """Whether it can go on from its tokens alone, and get what it would have got.
 
         So at a block's start, if the policy computes everything anew there; and at any time if
-        what it would compute anew is what the pages hold.
+        what it would compute anew is what the pages hold. Never while a step of it runs.
         """
-        return self.cache.shares_prefix or (
-            self.cache.resumable and self.request.steps_in_block == 0
+        return self.ahead is None and (
+            self.cache.shares_prefix or (self.cache.resumable and self.request.steps_in_block == 0)
         )

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.cache.rows import RowRanges, num_rows
+from starr_engine.decoding.carrying import CarriedRow
 from starr_engine.engine.canvas_cache import CanvasKey
 from starr_engine.engine.paging import PageKeeper
 from starr_engine.engine.running import RunningRequest
@@ -28,6 +29,19 @@ class ScheduledRequest:
 
     canvas_key: CanvasKey | None = None
     """Of a first step that other requests may be spared."""
+
+    block_index: int = 0
+    """The block that is active."""
+
+    carried: CarriedRow | None = None
+    """What the request's last step leaves on the device, if the host does not know it yet."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the request still runs, and in this block."""
+        request = self.running.request
+        is_running = request.status is RequestStatus.RUNNING
+        return is_running and request.canvas.block_index == self.block_index
 
     @property
     def num_query_rows(self) -> int:
@@ -158,6 +172,10 @@ class Scheduler:
         for running in self._running:
             if not self._keeper.has_room(running):
                 continue  # until another request gives pages back
+            if running.ahead is not None:
+                if running.ahead.plan is not None:
+                    entries.append(_entry(running, running.ahead.plan))
+                continue
             try:
                 plan = running.plan()
             except Exception as error:  # whatever a user's policy may raise
@@ -173,10 +191,7 @@ class Scheduler:
                 if known is None:
                     computing.add(key)
                 plan = known or plan
-            shadow = running.shadow_rows()
-            entries.append(
-                ScheduledRequest(running=running, plan=plan, shadow=shadow, canvas_key=key)
-            )
+            entries.append(_entry(running, plan, key))
         return entries, refused
 
     def _begin(self, entry: ScheduledRequest) -> ScheduledRequest:
@@ -256,6 +271,19 @@ class Scheduler:
         victim.release_pages()
         victim.request.lose_pages()
         self._queue(victim)
+
+
+def _entry(
+    running: RunningRequest, plan: StepPlan, key: CanvasKey | None = None
+) -> ScheduledRequest:
+    return ScheduledRequest(
+        running=running,
+        plan=plan,
+        shadow=running.shadow_rows(),
+        canvas_key=key,
+        block_index=running.request.canvas.block_index,
+        carried=None if running.ahead is None else running.ahead.carried,
+    )
 
 
 def _rank(running: RunningRequest) -> tuple[int, int]:

@@ -30,6 +30,13 @@ class EngineStats:
     num_steps: int
     """Forwards of the model over all scheduled requests; those of probes are in ``drift``."""
 
+    num_steps_ahead: int
+    """Of these, launched before the host knew the step in front of them."""
+
+    num_lost_rows: int
+    """Rows computed for blocks that were done by then, or for requests that had gone; they are in
+    none of the other counts."""
+
     request_forwards: int
     """Sum of the requests' NFE: what ``num_steps`` would be without batching."""
 
@@ -86,14 +93,21 @@ class StatsKeeper:
 
     def __init__(self) -> None:
         self._num_steps = 0
+        self._num_steps_ahead = 0
+        self._num_lost_rows = 0
         self._num_failed = 0
         self._num_aborted = 0
         self._num_finished = 0
         self._ended = _Totals()
 
-    def count_step(self) -> None:
+    def count_step(self, *, is_ahead: bool = False) -> None:
         """A forward was made."""
         self._num_steps += 1
+        self._num_steps_ahead += is_ahead
+
+    def count_lost(self, num_rows: int) -> None:
+        """Rows of a forward came to nothing."""
+        self._num_lost_rows += num_rows
 
     def count_end(self, running: RunningRequest, reason: FinishReason) -> None:
         """A request ended; to be called once."""
@@ -122,6 +136,8 @@ class StatsKeeper:
             num_waiting=scheduler.num_waiting,
             num_preemptions=totals.num_preemptions,
             num_steps=self._num_steps,
+            num_steps_ahead=self._num_steps_ahead,
+            num_lost_rows=self._num_lost_rows,
             request_forwards=totals.num_forwards,
             num_refreshes=totals.num_refreshes,
             computed_rows=totals.computed_rows,

@@ -42,12 +42,16 @@ class StepArrays:
     Args:
         sizes: Of the step.
         device: Of the model.
+        is_ahead: Whether it has rows of requests whose last step is not known; see
+            :mod:`starr_engine.engine.carried_rows`.
     """
 
-    def __init__(self, sizes: StepSizes, device: torch.device) -> None:
+    def __init__(self, sizes: StepSizes, device: torch.device, *, is_ahead: bool = False) -> None:
         rows, requests = (sizes.num_rows,), (sizes.num_requests,)
         bounds, scores = (sizes.num_requests + 1,), (sizes.num_scored,)
         self.sizes = sizes
+        self.is_ahead = is_ahead
+        ahead = {"row_sources": rows, "row_owners": rows}
         self.packed = PackedArrays(
             {
                 "input_ids": (rows, torch.int64),
@@ -55,7 +59,6 @@ class StepArrays:
                 "slot_mapping": (rows, torch.int64),
                 "read_slots": ((sizes.num_read_rows,), torch.int64),
                 "logits_rows": (scores, torch.int64),
-                "present_ids": (scores, torch.int64),
                 "cu_query": (bounds, torch.int32),
                 "cu_read": (bounds, torch.int32),
                 "page_table": ((sizes.num_requests, sizes.max_pages), torch.int32),
@@ -66,7 +69,8 @@ class StepArrays:
                 "reads_prefix": (requests, torch.int32),
                 "score_request": (scores, torch.int32),
                 "score_positions": (scores, torch.int32),
-            },
+            }
+            | {name: (shape, torch.int64) for name, shape in ahead.items() if is_ahead},
             device,
         )
 

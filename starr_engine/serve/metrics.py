@@ -24,6 +24,8 @@ _TPF: Final = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0)
 
 _COUNTERS: Final = (
     ("steps", "num_steps", "Forwards of the model over all scheduled requests."),
+    ("steps_ahead", "num_steps_ahead", "Of these, launched before the one in front was known."),
+    ("lost_rows", "num_lost_rows", "Rows of forwards that came to nothing."),
     ("request_forwards", "request_forwards", "Sum of the requests' NFE."),
     ("refreshes", "num_refreshes", "Request forwards that computed all live rows to reuse them."),
     ("computed_rows", "computed_rows", "Token rows computed."),

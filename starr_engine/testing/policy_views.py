@@ -129,7 +129,7 @@ def play(policy: RemaskingPolicy, seed: int) -> Iterator[tuple[Shot, Decision, S
         # A copy, so that a policy that changes what it is given shows when it is asked again.
         decision, after = policy.decide(pick(view, every), pick_state(state, every))
         yield Shot(rows=rows, step=step, view=view, state=state), decision, after
-        full = _bounded(policy, view, decision, num_revoked.tolist(), num_held.tolist())
+        full = _bounded(policy, view, decision, num_revoked, num_held)
         put = full.tokens_put(view)
         tokens = torch.where(full.unmask, put, tokens)
         if full.edit is not None:
@@ -156,8 +156,8 @@ def _bounded(
     policy: RemaskingPolicy,
     view: BlockView,
     decision: Decision,
-    num_revoked: list[int],
-    num_held: list[int],
+    num_revoked: Tensor,
+    num_held: Tensor,
 ) -> Decision:
     if policy.step_limit is not None:
         return bound_steps(view, drop_vain_edits(view, decision), policy.step_limit)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from starr_engine import LLM, RequestOutput, SamplingParams
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from tests.helpers.engines import Reference, as_prompts, make_llm, random_prompts
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
 

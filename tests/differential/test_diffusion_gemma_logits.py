@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion
 
 from starr_engine import LLM, SamplingParams
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.engine import Engine
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.loading.loader import load_model
 from tests.helpers.diffusion_gemma_twin import twin_logits, twin_of
 from tests.helpers.engines import as_prompts, make_llm

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from starr_engine import LLM, SamplingParams
 from starr_engine.cache.rows import RowRanges
-from starr_engine.engine.batching import StepBatch
 from starr_engine.engine.drifting import MeasuredRows
+from starr_engine.engine.step_batch import StepBatch
 from tests.helpers.engines import as_prompts, assert_all_pages_free, make_llm, random_prompts
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
 

@@ -264,7 +264,7 @@ def test_news_are_told_while_the_next_step_runs_and_before_calls(folder: Path) -
     ]  # fmt: skip
 
 
-def test_an_abort_forgets_the_step_that_was_launched(folder: Path) -> None:
+def test_an_abort_leaves_the_others_the_step_that_was_launched(folder: Path) -> None:
     engine = make_engine(folder)
     alone = run(make_engine(folder), ["threshold"])
     params = SamplingParams(
@@ -276,8 +276,11 @@ def test_an_abort_forgets_the_step_that_was_launched(folder: Path) -> None:
     engine.add_request(prompts[0], params, "other")
     engine.step()
     engine.launch()
+    steps, lost = engine.stats().num_steps, engine.stats().num_lost_rows
     assert engine.abort("other") is not None
-    assert engine.finish() == []
+    engine.outputs.collect(engine.finish())
+    assert engine.stats().num_steps == steps + 1
+    assert engine.stats().num_lost_rows > lost
     while engine.has_unfinished:
         for output in engine.step():
             if isinstance(output, RequestOutput):

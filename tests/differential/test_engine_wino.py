@@ -12,7 +12,7 @@ from torch import Tensor
 
 from starr_engine import LLM, RequestError, SamplingParams
 from starr_engine.decoding.base import REMASKING_POLICIES
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from tests.helpers.checkpoints import MASK_TOKEN_ID
 from tests.helpers.engines import (
     Reference,

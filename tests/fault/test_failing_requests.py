@@ -20,7 +20,7 @@ from starr_engine.decoding.base import (
     StatelessPolicy,
 )
 from starr_engine.decoding.guarantee import MAX_REVOCATIONS_PER_POSITION
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.outputs import FinishReason, RequestOutput
 from tests.helpers.engines import (
     as_prompts,

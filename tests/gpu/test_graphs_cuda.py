@@ -113,21 +113,32 @@ def test_recordings_of_many_sizes_share_memory(bidirectional: Path) -> None:
     ids=repr,
 )
 def test_ablations_change_no_token_in_float32(bidirectional: Path, options: EngineOptions) -> None:
-    def run(chosen: EngineOptions) -> dict[str, tuple[Any, ...]]:
-        config = EngineConfig(model=str(bidirectional), device="cuda", dtype="float32")
-        engine = Engine(config, options=chosen)
-        for n, (prompt, kind) in enumerate(zip(random_prompts(7), KINDS, strict=True)):
-            engine.add_request(
-                prompt, SamplingParams(max_tokens=16, block_length=8, **kind), str(n)
-            )
-        found = {}
-        while engine.has_unfinished:
-            for output in engine.step():
-                if isinstance(output, RequestOutput):
-                    found[output.request_id] = (output.token_ids, output.nfe)
-        return found
+    assert run_engine(bidirectional, options) == run_engine(bidirectional, EngineOptions())
 
-    assert run(options) == run(EngineOptions())
+
+@pytest.mark.parametrize("cuda_graphs", ["auto", "off"])
+def test_steps_launched_ahead_change_no_token_in_float32(
+    bidirectional: Path, block_causal: Path, cuda_graphs: str
+) -> None:
+    for folder in (bidirectional, block_causal):
+        found = [
+            run_engine(folder, EngineOptions(), launch_ahead=ahead, cuda_graphs=cuda_graphs)
+            for ahead in ("on", "off")
+        ]
+        assert found[0] == found[1]
+
+
+def run_engine(folder: Path, options: EngineOptions, **settings: Any) -> dict[str, tuple[Any, ...]]:
+    config = EngineConfig(model=str(folder), device="cuda", dtype="float32", **settings)
+    engine = Engine(config, options=options)
+    for n, (prompt, kind) in enumerate(zip(random_prompts(7), KINDS, strict=True)):
+        engine.add_request(prompt, SamplingParams(max_tokens=16, block_length=8, **kind), str(n))
+    found = {}
+    while engine.has_unfinished:
+        for output in engine.step():
+            if isinstance(output, RequestOutput):
+                found[output.request_id] = (output.token_ids, output.nfe)
+    return found
 
 
 def test_a_step_is_launched_without_a_wait_for_the_device(bidirectional: Path) -> None:
@@ -138,6 +149,7 @@ def test_a_step_is_launched_without_a_wait_for_the_device(bidirectional: Path) -
         engine.add_request(prompt, SamplingParams(max_tokens=64, block_length=32, ignore_eos=True))
     for _ in range(6):  # records, and lets libraries choose kernels
         engine.step()
+    num_ahead = engine.stats().num_steps_ahead
     with torch.cuda.device(0):
         torch.cuda.set_sync_debug_mode("error")
         try:
@@ -145,3 +157,5 @@ def test_a_step_is_launched_without_a_wait_for_the_device(bidirectional: Path) -
         finally:
             torch.cuda.set_sync_debug_mode("default")
     engine.finish()
+    engine.finish()
+    assert engine.stats().num_steps_ahead > num_ahead

@@ -121,14 +121,16 @@ def choose(
     masked: list[bool],
     fixed: list[bool],
 ) -> list[int]:
-    """Arg-max, or Gumbel-max with the noise that the seed and the step give to the masks."""
+    """Arg-max, or Gumbel-max with the noise that seed, step and place give to each mask."""
     if params.temperature == 0:
         return [int(i) for i in probabilities.argmax(1)]
     every = params.remasking_args.get("revoke_below") is not None
     rows = [i for i, is_mask in enumerate(masked) if is_mask or (every and not fixed[i])]
-    seed = np.random.SeedSequence(params.seed, spawn_key=(step,)).generate_state(1, np.uint64)
-    generator = torch.Generator().manual_seed(int(seed[0] >> 1))
-    uniform = torch.rand((len(rows), logits.shape[1]), generator=generator, dtype=torch.float64)
+    seeds = np.random.SeedSequence(params.seed, spawn_key=(step,))
+    states = seeds.generate_state(len(masked), np.uint64)
     noisy = logits.copy()
-    noisy[rows] += params.temperature * -np.log(-np.log(uniform.numpy()))
+    for i in rows:
+        generator = torch.Generator().manual_seed(int(states[i] >> 1))
+        uniform = torch.rand(logits.shape[1], generator=generator, dtype=torch.float64).numpy()
+        noisy[i] += params.temperature * -np.log(-np.log(uniform))
     return [int(i) for i in noisy.argmax(1)]

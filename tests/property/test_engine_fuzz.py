@@ -51,9 +51,9 @@ SAMPLING: list[dict[str, Any]] = [
 POOLS = [
     # The longest request below has 12 + 15 rows, and 5 shadow rows.
     {"page_size": 1, "num_pages": 40, "max_num_requests": 5},
-    {"page_size": 4, "num_pages": 9, "max_num_requests": 8},
+    {"page_size": 4, "num_pages": 9, "max_num_requests": 8, "launch_ahead": "on"},
     {"page_size": 7, "num_pages": 30, "max_num_requests": 3, "max_num_batched_tokens": 32},
-    {"page_size": 32, "num_pages": 2, "max_num_requests": 2},
+    {"page_size": 32, "num_pages": 2, "max_num_requests": 2, "launch_ahead": "on"},
 ]
 
 

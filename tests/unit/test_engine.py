@@ -127,11 +127,19 @@ def test_the_same_seed_gives_the_same_tokens_whatever_shares_the_batch(llm: LLM)
 def test_large_seeds_do_not_repeat_the_noise_of_small_ones() -> None:
     # 2**32 + 5 in 32-bit words is 5, 1: as a list it would be seed 5 at step 1.
     draws = [
-        scores.gumbel_noise((8,), seed=seed, step=step)
+        scores.gumbel_noise(np.arange(1), 8, seed=seed, step=step)
         for seed in (5, 2**32 + 5, 2**63 - 1)
         for step in (0, 1)
     ]
-    assert len({tuple(draw.tolist()) for draw in draws}) == len(draws)
+    assert len({tuple(draw[0].tolist()) for draw in draws}) == len(draws)
+
+
+def test_the_noise_of_a_position_is_its_own_whatever_else_is_scored() -> None:
+    whole = scores.gumbel_noise(np.arange(6), 5, seed=3, step=2)
+    some = scores.gumbel_noise(np.array([1, 4]), 5, seed=3, step=2)
+    assert torch.equal(some, whole[[1, 4]])
+    assert len(whole.unique()) == whole.numel()
+    assert scores.gumbel_noise(np.arange(0), 5, seed=3, step=2).shape == (0, 5)
 
 
 def test_stop_tokens_end_after_their_block_and_are_not_shown(llm: LLM) -> None:

@@ -17,11 +17,12 @@ from starr_engine.cache.pool import KVPool
 from starr_engine.cache.rows import RowRanges
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.decoding.policies.wino import WinoPolicy
-from starr_engine.engine.batching import Batcher, StepBatch
+from starr_engine.engine.batching import Batcher
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.feature_rows import PartialRows, check_partial
 from starr_engine.engine.running import RunningRequest
 from starr_engine.engine.scheduler import Schedule, ScheduledRequest
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.errors import CapacityError
 from starr_engine.params import SamplingParams
 from starr_engine.request import Request

@@ -110,7 +110,7 @@ def test_every_import_points_down() -> None:
     [
         ("cache/pool.py", "from starr_engine.engine import batching", "above it"),
         ("cache/pool.py", "def f():\n    import starr_engine.llm", "above it"),
-        ("cache/pool.py", "from ..engine.batching import StepBatch", "above it"),
+        ("cache/pool.py", "from ..engine.step_batch import StepBatch", "above it"),
         ("cache/pool.py", "from starr_engine.decoding.base import State", "beside it"),
         ("params.py", "from starr_engine import ops", "above it"),
         ("utils.py", "import os", "no place"),

@@ -151,7 +151,8 @@ def test_the_outbox_gives_all_at_once_and_only_the_newest_provisional_block():
 
 STATS = EngineStats(
     num_finished=1, num_failed=2, num_aborted=3, num_running=4, num_waiting=5, num_preemptions=6,
-    num_steps=7, request_forwards=8, num_refreshes=9, computed_rows=10, num_unmasked=11,
+    num_steps=7, num_steps_ahead=0, num_lost_rows=0, request_forwards=8, num_refreshes=9,
+    computed_rows=10, num_unmasked=11,
     num_pages=12, num_free_pages=13, num_indexed_pages=14, num_evicted_pages=15, prefix_hits=16,
     prefix_misses=17, canvas_hits=18, canvas_misses=19, drift=CacheDrift(),
 )  # fmt: skip

@@ -243,12 +243,12 @@ def test_the_view_has_the_models_logit_of_every_candidate_with_and_without_noise
     offsets = np.array([0, 1, 2, 4, 5])
     for temperature in (0.0, 5.0):
         spy = _Spy()
-        noise = Noise(rows=slice(0, 5), temperature=temperature, seed=1, step=0)
+        noise = Noise(rows=slice(0, 5), offsets=offsets, temperature=temperature, seed=1, step=0)
         draws = [noise] if temperature > 0 else []
         scores = score_rows(logits, torch.from_numpy(ids[offsets]).long(), VOCAB - 1, draws)
         row = DecodingRow(
             policy=spy, state={}, block_ids=ids, mask_token_id=VOCAB - 1, step=0, num_left=0,
-            num_revoked=0, progress=0.0, seed=1, score_offsets=offsets,
+            num_revoked=0, num_unmasked=0, num_masks=1, seed=1, score_offsets=offsets,
             is_fixed=np.zeros(len(ids), np.bool_),
         )  # fmt: skip
         assert isinstance(decide_rows([row], scores, logits)[0], RowDecision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -18,7 +19,14 @@ NO_IDS = torch.zeros((1, 1), dtype=torch.int64)
 
 
 def noise(rows: int = 0, *, temperature: float = 1.0, seed: int = 0, **truncation) -> Noise:
-    return Noise(rows=slice(0, rows), temperature=temperature, seed=seed, step=0, **truncation)
+    return Noise(
+        rows=slice(0, rows),
+        offsets=np.arange(rows),
+        temperature=temperature,
+        seed=seed,
+        step=0,
+        **truncation,
+    )
 
 
 def kept(logits: Tensor, **options) -> list[list[int]]:

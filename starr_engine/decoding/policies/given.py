@@ -20,6 +20,11 @@ class GivenTokens(StatelessPolicy):
     tokens: tuple[int, ...]
     """Of the block's masks, from left to right."""
 
+    @property
+    def step_limit(self) -> int:
+        """1: nothing is left to do."""
+        return 1
+
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
         given = torch.tensor(self.tokens, device=view.masked.device).repeat(len(view.masked))

@@ -15,7 +15,7 @@ from typing import Final
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.attention.sequences import Sequences, sequences_of
 from starr_engine.cache.base import StepKind
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.step_batch import StepBatch
 
 ROWS_EACH: Final = (4, 8, 16, 24, 32, 48, 64, 96, 128)
 """Rows that a sequence is padded to; longer ones keep a GPU busy without a recording."""

@@ -6,22 +6,21 @@ with logits.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import torch
 
 from starr_engine.attention.sequences import Sequences
+from starr_engine.engine.carried_rows import KNOWN, NOT_KEPT
 from starr_engine.engine.graphs.buckets import Bucket
 from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.step_arrays import StepArrays
 
-NOT_KEPT: Final = -1
-"""Slot of rows whose key and value go nowhere."""
-
 
 def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
-    """The arrays that a recording reads, not yet filled."""
+    """The arrays that a recording reads, not yet filled.
+
+    ``row_sources`` and ``row_owners`` are read in front of it, see ``CarriedRows``.
+    """
     rows, sequences = (bucket.num_rows,), (bucket.num_sequences,)
     bounds = (bucket.num_sequences + 1,)
     return PackedArrays(
@@ -29,6 +28,8 @@ def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
             "input_ids": (rows, torch.int64),
             "positions": (rows, torch.int64),
             "slot_mapping": (rows, torch.int64),
+            "row_sources": (rows, torch.int64),
+            "row_owners": (rows, torch.int64),
             "logits_rows": (rows, torch.int64),
             "page_table": ((bucket.num_sequences, bucket.num_pages), torch.int32),
             "key_lens": (sequences, torch.int32),
@@ -60,7 +61,10 @@ def fill_grid(
     lens = np.array(sequences.query_lens, np.int64)
     shift = np.arange(count) * bucket.rows_each - (np.cumsum(lens) - lens)
     places = np.arange(lens.sum()) + np.repeat(shift, lens)
-    for name, filler in (("input_ids", pad_id), ("positions", 0), ("slot_mapping", NOT_KEPT)):
+    fillers = {"input_ids": pad_id, "positions": 0, "slot_mapping": NOT_KEPT}
+    if step.is_ahead:
+        fillers |= {"row_sources": KNOWN, "row_owners": KNOWN}
+    for name, filler in fillers.items():
         target = grid.int64(name)
         target.fill(filler)
         target[places] = packed.int64(name)

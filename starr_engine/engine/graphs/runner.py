@@ -12,11 +12,12 @@ from torch import Tensor
 
 from starr_engine.attention.fixed import FixedAttention, FixedLayout, RecordableBackend
 from starr_engine.cache.pool import KVPool
-from starr_engine.engine.batching import StepBatch
+from starr_engine.engine.carried_rows import CarriedRows
 from starr_engine.engine.graphs.buckets import Bucket, BucketRule, eager_reason, step_sequences
 from starr_engine.engine.graphs.padding import fill_grid, grid_arrays
 from starr_engine.engine.graphs.recorder import Recorder, Run
 from starr_engine.engine.packed_arrays import PackedArrays
+from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 _TOLERANCE: Final = 0.05
@@ -48,9 +49,11 @@ class _Recording:
     attention: FixedAttention
     replay: Run = _nothing
 
-    def load(self, grid: PackedArrays) -> None:
+    def load(self, grid: PackedArrays, carried: CarriedRows | None) -> None:
         """Give it another step."""
         grid.upload_to(self.memory)
+        if carried is not None:
+            carried.put_rows(self.inputs)
         self.attention.prepare(grid.int32("key_lens"), grid.int32("page_table"))
 
 
@@ -107,29 +110,29 @@ class GraphRunner:
         bucket = self.rule.fit(sequences)
         if isinstance(bucket, str):
             return bucket
-        grid = grid_arrays(bucket, batch.input_ids.device)
+        grid = grid_arrays(bucket, self._kv_pool.pages.device)
         fill_grid(grid, bucket, sequences, batch.arrays, self._pad_id)
         recording = self._recordings.get(bucket)
         if recording is None:
             try:
-                recording = self._recordings[bucket] = self._make(bucket, grid)
+                recording = self._recordings[bucket] = self._make(bucket, grid, batch.carried)
             except Exception as error:  # whatever a kernel's package may raise
                 return self._give_up(f"{type(error).__name__}: {error}")
         else:
-            recording.load(grid)
+            recording.load(grid, batch.carried)
         recording.replay()
         self.replays[bucket] += 1
         hidden = self._room()[: bucket.num_rows]
         return Replayed(hidden, recording.inputs["logits_rows"][: len(batch.logits_rows)])
 
-    def _make(self, bucket: Bucket, grid: PackedArrays) -> _Recording:
+    def _make(self, bucket: Bucket, grid: PackedArrays, carried: CarriedRows | None) -> _Recording:
         """The recording of a bucket, made of a step that is on the grid."""
         device = next(self._model.parameters()).device
         memory = torch.empty(grid.num_bytes, dtype=torch.uint8, device=device)
         grid.upload_to(memory)
         inputs = grid.views(memory)
         recording = _Recording(memory, inputs, self._backend.fixed(_layout(bucket, inputs)))
-        recording.load(grid)
+        recording.load(grid, carried)
         recording.replay = self._recorded(bucket, recording)
         return recording
 
