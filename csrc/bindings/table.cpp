@@ -33,7 +33,8 @@ std::vector<Bounds> to_bounds(const std::vector<RowRange>& ranges) {
 void bind_table(nb::module_& m) {
   nb::class_<PageTable>(m, "PageTable",
                         "Pages of one request, and per row whether a KV is cached and whether it\n"
-                        "is dirty (older than the row's token). Keeps its pool alive.")
+                        "is dirty (older than the row's token). Keeps its pool alive.",
+                        nb::pooled(), nb::is_final())
       .def_static(
           "try_create",
           [](std::shared_ptr<PagePool> pool, std::int32_t num_rows,

@@ -162,16 +162,21 @@ void PagePool::release(std::span<const PageId> pages) {
 
 PrefixKey PagePool::seal(PageId page, const PrefixKey& parent,
                          std::span<const std::int32_t> tokens) {
+  const PrefixKey key = extend(parent, tokens);
+  seal_as(page, key, parent, tokens);
+  return key;
+}
+
+void PagePool::seal_as(PageId page, const PrefixKey& key, const PrefixKey& parent,
+                       std::span<const std::int32_t> tokens) {
   if (page == kReservedPage || at(page).state != PageState::kPrivate) {
     throw std::invalid_argument(describe(page) + " is " +
                                 (page == kReservedPage ? "reserved" : name_of(at(page).state)) +
                                 ", only a PRIVATE page can be sealed");
   }
-  const PrefixKey key = extend(parent, tokens);
   index_.insert(page, key, parent, tokens);
   slot(page).key = key;
   slot(page).state = PageState::kSealed;
-  return key;
 }
 
 std::vector<PageId> PagePool::match(const PrefixKey& root, std::span<const std::int32_t> tokens) {

@@ -58,6 +58,10 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   // the page is not PRIVATE or `tokens` is not page_size long.
   PrefixKey seal(PageId page, const PrefixKey& parent, std::span<const std::int32_t> tokens);
 
+  // The same where extend(parent, tokens) is known already: it is `key`.
+  void seal_as(PageId page, const PrefixKey& key, const PrefixKey& parent,
+               std::span<const std::int32_t> tokens);
+
   // Longest chain of whole sealed pages that starts `tokens`; one reference added to each.
   std::vector<PageId> match(const PrefixKey& root, std::span<const std::int32_t> tokens);
 

@@ -157,13 +157,14 @@ std::int32_t PageTable::seal_prefix(std::int32_t num_rows, std::span<const std::
   }
   const auto page_rows = static_cast<std::size_t>(page_size_);
   const std::size_t whole = static_cast<std::size_t>(num_rows) / page_rows;
-  PrefixKey parent = root;
+  std::vector<PrefixKey> keys(whole + 1);  // of a page's parent and, behind it, of the page
+  keys[0] = root;
+  extend_pages(root, tokens, page_rows, std::span(keys).subspan(1));
   for (std::size_t i = 0; i < whole; ++i) {
     const auto chunk = tokens.subspan(i * page_rows, page_rows);
     const auto start = static_cast<std::int32_t>(i * page_rows);
     const RowRange rows{start, start + page_size_};
-    const PrefixKey key = extend(parent, chunk);
-    if (pool_->state(pages_[i]) == PageState::kSealed && pool_->key(pages_[i]) != key) {
+    if (pool_->state(pages_[i]) == PageState::kSealed && pool_->key(pages_[i]) != keys[i + 1]) {
       throw std::invalid_argument("rows from " + std::to_string(start) +
                                   " were sealed under another prefix; copy_on_write and "
                                   "recompute them before sealing again");
@@ -181,17 +182,12 @@ std::int32_t PageTable::seal_prefix(std::int32_t num_rows, std::span<const std::
       throw std::invalid_argument(row_name(row) +
                                   " is dirty: its token changed after its KV was written");
     }
-    parent = key;
   }
-  parent = root;
   std::int32_t sealed = 0;
   for (std::size_t i = 0; i < whole; ++i) {
-    if (pool_->state(pages_[i]) == PageState::kSealed) {
-      parent = pool_->key(pages_[i]);
-    } else {
-      parent = pool_->seal(pages_[i], parent, tokens.subspan(i * page_rows, page_rows));
-      ++sealed;
-    }
+    if (pool_->state(pages_[i]) == PageState::kSealed) continue;
+    pool_->seal_as(pages_[i], keys[i + 1], keys[i], tokens.subspan(i * page_rows, page_rows));
+    ++sealed;
   }
   return sealed;
 }

@@ -19,7 +19,7 @@ void siphash_equals_the_published_vectors() {
                                                0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93};
   const std::array<unsigned char, 16> one = {0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44,
                                              0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45};
-  PrefixKey key;
+  PrefixKey key{};
   std::array<std::byte, 16> counting;
   for (std::size_t i = 0; i < 16; ++i) counting[i] = static_cast<std::byte>(i);
   std::memcpy(&key, counting.data(), sizeof(key));

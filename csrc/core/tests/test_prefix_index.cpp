@@ -54,7 +54,7 @@ void erasing_keeps_every_other_page_reachable() {
   std::mt19937 random(0);
   PrefixIndex index(8, 1);
   std::map<PageId, PrefixKey> model;
-  const PrefixKey root;
+  const PrefixKey root{};
   for (int step = 0; step < 20000; ++step) {
     const auto page = static_cast<PageId>(1 + random() % 7);
     const Tokens tokens = {page};
@@ -93,7 +93,7 @@ void a_match_stops_at_the_first_missing_page() {
 
 void bad_calls_change_nothing() {
   PrefixIndex index(4, 2);
-  const PrefixKey root;
+  const PrefixKey root{};
   const Tokens tokens = {1, 2};
   CHECK(index.insert(1, {1, 1}, root, tokens) == 1);
   using Bad = std::invalid_argument;
