@@ -15,6 +15,7 @@ std::optional<void*> integers_of(PyObject* object, std::size_t item_size, bool w
                                  std::span<std::size_t> shape) noexcept {
   if (!PyArray_Check(object)) return std::nullopt;
   const auto* array = reinterpret_cast<PyArrayObject*>(object);
+  // Elements, lengths and type are three places; the first is needed most.
   __builtin_prefetch(PyArray_DATA(array));
   const PyArray_Descr* type = PyArray_DESCR(array);
   const bool is_wanted =
