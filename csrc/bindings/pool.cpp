@@ -30,7 +30,7 @@ void bind_pool(nb::module_& m) {
                        "Not thread safe.")
       .def(nb::init<std::int32_t, std::int32_t>(), "num_pages"_a, "page_size"_a,
            "`num_pages` includes page 0; `page_size` in rows.")
-      .def("try_allocate", &PagePool::try_allocate, "count"_a,
+      .def("try_allocate", nb::overload_cast<std::int32_t>(&PagePool::try_allocate), "count"_a,
            "`count` PRIVATE pages with one reference each, or None when fewer are free.")
       .def(
           "add_ref", [](PagePool& pool, const std::vector<PageId>& pages) { pool.add_ref(pages); },

@@ -38,6 +38,9 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   // Returns nothing when fewer than `count` are unreferenced.
   std::optional<std::vector<PageId>> try_allocate(std::int32_t count);
 
+  // The same, appended to `pages`; false when fewer are unreferenced.
+  bool try_allocate(std::int32_t count, std::vector<PageId>& pages);
+
   // As match and try_allocate in one: appends the pages of the longest chain that starts `tokens`,
   // and fresh ones up to `count` in all, to `pages`; returns how many were found. Nothing happens,
   // and nothing is returned, when `reserve` pages would not be left.
@@ -95,7 +98,11 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   void check_invariants() const;
 
  private:
-  const PageEntry& at(PageId page) const;
+  const PageEntry& at(PageId page) const {
+    if (page < 0 || page >= num_pages()) throw_outside(page);
+    return index_.entry(page);
+  }
+  [[noreturn]] void throw_outside(PageId page) const;
   PageEntry& slot(PageId page) noexcept { return index_.entry(page); }
   void reference(PageId page) noexcept;
   void take(std::vector<PageId>& pages, std::int32_t count);

@@ -37,9 +37,8 @@ std::optional<PageTable> PageTable::try_create(std::shared_ptr<PagePool> pool,
   std::vector<PageId> pages;
   pages.reserve(static_cast<std::size_t>(wanted));
   pages.assign(adopted.begin(), adopted.end());
-  const auto fresh = pool->try_allocate(wanted - static_cast<std::int32_t>(adopted.size()));
-  if (!fresh) return std::nullopt;
-  pages.insert(pages.end(), fresh->begin(), fresh->end());
+  const auto fresh = wanted - static_cast<std::int32_t>(adopted.size());
+  if (!pool->try_allocate(fresh, pages)) return std::nullopt;
   PageTable table(std::move(pool), std::move(pages), num_rows);
   table.cached_.assign({0, static_cast<std::int32_t>(adopted_rows)}, true);
   table.num_adopted_ = static_cast<std::int32_t>(adopted.size());
@@ -116,13 +115,10 @@ bool PageTable::try_grow(std::int32_t num_rows) {
   }
   const std::int32_t wanted = num_pages_for(num_rows);
   const auto present = static_cast<std::int32_t>(pages_.size());
-  pages_.reserve(static_cast<std::size_t>(wanted));
   cached_.resize(num_rows);
   dirty_.resize(num_rows);
   // Bits beyond num_rows_ stay clear, so bitmaps that are too long need not shrink again.
-  const auto fresh = pool_->try_allocate(wanted - present);
-  if (!fresh) return false;
-  pages_.insert(pages_.end(), fresh->begin(), fresh->end());
+  if (!pool_->try_allocate(wanted - present, pages_)) return false;
   num_rows_ = num_rows;
   return true;
 }
