@@ -49,12 +49,9 @@ PagePool::PagePool(std::int32_t num_pages, std::int32_t page_size)
   for (PageId page = num_pages; --page > kReservedPage;) free_.push_back(page);
 }
 
-const PageEntry& PagePool::at(PageId page) const {
-  if (page < 0 || page >= num_pages()) {
-    throw std::invalid_argument(describe(page) + " is outside [0, " + std::to_string(num_pages()) +
-                                ")");
-  }
-  return index_.entry(page);
+void PagePool::throw_outside(PageId page) const {
+  throw std::invalid_argument(describe(page) + " is outside [0, " + std::to_string(num_pages()) +
+                              ")");
 }
 
 const PrefixKey& PagePool::key(PageId page) const {
@@ -67,14 +64,20 @@ const PrefixKey& PagePool::key(PageId page) const {
 }
 
 std::optional<std::vector<PageId>> PagePool::try_allocate(std::int32_t count) {
+  std::vector<PageId> taken;
+  if (!try_allocate(count, taken)) return std::nullopt;
+  return taken;
+}
+
+bool PagePool::try_allocate(std::int32_t count, std::vector<PageId>& pages) {
   if (count < 0) {
     throw std::invalid_argument("count must not be negative, got " + std::to_string(count));
   }
-  if (count > num_free()) return std::nullopt;
-  std::vector<PageId> taken;
-  taken.reserve(static_cast<std::size_t>(count));
-  take(taken, count);
-  return taken;
+  if (count > num_free()) return false;
+  // Before anything changes: there may be no memory.
+  pages.reserve(pages.size() + static_cast<std::size_t>(count));
+  take(pages, count);
+  return true;
 }
 
 // Appends `count` pages, of which there are so many.
@@ -162,16 +165,21 @@ void PagePool::release(std::span<const PageId> pages) {
 
 PrefixKey PagePool::seal(PageId page, const PrefixKey& parent,
                          std::span<const std::int32_t> tokens) {
+  const PrefixKey key = extend(parent, tokens);
+  seal_as(page, key, parent, tokens);
+  return key;
+}
+
+void PagePool::seal_as(PageId page, const PrefixKey& key, const PrefixKey& parent,
+                       std::span<const std::int32_t> tokens) {
   if (page == kReservedPage || at(page).state != PageState::kPrivate) {
     throw std::invalid_argument(describe(page) + " is " +
                                 (page == kReservedPage ? "reserved" : name_of(at(page).state)) +
                                 ", only a PRIVATE page can be sealed");
   }
-  const PrefixKey key = extend(parent, tokens);
   index_.insert(page, key, parent, tokens);
   slot(page).key = key;
   slot(page).state = PageState::kSealed;
-  return key;
 }
 
 std::vector<PageId> PagePool::match(const PrefixKey& root, std::span<const std::int32_t> tokens) {

@@ -38,6 +38,9 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   // Returns nothing when fewer than `count` are unreferenced.
   std::optional<std::vector<PageId>> try_allocate(std::int32_t count);
 
+  // The same, appended to `pages`; false when fewer are unreferenced.
+  bool try_allocate(std::int32_t count, std::vector<PageId>& pages);
+
   // As match and try_allocate in one: appends the pages of the longest chain that starts `tokens`,
   // and fresh ones up to `count` in all, to `pages`; returns how many were found. Nothing happens,
   // and nothing is returned, when `reserve` pages would not be left.
@@ -57,6 +60,10 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   // holders only and is FREE at count 0. Returns the key. Throws std::invalid_argument when
   // the page is not PRIVATE or `tokens` is not page_size long.
   PrefixKey seal(PageId page, const PrefixKey& parent, std::span<const std::int32_t> tokens);
+
+  // The same where extend(parent, tokens) is known already: it is `key`.
+  void seal_as(PageId page, const PrefixKey& key, const PrefixKey& parent,
+               std::span<const std::int32_t> tokens);
 
   // Longest chain of whole sealed pages that starts `tokens`; one reference added to each.
   std::vector<PageId> match(const PrefixKey& root, std::span<const std::int32_t> tokens);
@@ -91,7 +98,11 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
   void check_invariants() const;
 
  private:
-  const PageEntry& at(PageId page) const;
+  const PageEntry& at(PageId page) const {
+    if (page < 0 || page >= num_pages()) throw_outside(page);
+    return index_.entry(page);
+  }
+  [[noreturn]] void throw_outside(PageId page) const;
   PageEntry& slot(PageId page) noexcept { return index_.entry(page); }
   void reference(PageId page) noexcept;
   void take(std::vector<PageId>& pages, std::int32_t count);

@@ -37,9 +37,8 @@ std::optional<PageTable> PageTable::try_create(std::shared_ptr<PagePool> pool,
   std::vector<PageId> pages;
   pages.reserve(static_cast<std::size_t>(wanted));
   pages.assign(adopted.begin(), adopted.end());
-  const auto fresh = pool->try_allocate(wanted - static_cast<std::int32_t>(adopted.size()));
-  if (!fresh) return std::nullopt;
-  pages.insert(pages.end(), fresh->begin(), fresh->end());
+  const auto fresh = wanted - static_cast<std::int32_t>(adopted.size());
+  if (!pool->try_allocate(fresh, pages)) return std::nullopt;
   PageTable table(std::move(pool), std::move(pages), num_rows);
   table.cached_.assign({0, static_cast<std::int32_t>(adopted_rows)}, true);
   table.num_adopted_ = static_cast<std::int32_t>(adopted.size());
@@ -116,13 +115,10 @@ bool PageTable::try_grow(std::int32_t num_rows) {
   }
   const std::int32_t wanted = num_pages_for(num_rows);
   const auto present = static_cast<std::int32_t>(pages_.size());
-  pages_.reserve(static_cast<std::size_t>(wanted));
   cached_.resize(num_rows);
   dirty_.resize(num_rows);
   // Bits beyond num_rows_ stay clear, so bitmaps that are too long need not shrink again.
-  const auto fresh = pool_->try_allocate(wanted - present);
-  if (!fresh) return false;
-  pages_.insert(pages_.end(), fresh->begin(), fresh->end());
+  if (!pool_->try_allocate(wanted - present, pages_)) return false;
   num_rows_ = num_rows;
   return true;
 }
@@ -157,13 +153,14 @@ std::int32_t PageTable::seal_prefix(std::int32_t num_rows, std::span<const std::
   }
   const auto page_rows = static_cast<std::size_t>(page_size_);
   const std::size_t whole = static_cast<std::size_t>(num_rows) / page_rows;
-  PrefixKey parent = root;
+  std::vector<PrefixKey> keys(whole + 1);  // of a page's parent and, behind it, of the page
+  keys[0] = root;
+  extend_pages(root, tokens, page_rows, std::span(keys).subspan(1));
   for (std::size_t i = 0; i < whole; ++i) {
     const auto chunk = tokens.subspan(i * page_rows, page_rows);
     const auto start = static_cast<std::int32_t>(i * page_rows);
     const RowRange rows{start, start + page_size_};
-    const PrefixKey key = extend(parent, chunk);
-    if (pool_->state(pages_[i]) == PageState::kSealed && pool_->key(pages_[i]) != key) {
+    if (pool_->state(pages_[i]) == PageState::kSealed && pool_->key(pages_[i]) != keys[i + 1]) {
       throw std::invalid_argument("rows from " + std::to_string(start) +
                                   " were sealed under another prefix; copy_on_write and "
                                   "recompute them before sealing again");
@@ -181,17 +178,12 @@ std::int32_t PageTable::seal_prefix(std::int32_t num_rows, std::span<const std::
       throw std::invalid_argument(row_name(row) +
                                   " is dirty: its token changed after its KV was written");
     }
-    parent = key;
   }
-  parent = root;
   std::int32_t sealed = 0;
   for (std::size_t i = 0; i < whole; ++i) {
-    if (pool_->state(pages_[i]) == PageState::kSealed) {
-      parent = pool_->key(pages_[i]);
-    } else {
-      parent = pool_->seal(pages_[i], parent, tokens.subspan(i * page_rows, page_rows));
-      ++sealed;
-    }
+    if (pool_->state(pages_[i]) == PageState::kSealed) continue;
+    pool_->seal_as(pages_[i], keys[i + 1], keys[i], tokens.subspan(i * page_rows, page_rows));
+    ++sealed;
   }
   return sealed;
 }

@@ -63,7 +63,7 @@ PrefixKey siphash_128(const PrefixKey& key, std::span<const std::byte> message) 
   }
   state.absorb(last);
   state.v2 ^= 0xee;
-  PrefixKey hash;
+  PrefixKey hash{};
   hash.low = state.squeeze();
   state.v1 ^= 0xdd;
   hash.high = state.squeeze();
@@ -120,25 +120,37 @@ inline PrefixKey append_sums(const PrefixKey& parent, const NhHash& sums,
           append(kSecrets.powers[1], parent.high, sums[2], fold(sums[3]) + num_tokens)};
 }
 
-PrefixKey extend_chunk(const PrefixKey& parent, const std::int32_t* tokens,
-                       std::uint64_t num_tokens) noexcept {
-  return append_sums(parent, nh_scalar(kSecrets.words, tokens), num_tokens);
+// Keys of the prefixes that grow by `key_chunks` chunks each. Chunks hold `num_tokens` tokens.
+void extend_chunks(PrefixKey key, const std::int32_t* tokens, std::size_t key_chunks,
+                   std::uint64_t num_tokens, std::span<PrefixKey> keys) noexcept {
+  for (PrefixKey& extended : keys) {
+    for (std::size_t i = 0; i < key_chunks; ++i, tokens += kNhTokens) {
+      key = append_sums(key, nh_scalar(kSecrets.words, tokens), num_tokens);
+    }
+    extended = key;
+  }
 }
 
 #ifdef STARR_NH_AVX2
 
-STARR_AVX2 PrefixKey extend_chunk_avx2(const PrefixKey& parent, const std::int32_t* tokens,
-                                       std::uint64_t num_tokens) noexcept {
-  return append_sums(parent, nh_avx2(kSecrets.words, tokens), num_tokens);
+STARR_AVX2 void extend_chunks_avx2(PrefixKey key, const std::int32_t* tokens,
+                                   std::size_t key_chunks, std::uint64_t num_tokens,
+                                   std::span<PrefixKey> keys) noexcept {
+  for (PrefixKey& extended : keys) {
+    for (std::size_t i = 0; i < key_chunks; ++i, tokens += kNhTokens) {
+      key = append_sums(key, nh_avx2(kSecrets.words, tokens), num_tokens);
+    }
+    extended = key;
+  }
 }
 
-const auto kExtendChunk = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")
-                              ? extend_chunk_avx2
-                              : extend_chunk;
+const auto kExtendChunks = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2")
+                               ? extend_chunks_avx2
+                               : extend_chunks;
 
 #else
 
-constexpr auto kExtendChunk = extend_chunk;
+constexpr auto kExtendChunks = extend_chunks;
 
 #endif
 
@@ -152,18 +164,29 @@ PrefixKey root_key(std::string_view identity) noexcept {
 
 PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) noexcept {
   PrefixKey key = parent;
-  std::array<std::int32_t, kNhTokens> padded;
-  for (std::size_t at = 0; at < tokens.size(); at += kNhTokens) {
-    const std::size_t count = std::min(kNhTokens, tokens.size() - at);
-    const std::int32_t* chunk = tokens.data() + at;
-    if (count < kNhTokens) {
-      padded.fill(0);
-      std::copy_n(chunk, count, padded.begin());
-      chunk = padded.data();
-    }
-    key = kExtendChunk(key, chunk, count);
+  const std::size_t rest = tokens.size() % kNhTokens;
+  const std::size_t whole = tokens.size() - rest;
+  if (whole != 0) {
+    kExtendChunks(key, tokens.data(), whole / kNhTokens, kNhTokens, std::span(&key, 1));
+  }
+  if (rest != 0) {
+    std::array<std::int32_t, kNhTokens> padded{};
+    std::copy_n(tokens.data() + whole, rest, padded.begin());
+    kExtendChunks(key, padded.data(), 1, rest, std::span(&key, 1));
   }
   return key;
+}
+
+void extend_pages(const PrefixKey& parent, std::span<const std::int32_t> tokens,
+                  std::size_t page_size, std::span<PrefixKey> keys) noexcept {
+  if (page_size % kNhTokens == 0) {
+    kExtendChunks(parent, tokens.data(), page_size / kNhTokens, kNhTokens, keys);
+    return;
+  }
+  PrefixKey key = parent;
+  for (std::size_t i = 0; i < keys.size(); ++i) {
+    key = keys[i] = extend(key, tokens.subspan(i * page_size, page_size));
+  }
 }
 
 }  // namespace starr

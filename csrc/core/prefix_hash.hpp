@@ -9,8 +9,8 @@ namespace starr {
 
 // 128-bit name of "these tokens, under this configuration, from position 0 on".
 struct PrefixKey {
-  std::uint64_t low = 0;
-  std::uint64_t high = 0;
+  std::uint64_t low;
+  std::uint64_t high;
 
   friend bool operator==(const PrefixKey&, const PrefixKey&) = default;
 };
@@ -32,5 +32,10 @@ PrefixKey root_key(std::string_view identity) noexcept;
 // secrets finds two prefixes of n tokens with one key with a chance below
 // ((17 * 2^-32)^2 + n * 2^-65)^2, and the index compares tokens besides.
 PrefixKey extend(const PrefixKey& parent, std::span<const std::int32_t> tokens) noexcept;
+
+// The same for as many prefixes as `keys` has room for, each `page_size` tokens longer than the one
+// before; the first extends `parent`. `tokens` are (at least) those of all of them.
+void extend_pages(const PrefixKey& parent, std::span<const std::int32_t> tokens,
+                  std::size_t page_size, std::span<PrefixKey> keys) noexcept;
 
 }  // namespace starr

@@ -10,8 +10,15 @@
 namespace starr {
 namespace {
 
-// Pages looked for together, so that the memory of one is fetched while others are hashed.
+// Pages looked for together, so that the memory of one is fetched while others are hashed; and of
+// those, pages hashed at once, some of them in vain where the chain ends.
 constexpr std::size_t kGroup = 16;
+constexpr std::size_t kHashed = 4;
+static_assert(kGroup % kHashed == 0);
+
+void prefetch_tokens(std::span<const std::int32_t> tokens) noexcept {
+  for (std::size_t i = 0; i < tokens.size(); i += kLineTokens) __builtin_prefetch(&tokens[i]);
+}
 
 std::size_t index_of(PageId page) noexcept { return static_cast<std::size_t>(page); }
 
@@ -25,8 +32,7 @@ PrefixIndex::PrefixIndex(std::int32_t num_pages, std::int32_t page_size) {
   page_size_ = static_cast<std::size_t>(page_size);
   buckets_.resize(std::bit_ceil(4 * index_of(num_pages)));
   entries_.resize(index_of(num_pages));
-  constexpr std::size_t line = std::tuple_size_v<decltype(TokenLine::tokens)>;
-  page_lines_ = (page_size_ + line - 1) / line;
+  page_lines_ = (page_size_ + kLineTokens - 1) / kLineTokens;
   tokens_.resize(index_of(num_pages) * page_lines_);
 }
 
@@ -50,8 +56,7 @@ std::size_t PrefixIndex::locate(const PrefixKey& key) const noexcept {
 
 void PrefixIndex::prefetch(PageId page) const noexcept {
   __builtin_prefetch(&entry(page), 1);
-  const TokenLine* lines = &tokens_[index_of(page) * page_lines_];
-  for (std::size_t at = 0; at < page_lines_; ++at) __builtin_prefetch(lines + at);
+  prefetch_tokens({tokens_of(page), page_size_});
 }
 
 bool PrefixIndex::holds(PageId page, const PrefixKey& parent,
@@ -126,28 +131,33 @@ void PrefixIndex::match_into(std::vector<PageId>& pages, const PrefixKey& root,
                              std::span<const std::int32_t> tokens) const {
   std::array<PrefixKey, kGroup + 1> keys;  // of a page's parent and, behind it, of the page
   keys[0] = root;
-  while (tokens.size() >= page_size_) {
-    std::size_t count = std::min(kGroup, tokens.size() / page_size_);
-    const auto chunk = [&](std::size_t i) { return tokens.subspan(i * page_size_, page_size_); };
+  for (std::size_t count = kGroup; count == kGroup; tokens = tokens.subspan(count * page_size_)) {
+    count = look_ahead(keys, tokens);
     for (std::size_t i = 0; i < count; ++i) {
-      keys[i + 1] = extend(keys[i], chunk(i));
-      // What stands at home is mostly the page looked for; nothing there ends the chain.
-      const PageId page = buckets_[home(low_of(keys[i + 1]))].page;
-      if (page == kReservedPage) {
-        count = i;
-        tokens = tokens.first(count * page_size_);
-      } else {
-        prefetch(page);
-      }
-    }
-    for (std::size_t i = 0; i < count; ++i) {
-      const PageId page = find(keys[i + 1], keys[i], chunk(i));
+      const PageId page = find(keys[i + 1], keys[i], tokens.subspan(i * page_size_, page_size_));
       if (page == kReservedPage) return;
       pages.push_back(page);
     }
     keys[0] = keys[count];
-    tokens = tokens.subspan(count * page_size_);
   }
+}
+
+std::size_t PrefixIndex::look_ahead(std::span<PrefixKey> keys,
+                                    std::span<const std::int32_t> tokens) const noexcept {
+  const std::size_t most = std::min(keys.size() - 1, tokens.size() / page_size_);
+  prefetch_tokens(tokens.first(most * page_size_));
+  for (std::size_t start = 0; start < most; start += kHashed) {
+    const std::size_t stop = std::min(start + kHashed, most);
+    extend_pages(keys[start], tokens.subspan(start * page_size_), page_size_,
+                 keys.subspan(start + 1, stop - start));
+    for (std::size_t i = start; i < stop; ++i) {
+      // What stands at home is mostly the page looked for; nothing there ends the chain.
+      const PageId page = buckets_[home(low_of(keys[i + 1]))].page;
+      if (page == kReservedPage) return i;
+      prefetch(page);
+    }
+  }
+  return most;
 }
 
 bool PrefixIndex::contains(PageId page) const noexcept {

@@ -15,6 +15,8 @@ using PageId = std::int32_t;
 // Page 0 is never allocated, so it doubles as "no page".
 inline constexpr PageId kReservedPage = 0;
 
+inline constexpr std::size_t kLineTokens = 16;  // in one cache line
+
 enum class PageState : std::uint8_t { kFree, kPrivate, kSealed };
 
 // All that is known of a page but its tokens, in one cache line: what finding, sharing, evicting
@@ -23,8 +25,8 @@ struct alignas(64) PageEntry {
   static constexpr std::int32_t kNowhere = -1;
 
   // The index's: name of the prefix that the page ends, and of the prefix before it.
-  PrefixKey key;
-  PrefixKey parent;
+  PrefixKey key{};
+  PrefixKey parent{};
   // The pool's.
   std::int32_t place = kNowhere;  // among the pages that nobody holds
   std::int32_t ref_count = 0;
@@ -82,7 +84,7 @@ class PrefixIndex {
 
  private:
   struct alignas(64) TokenLine {
-    std::array<std::int32_t, 16> tokens;
+    std::array<std::int32_t, kLineTokens> tokens;
   };
 
   // The key's low half stands in the bucket too: probing and erasing stay within one array.
@@ -99,6 +101,11 @@ class PrefixIndex {
   std::size_t locate(const PrefixKey& key) const noexcept;
   bool holds(PageId page, const PrefixKey& parent,
              std::span<const std::int32_t> tokens) const noexcept;
+
+  // Writes the keys of the first pages of `tokens` behind keys[0], their root's, as far as there is
+  // room and the index may know them; returns of how many pages, whose memory it has asked for.
+  std::size_t look_ahead(std::span<PrefixKey> keys,
+                         std::span<const std::int32_t> tokens) const noexcept;
 
   // Asks for the memory that comparing this page will touch.
   void prefetch(PageId page) const noexcept;

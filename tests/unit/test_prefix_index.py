@@ -1,5 +1,7 @@
 """PrefixIndex and the hash chain: keys, collisions, longest match."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -74,8 +76,32 @@ def test_pages_outside_the_pool_and_partial_pages_are_refused() -> None:
         index.erase(1)
 
 
-def test_tokens_are_int32_and_contiguous_or_refused() -> None:
-    wrong_tokens: list[np.ndarray] = [np.array([1, 2]), np.arange(4, dtype=np.int32)[::2]]
-    for wrong in wrong_tokens:
-        with pytest.raises(TypeError):
-            extend(ROOT, wrong)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.array([1, 2]),
+        np.array([1, 2], np.uint32),
+        np.array([1, 2], np.float32),
+        np.array([1, 2], ">i4"),
+        np.arange(4, dtype=np.int32)[::2],
+        np.array([[1, 2]], np.int32),
+        np.int32(1),
+        np.frombuffer(b"-" * 9, np.int32, count=2, offset=1),
+        [1, 2],
+        memoryview(np.array([1, 2], np.int32)),
+        None,
+    ],
+    ids=repr,
+)
+def test_tokens_are_an_int32_vector_or_refused(wrong: Any) -> None:
+    with pytest.raises(TypeError, match=r"NDArray\[numpy.int32\]"):
+        extend(ROOT, wrong)
+
+
+def test_tokens_may_be_read_only_a_slice_a_subclass_or_none_at_all() -> None:
+    key, every = extend(ROOT, tokens(1, 2)), tokens(0, 1, 2, 3)
+    frozen = tokens(1, 2)
+    frozen.flags.writeable = False
+    for same in (frozen, every[1:3], tokens(1, 2).view(np.recarray)):
+        assert extend(ROOT, same) == key
+    assert extend(ROOT, every[:0]) == ROOT

@@ -19,7 +19,7 @@ void siphash_equals_the_published_vectors() {
                                                0x6d, 0xf6, 0x72, 0x14, 0xc7, 0x55, 0x02, 0x93};
   const std::array<unsigned char, 16> one = {0xda, 0x87, 0xc1, 0xd8, 0x6b, 0x99, 0xaf, 0x44,
                                              0x34, 0x76, 0x59, 0x11, 0x9b, 0x22, 0xfc, 0x45};
-  PrefixKey key;
+  PrefixKey key{};
   std::array<std::byte, 16> counting;
   for (std::size_t i = 0; i < 16; ++i) counting[i] = static_cast<std::byte>(i);
   std::memcpy(&key, counting.data(), sizeof(key));
@@ -78,6 +78,22 @@ void a_chain_depends_on_identity_order_and_every_page() {
   CHECK(chain != starr::extend(starr::extend(starr::root_key("model-b"), first), second));
 }
 
+void keys_of_many_pages_are_those_of_one_after_the_other() {
+  std::vector<std::int32_t> tokens(5 * 96);
+  for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(i * i);
+  const PrefixKey root = starr::root_key("r");
+  for (const std::size_t page_size : {1, 7, 32, 48, 64, 96}) {
+    std::array<PrefixKey, 5> keys;
+    starr::extend_pages(root, tokens, page_size, keys);
+    PrefixKey key = root;
+    for (std::size_t i = 0; i < keys.size(); ++i) {
+      key = starr::extend(key, std::span(tokens).subspan(i * page_size, page_size));
+      CHECK(keys[i] == key);
+    }
+  }
+  starr::extend_pages(root, {}, 32, {});
+}
+
 }  // namespace
 
 int main() {
@@ -85,4 +101,5 @@ int main() {
   every_message_length_and_bit_changes_the_hash();
   vectors_and_scalars_make_the_same_sums();
   a_chain_depends_on_identity_order_and_every_page();
+  keys_of_many_pages_are_those_of_one_after_the_other();
 }

@@ -54,7 +54,7 @@ void erasing_keeps_every_other_page_reachable() {
   std::mt19937 random(0);
   PrefixIndex index(8, 1);
   std::map<PageId, PrefixKey> model;
-  const PrefixKey root;
+  const PrefixKey root{};
   for (int step = 0; step < 20000; ++step) {
     const auto page = static_cast<PageId>(1 + random() % 7);
     const Tokens tokens = {page};
@@ -91,9 +91,37 @@ void a_match_stops_at_the_first_missing_page() {
   CHECK(index.match(root, tokens) == (std::vector<PageId>{1}));
 }
 
+// Pages are looked for in groups: a chain may end anywhere in one, and a page may miss in one.
+void a_chain_of_any_length_is_found_whole() {
+  constexpr PageId kPages = 40;
+  PrefixIndex index(kPages + 1, 2);
+  const PrefixKey root = starr::root_key("r");
+  Tokens tokens;
+  std::vector<PageId> chain;
+  std::vector<PrefixKey> keys = {root};
+  for (PageId page = 1; page <= kPages; ++page) {
+    CHECK(index.match(root, tokens) == chain);
+    tokens.insert(tokens.end(), {page, -page});
+    CHECK(index.match(root, tokens) == chain);
+    const auto content = std::span<const std::int32_t>(tokens).last(2);
+    keys.push_back(starr::extend(keys.back(), content));
+    CHECK(index.insert(page, keys.back(), keys[keys.size() - 2], content) == page);
+    chain.push_back(page);
+  }
+  CHECK(index.match(root, tokens) == chain);
+  for (PageId page = kPages; page > 0; --page) {
+    const auto at = static_cast<std::size_t>(page);
+    index.erase(page);
+    CHECK(index.match(root, tokens).size() == at - 1);
+    // Another content under this page's key.
+    CHECK(index.insert(page, keys[at], keys[at - 1], Tokens{0, 0}) == page);
+    CHECK(index.match(root, tokens).size() == at - 1);
+  }
+}
+
 void bad_calls_change_nothing() {
   PrefixIndex index(4, 2);
-  const PrefixKey root;
+  const PrefixKey root{};
   const Tokens tokens = {1, 2};
   CHECK(index.insert(1, {1, 1}, root, tokens) == 1);
   using Bad = std::invalid_argument;
@@ -113,5 +141,6 @@ int main() {
   a_key_collision_is_a_miss_and_never_a_wrong_page();
   erasing_keeps_every_other_page_reachable();
   a_match_stops_at_the_first_missing_page();
+  a_chain_of_any_length_is_found_whole();
   bad_calls_change_nothing();
 }
