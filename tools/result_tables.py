@@ -114,7 +114,7 @@ def server(result: Result) -> str:
             names[row["way"]], f"{row['tokens_per_s']:.0f}",
             "" if row["way"] == "llm" else _loss(row),
             f"{row['median_cpu_s']:.2f}",
-            f"{row['median_client_cpu_s']:.2f}" if "http" in row["way"] else "",
+            f"{row['median_client_cpu_s']:.3f}" if "http" in row["way"] else "",
         ]
         for row in result["rows"]
     ]  # fmt: skip
@@ -126,8 +126,8 @@ def server(result: Result) -> str:
         f"{setting['repeats']} rounds, each against `LLM.generate` of the same round. CPU seconds "
         "are those of engine and server together; the client is a process of its own."
     )
-    header = ["", "tokens/s", "tokens/s lost", "CPU seconds", "of the client"]
-    return fill(what) + grid(header, rows)
+    header = ["", "tokens/s", "lost", "CPU seconds", "of the client"]
+    return fill(what) + "\n" + grid(header, rows)
 
 
 def _loss(row: Mapping[str, Any]) -> str:
@@ -317,7 +317,8 @@ def replicas(result: Result) -> str:
         f"{num_other}."
     )
     return (
-        grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
+        "\n"
+        + grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
         + "\n"
         + grid(["16 requests at once, one thread", "tokens/s", "lost: median and range"], speeds)
         + fill(said)
