@@ -1,23 +1,29 @@
 """What several engines behind one server cost, and what a dead one costs.
 
-    python -m benchmarks.bench_replicas [--parts events overhead death] [--repeats 5]
+    python -m benchmarks.bench_replicas [--repeats 5] [--parts events overhead death --output FILE]
 
 * ``events``: how fast events of 16 requests, made for nothing, come out of a Ray Serve replica,
   and what one costs on both sides: from a stream per request, as ``distributed.replica`` sends
   them, and from one stream in which each message has those of a step of all requests.
 * ``overhead``: the same requests, 16 at once, to ``AsyncLLM`` in this process and to one replica,
-  in turns, each with one thread, on a random model of width 512 with 4 layers. Tokens are compared.
+  in turns, each with one thread, on a random model of width 512 with 4 layers. Tokens are compared,
+  and the loss is taken within each turn.
 * ``death``: 16 streams on two replicas of tiny-sdar, one of which is killed when half of all blocks
   are there: seconds for all streams and the longest silence of one, with and without the death;
   seconds until there are two again; streams with other tokens than without it.
+
+A part that takes longer than ``--limit`` seconds is broken: the process writes where each of its
+threads stands and ends with status 1, and Ray's processes end with it.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import faulthandler
 import os
 import signal
+import statistics
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -41,9 +47,14 @@ from starr_engine.outputs import BlockOutput
 STREAMS = 16
 EVENTS = 250
 OVERHEAD = SamplingParams(
-    max_tokens=32, block_length=32, remasking="low_confidence", cache="dual", ignore_eos=True
+    max_tokens=32,
+    block_length=16,
+    remasking="low_confidence",
+    remasking_args={"tokens_per_step": 4},
+    cache="dual",
+    ignore_eos=True,
 )
-DEATH = SamplingParams(max_tokens=384, remasking="low_confidence", ignore_eos=True)
+DEATH = SamplingParams(max_tokens=256, remasking="low_confidence", ignore_eos=True)
 
 
 def event(name: str) -> BlockOutput:
@@ -123,7 +134,7 @@ def measure_events(repeats: int) -> dict[str, Any]:
         ray.shutdown()
     found = {}
     for name, each in rows.items():
-        walls, there, here = zip(*each[1:], strict=True)  # the first is a warm-up
+        walls, there, here = map(list, zip(*each[1:], strict=True))  # the first is a warm-up
         found[name] = {
             "events_per_s": STREAMS * EVENTS / summary(walls)["median_s"],
             "replica_cpu_s_per_event": summary(there)["median_s"] / STREAMS / EVENTS,
@@ -135,7 +146,8 @@ def measure_events(repeats: int) -> dict[str, Any]:
 
 async def in_turns(engine: AsyncFront, prompts: list[list[int]]) -> tuple[float, list[Any]]:
     """Seconds for all prompts from 16 tasks, and their tokens."""
-    waiting, tokens = iter(enumerate(prompts)), [()] * len(prompts)
+    waiting = iter(enumerate(prompts))
+    tokens: list[tuple[int, ...]] = [()] * len(prompts)
 
     async def work() -> None:
         for number, prompt in waiting:
@@ -164,14 +176,21 @@ def measure_overhead(folder: Path, repeats: int) -> dict[str, Any]:
         samples: dict[str, list[float]] = {name: [] for name in engines}
         outputs = [asyncio.run(in_turns(engine, prompts))[1] for engine in engines.values()]
         assert outputs[0] == outputs[1], "tokens differ"
-        for _ in range(repeats):
-            for name, engine in engines.items():
-                samples[name].append(asyncio.run(in_turns(engine, prompts))[0])
+        for number in range(repeats):
+            # Each turn begins with the other one.
+            for name in (*engines,)[:: -1 if number % 2 else 1]:
+                samples[name].append(asyncio.run(in_turns(engines[name], prompts))[0])
     tokens = sum(map(len, outputs[0]))
-    medians = {name: summary(each)["median_s"] for name, each in samples.items()}
+    losses = [
+        1 - alone / one
+        for alone, one in zip(samples["async_llm"], samples["one_replica"], strict=True)
+    ]
     return {
-        "tokens_per_s": {name: tokens / median for name, median in medians.items()},
-        "loss_of_tokens_per_s": 1 - medians["async_llm"] / medians["one_replica"],
+        "tokens_per_s": {
+            name: tokens / summary(each)["median_s"] for name, each in samples.items()
+        },
+        "loss_of_tokens_per_s": statistics.median(losses),
+        "loss_range": [min(losses), max(losses)],
         "samples_s": samples,
     }
 
@@ -250,15 +269,23 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output", type=Path, default=None)
+    parser.add_argument("--limit", type=float, default=200.0, help="seconds for each part")
     args = parser.parse_args()
+    if args.output is None and set(args.parts) != set(parts):
+        parser.error("the committed result has all parts; give --output for some of them")
     found: dict[str, Any] = {"load_average": os.getloadavg()}
-    if "events" in args.parts:
-        found["events"] = measure_events(args.repeats)
-    if "overhead" in args.parts:
-        with tempfile.TemporaryDirectory() as folder:
-            found["overhead"] = measure_overhead(Path(folder), args.repeats)
-    if "death" in args.parts:
-        found["death"] = measure_death(args.repeats)
+    with tempfile.TemporaryDirectory() as folder:
+        measures: dict[str, Callable[[], dict[str, Any]]] = {
+            "events": lambda: measure_events(args.repeats),
+            "overhead": lambda: measure_overhead(Path(folder), args.repeats),
+            "death": lambda: measure_death(args.repeats),
+        }
+        for part in args.parts:
+            faulthandler.dump_traceback_later(args.limit, exit=True)
+            started = time.perf_counter()
+            found[part] = measures[part]()
+            faulthandler.cancel_dump_traceback_later()
+            print(f"{part}: {time.perf_counter() - started:.0f} s", flush=True)
     write_result("replicas", found, args.output)
 
 

@@ -112,17 +112,28 @@ def server(result: Result) -> str:
     rows = [
         [
             names[row["way"]], f"{row['tokens_per_s']:.0f}",
-            f"{row['loss_of_tokens_per_s']:+.1%}".replace("%", " %"),
+            "" if row["way"] == "llm" else _loss(row),
             f"{row['median_cpu_s']:.2f}",
+            f"{row['median_client_cpu_s']:.3f}" if "http" in row["way"] else "",
         ]
         for row in result["rows"]
     ]  # fmt: skip
     setting = result["setting"]
     what = (
-        f"\n{setting['requests']} requests, {setting['concurrency']} at once, "
-        f"model: {setting['model']}.\n\n"
+        f"{setting['requests']} requests of {setting['prompt_len']} tokens for "
+        f"{setting['max_tokens']} more, {setting['concurrency']} at once; model: "
+        f"{setting['model']}, which has {setting['threads']} thread. Lost: median and range of "
+        f"{setting['repeats']} rounds, each against `LLM.generate` of the same round. CPU seconds "
+        "are those of engine and server together; the client is a process of its own."
     )
-    return what + grid(["", "tokens/s", "lost", "CPU seconds of engine and server"], rows)
+    header = ["", "tokens/s", "lost", "CPU seconds", "of the client"]
+    return fill(what) + "\n" + grid(header, rows)
+
+
+def _loss(row: Mapping[str, Any]) -> str:
+    low, high = row["loss_range"]
+    text = f"{row['loss_of_tokens_per_s']:+.1%} ({low:+.1%} to {high:+.1%})"
+    return text.replace("%", " %")
 
 
 def server_load(result: Result) -> str:
@@ -284,8 +295,11 @@ def replicas(result: Result) -> str:
         for name, text in names.items()
     ]
     speeds = [
-        [text, f"{overhead['tokens_per_s'][name]:.1f}"]
-        for name, text in (("async_llm", "`AsyncLLM`"), ("one_replica", "one replica"))
+        [text, f"{overhead['tokens_per_s'][name]:.1f}", lost]
+        for name, text, lost in (
+            ("async_llm", "`AsyncLLM`", ""),
+            ("one_replica", "one replica", _loss(overhead)),
+        )
     ]
 
     def spread(kind: str, name: str) -> str:
@@ -303,9 +317,10 @@ def replicas(result: Result) -> str:
         f"{num_other}."
     )
     return (
-        grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
+        "\n"
+        + grid(["events of 16 requests", "events/s", "ms of the replica", "ms of the front"], costs)
         + "\n"
-        + grid(["16 requests at once, one thread", "tokens/s"], speeds)
+        + grid(["16 requests at once, one thread", "tokens/s", "lost: median and range"], speeds)
         + fill(said)
     )
 

@@ -47,6 +47,9 @@ def free_port() -> int:
 PORT = free_port()
 """Of Serve's own HTTP."""
 
+CHECK_S = 0.25
+"""Between two questions after a replica's health, so that a death is seen at once."""
+
 # One token a step: long enough to be met while it runs.
 FIELDS = {"max_tokens": 160, "remasking": "low_confidence", "ignore_eos": True, "temperature": 0.7}
 PROMPTS = [f"Put in falling order: {i}, 25, 18, 73, 60" for i in range(10)]
@@ -57,7 +60,8 @@ def engine() -> Iterator[ReplicatedLLM]:
     config = EngineConfig(model="tiny-sdar", device="cpu")
     with small_ray(num_cpus=4):
         serve.start(http_options={"port": PORT})
-        with serve_replicas(config, Replicas(count=2, cpus_per_replica=1)) as made:
+        two = Replicas(count=2, cpus_per_replica=1, check_interval_s=CHECK_S)
+        with serve_replicas(config, two) as made:
             yield made
 
 
@@ -180,7 +184,8 @@ def test_a_split_model_has_a_bundle_for_each_rank_and_the_tokens_of_one(
     engine: ReplicatedLLM, expected: list[str]
 ):
     config = EngineConfig(model="tiny-sdar", device="cpu", tensor_parallel_size=2)
-    with serve_replicas(config, Replicas(count=1, cpus_per_replica=2)) as split:
+    one = Replicas(count=1, cpus_per_replica=2, check_interval_s=CHECK_S)
+    with serve_replicas(config, one) as split:
         (group,) = [each for each in placement_group_table().values() if each["state"] == "CREATED"]
         assert (group["strategy"], group["bundles"]) == (
             "STRICT_PACK", {0: {"CPU": 1.0}, 1: {"CPU": 1.0}},
@@ -272,8 +277,16 @@ class Command:
         self.process.communicate()
 
 
-def test_the_command_drains_at_sigterm_and_leaves_no_process():
-    with Command() as command, ThreadPoolExecutor(1) as pool:
+@pytest.fixture(scope="module")
+def commands() -> Iterator[tuple[Command, Command]]:
+    """Two, each with a Ray of its own, which start side by side."""
+    with Command() as first, Command() as second:
+        yield first, second
+
+
+def test_the_command_drains_at_sigterm_and_leaves_no_process(commands: tuple[Command, Command]):
+    command, _ = commands
+    with ThreadPoolExecutor(1) as pool:
         url = command.url()
         body = FIELDS | {"prompt": PROMPTS[0]}
         call = pool.submit(httpx.post, f"{url}/v1/completions", json=body, timeout=LIMIT_S)
@@ -289,16 +302,16 @@ def test_the_command_drains_at_sigterm_and_leaves_no_process():
         wait_for(lambda: not marked_processes(command.mark), "the processes to end")
 
 
-def test_replicas_end_with_a_server_that_is_killed():
-    with Command() as command:
-        command.url()
-        assert any("Replica" in line for line in marked_processes(command.mark))
-        command.process.kill()
-        # Agents of Ray, which hold no model, may stay for a minute.
-        wait_for(
-            lambda: all("Agent" in line for line in marked_processes(command.mark)),
-            "the processes to end",
-        )
+def test_replicas_end_with_a_server_that_is_killed(commands: tuple[Command, Command]):
+    _, command = commands
+    command.url()
+    assert any("Replica" in line for line in marked_processes(command.mark))
+    command.process.kill()
+    # Agents of Ray, which hold no model, may stay for a minute.
+    wait_for(
+        lambda: all("Agent" in line for line in marked_processes(command.mark)),
+        "the processes to end",
+    )
 
 
 def test_replicas_on_a_cluster_end_with_a_server_that_is_killed(engine: ReplicatedLLM):

@@ -17,10 +17,11 @@ from benchmarks import (
     bench_growth,
     bench_recommend,
     bench_scheduler,
+    bench_server,
 )
 from benchmarks.arrival_simulation import Arrival, Machine, simulate
 from benchmarks.gpu import bench_shapes
-from tools.result_tables import tables_of
+from tools.result_tables import server, tables_of
 
 
 @pytest.fixture
@@ -95,6 +96,15 @@ def test_the_scheduler_simulation_finishes_every_request_in_every_mode(run):
     at_once = {row["mode"]: row["seconds"] for row in found["rows"][:4]}
     assert at_once["static, dense"] > at_once["static"]
     assert at_once["static"] > at_once["continuous, refreshes coincide"]
+
+
+def test_the_server_gives_as_many_tokens_as_the_engine_in_every_round(run):
+    found = run(bench_server.main, "--model", "tiny-llada", "--requests", "18", "--repeats", "2")
+    assert [row["way"] for row in found["rows"]] == list(bench_server.WAYS)
+    bare, _, *over_http = found["rows"]
+    assert bare["losses"] == [0.0, 0.0]
+    assert all(row["median_client_cpu_s"] > 0 for row in over_http)
+    assert server(found).count(" % to ") == 3
 
 
 def arrival(number: int, steps: list[int]) -> Arrival:
