@@ -117,6 +117,11 @@ class EngineConfig:
     A sequence is a request, or one of two parts of it when a block is committed. None is 1, 2, 4,
     8, 16 and so on up to what ``max_num_requests`` can need."""
 
+    record_at_start: bool = False
+    """Whether recordings for blocks of the model's usual length are made when the engine starts, so
+    that no request has to wait for one; else when a step first needs them. Where an attention
+    backend copies page tables, there are too many to make them ahead."""
+
     launch_ahead: LaunchAhead = "auto"
     """Whether a step inside a block is launched before the one in front of it is known to the host;
     ``auto`` does so on CUDA. It changes no token; rows may be computed that come to nothing, see

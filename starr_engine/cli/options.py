@@ -83,6 +83,13 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "eagerly (default: %(default)s)",
     )
     group.add_argument(
+        "--record-at-start",
+        action=argparse.BooleanOptionalAction,
+        default=_ENGINE.record_at_start,
+        help="record steps of all sizes when the engine starts instead of when they first come "
+        "(default: %(default)s)",
+    )
+    group.add_argument(
         "--launch-ahead",
         choices=get_args(LaunchAhead),
         default=_ENGINE.launch_ahead,
@@ -162,7 +169,7 @@ def engine_options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of ``LLM`` from the flags of :func:`add_engine_options`."""
     names = (
         "model", "revision", "load_format", "max_num_requests", "num_pages", "prefix_caching",
-        "canvas_cache", "attention_backend", "cuda_graphs", "launch_ahead",
+        "canvas_cache", "attention_backend", "cuda_graphs", "record_at_start", "launch_ahead",
         "num_threads",
     )  # fmt: skip
     return {name: getattr(args, name) for name in names} | memory_options(args)

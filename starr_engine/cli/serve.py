@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_observation(parser)
     _add_replicas(parser)
     add_engine_options(parser)
+    parser.set_defaults(record_at_start=True)
     add_sampling_options(parser)
 
 

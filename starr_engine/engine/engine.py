@@ -27,6 +27,7 @@ from starr_engine.engine.graphs.setup import make_runner
 from starr_engine.engine.loading import LoadedEngine, StartRanks, load
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.paging import PageKeeper
+from starr_engine.engine.profiling import usual_block_rows
 from starr_engine.engine.progress import Change, ProgressKeeper
 from starr_engine.engine.rank_processes import RankProcesses
 from starr_engine.engine.request_checks import check_request
@@ -104,6 +105,8 @@ class Engine:
         if options.compile_backend is not None:
             compile_layers(model, options.compile_backend)
         graphs = make_runner(config, model, pages, backends, loaded.device, options.recorder)
+        if graphs is not None and config.record_at_start:
+            graphs.record(usual_block_rows(self.spec))
         self._stop_rule = StopRule(self.spec.eos_token_ids, loaded.tokenizer)
         self.batcher = Batcher(
             loaded.config.page_size,

@@ -44,9 +44,14 @@ class WorstStep:
 def worst_step(config: EngineConfig, spec: ModelSpec) -> WorstStep:
     """As many rows as requests can have together, within the budget of a step."""
     lens = _request_lens(config, spec, config.max_num_batched_tokens)
-    block = spec.sub_block_length or spec.block_length or _BLOCK_ROWS
+    block = usual_block_rows(spec)
     scored = min(config.max_num_requests * block, sum(lens))
     return WorstStep(request_lens=lens, num_scored=scored)
+
+
+def usual_block_rows(spec: ModelSpec) -> int:
+    """Rows of a block that a request has by default."""
+    return spec.sub_block_length or spec.block_length or _BLOCK_ROWS
 
 
 def graph_step(config: EngineConfig, spec: ModelSpec) -> WorstStep:

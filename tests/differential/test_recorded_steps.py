@@ -206,3 +206,38 @@ def test_a_recording_that_fails_is_given_up_with_a_warning(
     assert found == run(make_engine(bidirectional, None), CACHES[:3])
     assert engine.executor.graphs is not None
     assert not engine.executor.graphs.replays
+
+
+def test_recordings_made_at_the_start_serve_the_same_steps(
+    bidirectional: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds: list[Kind] = [
+        {"cache": "dual", "remasking": "threshold", "block_length": 32, "max_tokens": 64}
+    ] * 6
+    fake_package("flash_attn", monkeypatch)
+    monkeypatch.setattr(requirements, "gpu_reasons", lambda *_: [])
+    made: list[Run] = []
+
+    class Counted(RerunRecorder):
+        def __call__(self, run: Run) -> Run:
+            made.append(run)
+            return run
+
+    engine = make_engine(
+        bidirectional, Counted(), record_at_start=True, attention_backend="flash_attn",
+        page_size=256, graph_buckets=(1, 2, 4, 8),
+    )  # fmt: skip
+    assert len(made) == 4
+    assert run(engine, kinds) == run(make_engine(bidirectional, None), kinds)
+    assert len(made) == 4
+    assert engine.executor.graphs is not None
+    assert engine.executor.graphs.replays.total() > 10
+
+
+def test_tables_that_are_copied_have_too_many_widths_to_record_at_the_start(
+    bidirectional: Path,
+) -> None:
+    engine = make_engine(bidirectional, RerunRecorder(), record_at_start=True)
+    assert engine.executor.graphs is not None
+    assert engine.executor.graphs.rule.usual(32) == []
+    assert make_engine(bidirectional, None, record_at_start=True).executor.graphs is None

@@ -159,3 +159,17 @@ def test_a_step_is_launched_without_a_wait_for_the_device(bidirectional: Path) -
     engine.finish()
     engine.finish()
     assert engine.stats().num_steps_ahead > num_ahead
+
+
+def test_what_is_recorded_at_the_start_is_replayed(bidirectional: Path) -> None:
+    config = EngineConfig(model=str(bidirectional), device="cuda", record_at_start=True)
+    engine = Engine(config)
+    graphs = engine.executor.graphs
+    assert graphs is not None
+    if graphs.rule.copies_table:
+        pytest.skip("the attention backend copies page tables")
+    engine.add_request([5, 6], SamplingParams(max_tokens=64, block_length=32, ignore_eos=True))
+    while engine.has_unfinished:
+        engine.step()
+    assert set(graphs.replays) <= set(graphs.rule.usual(32))
+    assert graphs.replays.total() > 0

@@ -81,6 +81,17 @@ class BucketRule:
     max_rows: int = MAX_ROWS
     free_rows: int = FREE_ROWS
 
+    def usual(self, longest: int) -> list[Bucket]:
+        """Recordings for steps of all sizes, largest first, whose sequences have so many rows.
+
+        None where tables are copied: there are too many widths of them.
+        """
+        rows_each = _at_least(longest, ROWS_EACH)
+        if rows_each is None or self.copies_table:
+            return []
+        buckets = [Bucket(count, rows_each, self.max_pages) for count in self.sequence_counts]
+        return [bucket for bucket in reversed(buckets) if bucket.num_rows <= self.max_rows]
+
     def fit(self, sequences: Sequences) -> Bucket | str:
         """The smallest bucket that holds the sequences, or why none does."""
         count, longest = len(sequences.owners), sequences.max_query

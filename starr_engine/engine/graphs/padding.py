@@ -40,15 +40,35 @@ def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
     )
 
 
+def fill_padding(grid: PackedArrays, bucket: Bucket, pad_id: int) -> None:
+    """Make the whole grid padding.
+
+    Rows hold ``pad_id`` at position 0 and are not kept; lines read one row of the reserved page 0,
+    which nothing is ever written to. All ``logits_rows`` are row 0.
+
+    Args:
+        grid: Of :func:`grid_arrays`.
+        bucket: Its size.
+        pad_id: A token of the vocabulary.
+    """
+    for name, filler in {
+        "input_ids": pad_id, "positions": 0, "slot_mapping": NOT_KEPT, "row_sources": KNOWN,
+        "row_owners": KNOWN, "logits_rows": 0,
+    }.items():  # fmt: skip
+        grid.int64(name).fill(filler)
+    grid.int32("page_table").fill(0)
+    grid.int32("key_lens").fill(1)
+    grid.int32("cu_keys")[:] = np.arange(bucket.num_sequences + 1)
+    grid.int32("cu_query")[:] = np.arange(bucket.num_sequences + 1) * bucket.rows_each
+
+
 def fill_grid(
     grid: PackedArrays, bucket: Bucket, sequences: Sequences, step: StepArrays, pad_id: int
 ) -> None:
     """Put a step on the grid.
 
-    Every sequence begins a line of the grid. What is left of a line, and lines that are left, hold
-    ``pad_id`` at position 0 and are not kept; lines that are left read one row of the reserved
-    page 0, which nothing is ever written to. ``logits_rows`` are the step's, on the grid; those
-    behind the step's M are row 0.
+    Every sequence begins a line of the grid; what is left of a line, and lines that are left, are
+    padding. ``logits_rows`` are the step's, on the grid; behind the step's M are those of padding.
 
     Args:
         grid: Of :func:`grid_arrays`.
@@ -57,30 +77,20 @@ def fill_grid(
         step: As it was laid out without padding.
         pad_id: A token of the vocabulary.
     """
+    fill_padding(grid, bucket, pad_id)
     count, packed = len(sequences.owners), step.packed
     lens = np.array(sequences.query_lens, np.int64)
     shift = np.arange(count) * bucket.rows_each - (np.cumsum(lens) - lens)
     places = np.arange(lens.sum()) + np.repeat(shift, lens)
-    fillers = {"input_ids": pad_id, "positions": 0, "slot_mapping": NOT_KEPT}
+    names = ["input_ids", "positions", "slot_mapping"]
     if step.is_ahead:
-        fillers |= {"row_sources": KNOWN, "row_owners": KNOWN}
-    for name, filler in fillers.items():
-        target = grid.int64(name)
-        target.fill(filler)
-        target[places] = packed.int64(name)
+        names += ["row_sources", "row_owners"]
+    for name in names:
+        grid.int64(name)[places] = packed.int64(name)
     scored = packed.int64("logits_rows")
-    rows = grid.int64("logits_rows")
-    rows.fill(0)
-    rows[: len(scored)] = places[scored]
-    tables, width = packed.int32("page_table"), bucket.num_pages
-    own = tables[np.array(sequences.owners), :width]
-    table = grid.int32("page_table")
-    table.fill(0)
-    table[:count, : own.shape[1]] = own
+    grid.int64("logits_rows")[: len(scored)] = places[scored]
+    own = packed.int32("page_table")[np.array(sequences.owners), : bucket.num_pages]
+    grid.int32("page_table")[:count, : own.shape[1]] = own
     key_lens = grid.int32("key_lens")
-    key_lens.fill(1)
     key_lens[:count] = sequences.key_lens
-    cu_keys = grid.int32("cu_keys")
-    cu_keys[0] = 0
-    np.cumsum(key_lens, out=cu_keys[1:])
-    grid.int32("cu_query")[:] = np.arange(bucket.num_sequences + 1) * bucket.rows_each
+    np.cumsum(key_lens, out=grid.int32("cu_keys")[1:])

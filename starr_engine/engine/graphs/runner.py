@@ -14,7 +14,7 @@ from starr_engine.attention.fixed import FixedAttention, FixedLayout, Recordable
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.carried_rows import CarriedRows
 from starr_engine.engine.graphs.buckets import Bucket, BucketRule, eager_reason, step_sequences
-from starr_engine.engine.graphs.padding import fill_grid, grid_arrays
+from starr_engine.engine.graphs.padding import fill_grid, fill_padding, grid_arrays
 from starr_engine.engine.graphs.recorder import Recorder, Run
 from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.step_batch import StepBatch
@@ -58,7 +58,7 @@ class _Recording:
 
 
 class GraphRunner:
-    """Keeps a recording for each bucket, made when a step first needs it.
+    """Keeps a recording for each bucket, made when a step first needs it, or before.
 
     The output head is not part of it: the number of rows with logits is another at every step, and
     a head on all rows would cost more than the two launches that are saved.
@@ -112,18 +112,35 @@ class GraphRunner:
             return bucket
         grid = grid_arrays(bucket, self._kv_pool.pages.device)
         fill_grid(grid, bucket, sequences, batch.arrays, self._pad_id)
-        recording = self._recordings.get(bucket)
-        if recording is None:
-            try:
-                recording = self._recordings[bucket] = self._make(bucket, grid, batch.carried)
-            except Exception as error:  # whatever a kernel's package may raise
-                return self._give_up(f"{type(error).__name__}: {error}")
-        else:
-            recording.load(grid, batch.carried)
+        known = self._recordings.get(bucket)
+        recording = known or self._try(bucket, grid, batch.carried)
+        if isinstance(recording, str):
+            return recording
+        if known is not None:
+            known.load(grid, batch.carried)
         recording.replay()
         self.replays[bucket] += 1
         hidden = self._room()[: bucket.num_rows]
         return Replayed(hidden, recording.inputs["logits_rows"][: len(batch.logits_rows)])
+
+    @torch.inference_mode()
+    def record(self, longest: int) -> None:
+        """Make the recordings of steps of all sizes whose sequences have so many rows."""
+        for bucket in self.rule.usual(longest):
+            grid = grid_arrays(bucket, self._kv_pool.pages.device)
+            fill_padding(grid, bucket, self._pad_id)
+            if self._failure is not None or isinstance(self._try(bucket, grid, None), str):
+                return
+
+    def _try(
+        self, bucket: Bucket, grid: PackedArrays, carried: CarriedRows | None
+    ) -> _Recording | str:
+        """The recording of a bucket, or why there will be none any more."""
+        try:
+            recording = self._recordings[bucket] = self._make(bucket, grid, carried)
+        except Exception as error:  # whatever a kernel's package may raise
+            return self._give_up(f"{type(error).__name__}: {error}")
+        return recording
 
     def _make(self, bucket: Bucket, grid: PackedArrays, carried: CarriedRows | None) -> _Recording:
         """The recording of a bucket, made of a step that is on the grid."""
