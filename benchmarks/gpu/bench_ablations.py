@@ -1,8 +1,8 @@
 """What each part of the CUDA path is worth: the same load with one of them off at a time.
 
 CUDA graphs, steps launched ahead, the fused statistics of logits, the output head on masked rows
-alone, states that stay stacked; and the feed-forward parts compiled, which is off by default. Every variant is an engine of
-its own over the same made-up weights, and has the same seeds.
+alone, states that stay stacked; and the feed-forward parts compiled, which is off by default. Every
+variant is an engine of its own over the same made-up weights, and has the same seeds.
 
     python -m benchmarks.gpu.bench_ablations llada-8b --batches 1 16
     python -m benchmarks.gpu.bench_ablations llada2-mini --batches 1 16
