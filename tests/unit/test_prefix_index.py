@@ -76,23 +76,22 @@ def test_pages_outside_the_pool_and_partial_pages_are_refused() -> None:
         index.erase(1)
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        np.array([1, 2]),
-        np.array([1, 2], np.uint32),
-        np.array([1, 2], np.float32),
-        np.array([1, 2], ">i4"),
-        np.arange(4, dtype=np.int32)[::2],
-        np.array([[1, 2]], np.int32),
-        np.int32(1),
-        np.frombuffer(b"-" * 9, np.int32, count=2, offset=1),
-        [1, 2],
-        memoryview(np.array([1, 2], np.int32)),
-        None,
-    ],
-    ids=repr,
-)
+WRONG: dict[str, Any] = {
+    "int64": np.array([1, 2]),
+    "uint32": np.array([1, 2], np.uint32),
+    "float32": np.array([1, 2], np.float32),
+    "swapped bytes": np.array([1, 2], ">i4"),
+    "strided": np.arange(4, dtype=np.int32)[::2],
+    "two dimensions": np.array([[1, 2]], np.int32),
+    "scalar": np.int32(1),
+    "unaligned": np.frombuffer(b"-" * 9, np.int32, count=2, offset=1),
+    "list": [1, 2],
+    "memoryview": memoryview(np.array([1, 2], np.int32)),
+    "nothing": None,
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_tokens_are_an_int32_vector_or_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match=r"NDArray\[numpy.int32\]"):
         extend(ROOT, wrong)
