@@ -17,6 +17,7 @@ from starr_engine.attention.base import AttentionBackend, AttentionMetadata
 from starr_engine.attention.sequences import upload
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.scores import score_rows
+from starr_engine.engine.ahead import model_goes_ahead
 from starr_engine.engine.graphs.buckets import MAX_COPIED_ROWS, MAX_ROWS
 from starr_engine.errors import CapacityError
 from starr_engine.models.base import DiffusionModel, ModelSpec
@@ -87,6 +88,13 @@ def graph_reserve(
     return step_bytes + copied + MAX_ROWS * spec.hidden_size * dtype.itemsize
 
 
+def held_bytes(config: EngineConfig, spec: ModelSpec, dtype: torch.dtype) -> int:
+    """Bytes of the logits of one step that are kept while the step behind it runs."""
+    if config.launch_ahead == "off" or not model_goes_ahead(spec):
+        return 0
+    return worst_step(config, spec).num_scored * spec.vocab_size * dtype.itemsize
+
+
 def left_for_pages(free: int, *, step_bytes: int, graph_bytes: int) -> int:
     """Bytes that pages may take of those that are free beside the weights.
 
@@ -98,7 +106,8 @@ def left_for_pages(free: int, *, step_bytes: int, graph_bytes: int) -> int:
         raise CapacityError(
             f"{free / 1e9:.2f} GB are free beside the weights, and the largest step takes "
             f"{step_bytes / 1e9:.2f} GB and CUDA graphs {graph_bytes / 1e9:.2f} GB; lower "
-            "max_num_batched_tokens or max_num_requests, or use cuda_graphs='off'"
+            "max_num_batched_tokens or max_num_requests, or use cuda_graphs='off' or "
+            "launch_ahead='off'"
         )
     return left
 
@@ -181,6 +190,7 @@ def bytes_for_pages(
     device, spec = next(model.parameters()).device, model.spec
     largest, grid = worst_step(config, spec), graph_step(config, spec)
     step_bytes = measured_bytes(device, lambda: run_step(model, backends, largest))
+    step_bytes += held_bytes(config, spec, dtype)
     grid_bytes = measured_bytes(device, lambda: run_step(model, backends, grid))
     reserve = graph_reserve(config, spec, dtype, step_bytes=grid_bytes, copies=copies)
     return left_for_pages(free(), step_bytes=step_bytes, graph_bytes=reserve)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from starr_engine.engine.profiling import (
     WorstStep,
     graph_reserve,
     graph_step,
+    held_bytes,
     left_for_pages,
     run_step,
     worst_step,
@@ -56,6 +58,14 @@ def test_what_recordings_keep_is_reserved() -> None:
         assert found == 1000 + copied + room
     off = config(cuda_graphs="off")
     assert graph_reserve(off, spec, torch.bfloat16, step_bytes=1000, copies=True) == 0
+
+
+def test_the_logits_of_a_step_are_held_while_the_next_one_runs() -> None:
+    spec = build_model(resolve_model("tiny-llada")).spec
+    rows = worst_step(config(), spec).num_scored
+    assert held_bytes(config(), spec, torch.bfloat16) == rows * spec.vocab_size * 2
+    assert held_bytes(config(launch_ahead="off"), spec, torch.bfloat16) == 0
+    assert held_bytes(config(), replace(spec, noise="uniform"), torch.bfloat16) == 0
 
 
 def test_pages_get_what_a_step_and_recordings_leave() -> None:
