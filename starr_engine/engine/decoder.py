@@ -34,6 +34,9 @@ class _Member:
     carried: CarriedRow | None
     """What its last step leaves on the device, if the host does not know it yet."""
 
+    block_start: int
+    """Of the block that is decided: the request may be in another when this is known."""
+
     rows: slice
     positions: NDArray[np.int64]
     """On the canvas, ascending."""
@@ -160,7 +163,7 @@ class Decoder:
             return decision
         offsets = np.concatenate([decision.unmask_offsets, decision.edit_offsets])
         put = np.concatenate([decision.unmask_ids, decision.edit_ids])
-        positions = offsets + request.canvas.block_start
+        positions = offsets + member.block_start
         rows = member.rows.start + np.searchsorted(member.positions, positions)
         return replace(
             decision,
@@ -186,6 +189,7 @@ def _members(batch: StepBatch) -> list[_Member]:
             _Member(
                 running=entry.running,
                 carried=entry.carried,
+                block_start=entry.running.request.canvas.block_start,
                 rows=rows,
                 positions=positions.astype(np.int64),
                 shadow_rows=shadow_rows,

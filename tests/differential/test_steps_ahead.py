@@ -141,7 +141,7 @@ def test_caches_hold_the_same(bidirectional: Path, kind: dict[str, Any]) -> None
         {"remasking": "low_confidence"},
         {"remasking": "token_edit"},
         {"remasking": "klass", "early_exit": "sched"},
-        {"remasking": "threshold", "logprobs": 2},
+        {"remasking": "token_edit", "remasking_args": {"threshold": 0.5}, "logprobs": 2},
     ]
     engine = check(bidirectional, [kind | policy for policy in policies] * 2)
     assert engine.stats().num_steps_ahead > 10
