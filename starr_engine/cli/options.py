@@ -86,8 +86,8 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--record-at-start",
         action=argparse.BooleanOptionalAction,
         default=_ENGINE.record_at_start,
-        help="record steps of all sizes when the engine starts instead of when they first come "
-        "(default: %(default)s)",
+        help="on CUDA, record steps of all sizes when the engine starts instead of when they first "
+        "come (default: %(default)s)",
     )
     group.add_argument(
         "--launch-ahead",

@@ -227,16 +227,21 @@ def test_a_step_that_many_would_sit_out_waits(
 
 
 def test_rows_of_blocks_that_were_done_are_counted_and_kept_nowhere(bidirectional: Path) -> None:
-    engine = make_engine(bidirectional, ahead=True)
+    engine, plain = (make_engine(bidirectional, ahead=ahead) for ahead in (True, False))
     params = SamplingParams(
         max_tokens=16, block_length=8, ignore_eos=True, remasking="threshold",
         remasking_args={"threshold": 0.0},
     )  # fmt: skip
-    engine.add_request([5, 6], params)
-    [first, *_] = [output for output in engine.step() if isinstance(output, BlockOutput)]
-    assert first.num_forwards == 1
+    for each in (engine, plain):
+        each.add_request([5, 6], params)
+        [first, *_] = [output for output in each.step() if isinstance(output, BlockOutput)]
+        assert first.num_forwards == 1
     assert engine.stats().num_lost_rows == 8
     assert engine.stats().num_steps_ahead == 1
+    # The lost step has run by now, and has left keys and values as they were.
+    pages, expected = (each.executor._kv_pool.pages for each in (engine, plain))
+    assert expected.any()
+    assert torch.equal(pages, expected)
     while engine.has_unfinished:
         engine.step()
     # By now it is known that a step does for a block.
