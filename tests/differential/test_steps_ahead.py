@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from starr_engine import BlockOutput, RequestOutput, SamplingParams
+from starr_engine.cache.rows import covers
 from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import (
     REMASKING_POLICIES,
@@ -24,6 +25,7 @@ from starr_engine.engine import ahead as ahead_of
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.graphs.recorder import RerunRecorder
 from starr_engine.engine.options import EngineOptions
+from starr_engine.engine.step_batch import StepBatch
 from tests.helpers.engines import assert_all_pages_free, random_prompts, sharp_checkpoint
 from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
 
@@ -276,8 +278,24 @@ def test_a_step_that_rested_on_a_decision_made_again_is_taken_again(
         lambda name, args: {"random": Refused, "margin": Doubtful}[name](),
     )  # fmt: skip
 
+    checked = 0
+
     def outcome(*, ahead: bool) -> dict[str, Any]:
         engine = make_engine(bidirectional, ahead=ahead)
+        forget = engine.progress.forget
+
+        def forgotten(batch: StepBatch) -> None:
+            """What it has written into blocks is not taken for what stands there."""
+            nonlocal checked
+            forget(batch)
+            for entry in batch.entries:
+                if entry.is_wanted and entry.carried is not None and entry.running.pages:
+                    canvas = entry.running.request.canvas
+                    block = ((canvas.block_start, canvas.block_stop),)
+                    assert covers(tuple(entry.running.pages.dirty_ranges()), block)
+                    checked += 1
+
+        monkeypatch.setattr(engine.progress, "forget", forgotten)
         for n, name in enumerate(["margin", "random", "margin"]):
             params = SamplingParams(
                 max_tokens=16, block_length=8, ignore_eos=True, remasking=name, cache=cache
@@ -293,3 +311,4 @@ def test_a_step_that_rested_on_a_decision_made_again_is_taken_again(
         return found
 
     assert outcome(ahead=True) == outcome(ahead=False)
+    assert (checked > 0) == (cache != "none")
