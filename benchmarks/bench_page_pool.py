@@ -258,11 +258,15 @@ def engine_steps(folder: Path, cache: str, num_requests: int, num_steps: int) ->
         start = clock()
         schedule = engine.scheduler.schedule()
         scheduled = clock()
-        batch = engine.batcher.build(schedule)
+        plans = engine.batcher.check(schedule)
+        checked = clock()
+        known = engine.decoder.prepare(plans)
+        prepared = clock()
+        batch = engine.executor.upload(engine.batcher.lay_out(plans, known.facts))
         built = clock()
         logits = engine.executor.forward(batch)
         forwarded = clock()
-        decisions = engine.decoder.wait(engine.decoder.decide(batch, logits))
+        decisions = engine.decoder.wait(engine.decoder.decide(known, batch.facts, logits))
         decided = clock()
         changes = engine.progress.apply(batch, decisions)
         applied = clock()
@@ -270,11 +274,15 @@ def engine_steps(folder: Path, cache: str, num_requests: int, num_steps: int) ->
         assert len(batch.entries) == num_requests, "all requests must run"
         if step == 0:
             continue
-        parts = (scheduled - start, built - scheduled, applied - decided)
+        parts = (
+            scheduled - start,
+            checked - scheduled + built - prepared,
+            applied - decided,
+        )
         for part, seconds in zip(PARTS, parts, strict=True):
             samples[part].append(seconds)
         samples["total"].append(sum(parts))
-        samples["decode"].append(decided - forwarded)
+        samples["decode"].append(prepared - checked + decided - forwarded)
     result = {part: summary(each) for part, each in samples.items()}
     total = result["total"]["median_s"]
     print(

@@ -21,6 +21,10 @@ class StubExecutor:
         generator = torch.Generator().manual_seed(0)
         self._logits = torch.randn(1 << 14, model.spec.vocab_size, generator=generator)
 
+    def upload(self, batch: StepBatch) -> StepBatch:
+        """As it is."""
+        return batch
+
     def forward(self, batch: StepBatch) -> Tensor:
         """[M, vocab_size]."""
         count = len(batch.logits_rows)

@@ -22,7 +22,7 @@ from starr_engine.attention.requirements import (
     Package,
     kernel_reasons,
 )
-from starr_engine.attention.sequences import Sequences, page_rows_of, upload
+from starr_engine.attention.sequences import Sequences, page_rows_of
 from starr_engine.attention.varlen import FixedPagedStep, Kernel, VarlenAttention, common_remarks
 
 _PACKAGE: Final = Package(
@@ -85,7 +85,7 @@ class FlashAttnAttention(VarlenAttention):
         )
 
     def _kernel(self, sequences: Sequences, page_table: Tensor | None) -> Kernel:
-        cu_query, cu_keys = upload(sequences.cumulative(), self.shape.device)
+        cu_query, cu_keys = sequences.device_bounds(self.shape.device)
         return self._call(cu_query, cu_keys, sequences.max_query, sequences.max_key, page_table)
 
     def _call(

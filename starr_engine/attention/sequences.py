@@ -9,7 +9,7 @@ device. Letters as in ``attention/base.py``; N sequences.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Final
 
@@ -56,6 +56,9 @@ class Sequences:
     owners: tuple[int, ...]
     """Request of each sequence."""
 
+    bounds: tuple[Tensor, Tensor] | None = field(default=None, compare=False)
+    """:meth:`cumulative` as it lies on the device, where the sequences are a step's requests."""
+
     @property
     def max_query(self) -> int:
         """Of the longest."""
@@ -72,6 +75,13 @@ class Sequences:
         np.cumsum(self.query_lens, out=both[0, 1:])
         np.cumsum(self.key_lens, out=both[1, 1:])
         return both
+
+    def device_bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """:meth:`cumulative` on the device: int32 [N+1] each."""
+        if self.bounds is not None:
+            return self.bounds
+        cu_query, cu_keys = upload(self.cumulative(), device)
+        return cu_query, cu_keys
 
     def page_counts(self, page_size: int) -> NDArray[np.int32]:
         """[N]: pages that each sequence reads."""
@@ -112,7 +122,14 @@ def sequences_of(metadata: AttentionMetadata, requests: Sequence[int]) -> Sequen
         or ((metadata.query_lens[index], metadata.read_lens[index]),)
     ]
     query_lens, key_lens, owners = zip(*found, strict=True)
-    return Sequences(query_lens=query_lens, key_lens=key_lens, owners=owners)
+    bounds = None
+    if query_lens == metadata.query_lens:
+        # Lengths that add up to those of the step are those of its requests.
+        if key_lens == query_lens and all(metadata.fresh):
+            bounds = (metadata.cu_query, metadata.cu_query)
+        elif key_lens == metadata.read_lens and not any(metadata.fresh):
+            bounds = (metadata.cu_query, metadata.cu_read)
+    return Sequences(query_lens=query_lens, key_lens=key_lens, owners=owners, bounds=bounds)
 
 
 def flat_rows(metadata: AttentionMetadata, requests: Sequence[int]) -> Indices:

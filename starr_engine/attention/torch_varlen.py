@@ -24,7 +24,7 @@ from starr_engine.attention.requirements import (
     Package,
     kernel_reasons,
 )
-from starr_engine.attention.sequences import Sequences, page_rows_of, upload
+from starr_engine.attention.sequences import Sequences, page_rows_of
 from starr_engine.attention.varlen import FixedPagedStep, Kernel, VarlenAttention, common_remarks
 
 _MODULE = "torch.nn.attention.varlen"
@@ -67,8 +67,7 @@ class TorchVarlenAttention(VarlenAttention):
 
     def paged(self, sequences: Sequences, page_table: Tensor) -> Kernel:
         """See ``VarlenAttention``."""
-        device = self.shape.device
-        cu_query, cu_keys = upload(sequences.cumulative(), device)
+        cu_query, cu_keys = sequences.device_bounds(self.shape.device)
         return self._kernel(
             cu_query,
             None if self._implementation == "FA3" else cu_keys,
@@ -80,7 +79,7 @@ class TorchVarlenAttention(VarlenAttention):
 
     def packed(self, sequences: Sequences) -> Kernel:
         """See ``VarlenAttention``."""
-        cu_query, cu_keys = upload(sequences.cumulative(), self.shape.device)
+        cu_query, cu_keys = sequences.device_bounds(self.shape.device)
         return self._kernel(
             cu_query,
             cu_keys,

@@ -162,8 +162,9 @@ class VarlenAttention(ABC):
             parts.append((requests.paged, _PagedStep(kernel=paged)))
         if requests.gathered:
             sequences = sequences_of(metadata, requests.gathered)
-            reads = upload(flat_reads(metadata, sequences), device)
-            slots = metadata.read_slots.index_select(0, reads)
+            slots = metadata.read_slots
+            if sequences.bounds is None:
+                slots = slots.index_select(0, upload(flat_reads(metadata, sequences), device))
             step = _GatheredStep(kernel=self.packed(sequences), slots=slots)
             parts.append((requests.gathered, step))
         if requests.fresh:

@@ -81,7 +81,10 @@ class StepProfiler:
         self._counter = None if model.ranks else WorkCounter(model)
         parts: list[tuple[str, object, str]] = [
             ("schedule", engine.scheduler, "schedule"),
-            ("build", engine.batcher, "build"),
+            ("build", engine.batcher, "check"),
+            ("build", engine.decoder, "prepare"),
+            ("build", engine.batcher, "lay_out"),
+            ("build", engine.executor, "upload"),
             ("forward", engine.executor, "forward"),
             ("logits", model, "compute_logits"),
             ("decide", engine.decoder, "decide"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from starr_engine.decoding.base import RemaskingPolicy
 from starr_engine.decoding.carrying import Carried, CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
-from starr_engine.decoding.facts import BlockFacts, Integers, upload_facts
+from starr_engine.decoding.facts import BlockFacts, Integers, KnownFacts
 from starr_engine.decoding.group import Doubts, GroupDecision, decide_group
 from starr_engine.decoding.rows import DecodingRow, Member, RowDecision, RowFailure
 from starr_engine.decoding.scores import Scores
@@ -48,37 +48,48 @@ def decide_rows(
     Returns:
         One decision per row, in order, on the host; or why there is none.
     """
-    return QueuedRows(GroupedRows(rows, logits.device), scores, logits, stacked=stacked).wait()
+    grouped = GroupedRows(rows)
+    facts = grouped.facts.upload(logits.device)
+    return QueuedRows(grouped, facts, scores, logits, stacked=stacked).wait()
 
 
 class GroupedRows:
-    """The rows of a step, by who is decided together, and what is known of them on the device.
+    """The rows of a step, by who is decided together, and what is known of them.
 
     Args:
         rows: In the order in which their scores will lie.
-        device: Of the scores.
         others: Arrays of integers that go up with the facts.
     """
 
-    def __init__(
-        self, rows: Sequence[DecodingRow], device: torch.device, *others: Integers
-    ) -> None:
+    def __init__(self, rows: Sequence[DecodingRow], *others: Integers) -> None:
         self.members = _members(rows)
         self.groups = _groups(self.members)
-        self.facts, self.others = upload_facts(self.groups, device, *others)
+        self.facts = KnownFacts(self.groups, *others)
 
 
 class QueuedRows:
-    """As :func:`decide_rows`, but the host does not wait for the device before :meth:`wait`."""
+    """As :func:`decide_rows`, but the host does not wait for the device before :meth:`wait`.
+
+    Args:
+        rows: Of the step.
+        facts: Of their groups, on the device.
+        scores: See :func:`decide_rows`, like the others.
+    """
 
     def __init__(
-        self, rows: GroupedRows, scores: Scores, logits: Tensor, *, stacked: bool = True
+        self,
+        rows: GroupedRows,
+        facts: Sequence[BlockFacts],
+        scores: Scores,
+        logits: Tensor,
+        *,
+        stacked: bool = True,
     ) -> None:
         self._scores, self._logits, self._stacked = scores, logits, stacked
         self._members = rows.members
         self._queued = [
-            _queue(group, facts, scores, logits, stacked=stacked)
-            for group, facts in zip(rows.groups, rows.facts, strict=True)
+            _queue(group, known, scores, logits, stacked=stacked)
+            for group, known in zip(rows.groups, facts, strict=True)
         ]
         self._finite = download({"has_numbers": scores.top1.isfinite()}) if rows.members else dict
         self.is_as_queued = True
@@ -171,7 +182,7 @@ def _queue(
 def _decide_slowly(members: list[Member], scores: Scores, logits: Tensor, stacked: bool) -> Results:
     """Results by index; if the group as a whole fails, each row has its own chance."""
     try:
-        [facts], _ = upload_facts([members], logits.device)
+        [facts] = KnownFacts([members]).upload(logits.device)
         decided = decide_group(members, facts, scores, logits)
         states = cut(decided.state, len(members), stacked=stacked)
         return _split(members, decided, download(_outcome(decided))(), states)

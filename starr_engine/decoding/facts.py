@@ -1,4 +1,4 @@
-"""What is known of the rows of a group before a step, on the device: one copy, and what is carried.
+"""What is known of the rows of a group before a step: integers to upload, and what is carried.
 
 Letters: n rows of block length L, m scored positions of all of them.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.rows import Member
-from starr_engine.decoding.transfer import upload_columns
+from starr_engine.decoding.transfer import upload
 
 Integers = NDArray[Any]
 
@@ -65,27 +65,50 @@ class BlockFacts:
         return (self.counts[0].double() / self.num_masks.double()).float()
 
 
-def upload_facts(
-    groups: Sequence[list[Member]], device: torch.device, *others: Integers
-) -> tuple[list[BlockFacts], tuple[Tensor, ...]]:
-    """The facts of each group, and other numbers, all in one copy.
+class KnownFacts:
+    """The facts of all groups of a step, on the host; they go up in one copy.
 
     Args:
         groups: Members of one block length each; what a row carries takes the place of what the
             host knows of it.
-        device: Where they go.
-        others: Arrays of any shape.
-
-    Returns:
-        Facts in the order of the groups, and the others flat, as int64.
+        others: Arrays of integers, of any shape, that go up with them.
     """
-    columns = [column for members in groups for column in _columns(members)]
-    uploaded = upload_columns([*columns, *others], device)
-    count = len(columns) // len(groups) if groups else 0
-    facts = [
-        _facts(members, uploaded[count * n : count * (n + 1)]) for n, members in enumerate(groups)
-    ]
-    return facts, uploaded[len(columns) :]
+
+    def __init__(self, groups: Sequence[list[Member]], *others: Integers) -> None:
+        self._groups = groups
+        columns = [column for members in groups for column in _columns(members)]
+        self._columns = [column.ravel() for column in (*columns, *others)]
+        self._num_others = len(others)
+        self.size = sum(column.size for column in self._columns)
+        """Integers."""
+
+    def fill(self, memory: NDArray[np.int64]) -> None:
+        """Write all of it to int64 [size]."""
+        np.concatenate([*self._columns, memory[:0]], out=memory)
+
+    def read(self, flat: Tensor) -> tuple[list[BlockFacts], tuple[Tensor, ...]]:
+        """What was filled, on the device.
+
+        Args:
+            flat: int64 [size]; facts are views of it, into which what is carried is put.
+
+        Returns:
+            Facts in the order of the groups, and the others flat.
+        """
+        uploaded = torch.split(flat, [column.size for column in self._columns])
+        first_other = len(uploaded) - self._num_others
+        count = first_other // len(self._groups) if self._groups else 0
+        facts = [
+            _facts(members, uploaded[count * n : count * (n + 1)])
+            for n, members in enumerate(self._groups)
+        ]
+        return facts, uploaded[first_other:]
+
+    def upload(self, device: torch.device) -> list[BlockFacts]:
+        """The facts, where they do not go up with anything else."""
+        flat = np.empty(self.size, np.int64)
+        self.fill(flat)
+        return self.read(upload(flat, device))[0]
 
 
 def _columns(members: list[Member]) -> list[Integers]:

@@ -1,8 +1,8 @@
-"""Between host and device: one copy up for a group of rows, and one copy down with its decision."""
+"""Between host and device: copies that the host does not wait for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -25,12 +25,6 @@ def upload(array: NDArray[np.generic], device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
-
-
-def upload_columns(columns: Sequence[NDArray[Any]], device: torch.device) -> tuple[Tensor, ...]:
-    """Several arrays of integers or truths in one copy; each comes back flat, as int64."""
-    flat = np.concatenate([column.ravel() for column in columns], dtype=np.int64)
-    return torch.split(upload(flat, device), [column.size for column in columns])
 
 
 def download(tensors: Mapping[str, Tensor]) -> Callable[[], Arrays]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
+from starr_engine.decoding.facts import KnownFacts
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.carried_rows import CarriedRows, fill_sources
 from starr_engine.engine.drafting import canvas_rows, put_drafts
@@ -22,7 +23,7 @@ from starr_engine.engine.feature_rows import check_partial, feature_rows
 from starr_engine.engine.host_layout import reads_prefix
 from starr_engine.engine.scheduler import RefusedRequest, Schedule, ScheduledRequest
 from starr_engine.engine.step_arrays import StepArrays, StepSizes
-from starr_engine.engine.step_batch import StepBatch
+from starr_engine.engine.step_batch import CheckedStep, StepBatch
 from starr_engine.models.base import ModelSpec
 from starr_engine.request import Positions
 
@@ -71,8 +72,8 @@ class Batcher:
         self._mask_token_id = mask_token_id
         self._device = device
 
-    def build(self, schedule: Schedule) -> StepBatch:
-        """Check every plan and lay out the step; a plan that breaks a rule is left out of it."""
+    def check(self, schedule: Schedule) -> CheckedStep:
+        """Leave out every plan that breaks a rule."""
         started_s = time.perf_counter()
         self._builder.clear()
         scored: list[Positions] = []
@@ -90,16 +91,23 @@ class Batcher:
             entries.append(entry)
             scored.append(masks)
             shadowed.append(shadows)
-        batch = self._lay_out(entries, scored, shadowed, started_s)
-        probed = [
-            (entry, masks)
-            for entry, masks in zip(entries, scored, strict=True)
-            if entry.running.is_probed
-        ]
+        return CheckedStep(
+            entries=tuple(entries),
+            score_positions=tuple(scored),
+            shadow_positions=tuple(shadowed),
+            refused=tuple(refused),
+            started_s=started_s,
+        )
+
+    def lay_out(self, step: CheckedStep, facts: KnownFacts) -> StepBatch:
+        """Lay out the step that was checked last, and what is known of its blocks behind it."""
+        batch = self._lay_out(step, facts)
+        entries = zip(step.entries, step.score_positions, strict=True)
+        probed = [(entry, masks) for entry, masks in entries if entry.running.is_probed]
         return replace(
             batch,
             copies=self._canvases.take_copies(),
-            refused=tuple(refused),
+            refused=step.refused,
             probes=self._probes(probed),
         )
 
@@ -127,20 +135,21 @@ class Batcher:
         self._builder.clear()
         for entry, masks in chunk:
             self._add(entry, None, masks, nothing)
-        entries, scored = [entry for entry, _ in chunk], [masks for _, masks in chunk]
-        return self._lay_out(entries, scored, [nothing] * len(chunk), started_s)
+        step = CheckedStep(
+            entries=tuple(entry for entry, _ in chunk),
+            score_positions=tuple(masks for _, masks in chunk),
+            shadow_positions=(nothing,) * len(chunk),
+            refused=(),
+            started_s=started_s,
+        )
+        return self._lay_out(step, KnownFacts([]))
 
-    def _lay_out(
-        self,
-        entries: Sequence[ScheduledRequest],
-        scored: Sequence[Positions],
-        shadowed: Sequence[Positions],
-        started_s: float,
-    ) -> StepBatch:
+    def _lay_out(self, step: CheckedStep, facts: KnownFacts) -> StepBatch:
         """What the builder holds, as tensors."""
-        carried = next((entry.carried.carried for entry in entries if entry.carried), None)
-        arrays = self._fill(is_ahead=carried is not None)
+        entries, carried = step.entries, step.carried
+        arrays = self._fill(is_ahead=carried is not None, num_facts=facts.size)
         packed = arrays.packed
+        facts.fill(packed.tail)
         positions, slots = packed.int64("positions"), packed.int64("slot_mapping")
         layout = arrays.rows()
         reads = [entry.plan.read for entry in entries]
@@ -152,7 +161,8 @@ class Batcher:
             fill_sources(packed, entries, layout.cu_query)
         keeps_features = any(entry.running.cache.keeps_features for entry in entries)
         waits = self._defers_upload and not keeps_features
-        tensors = packed.on_host() if waits else packed.upload()
+        memory = packed.host if waits else packed.upload()
+        tensors = packed.views(memory)
         attention = arrays.attention(layout, tensors)
         canvas = None
         if self._spec is not None and self._spec.self_conditioning:
@@ -165,15 +175,16 @@ class Batcher:
                 device=self._device,
             )
         return StepBatch(
-            entries=tuple(entries),
+            entries=entries,
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],
             logits_rows=tensors["logits_rows"],
-            score_positions=tuple(scored),
-            shadow_positions=tuple(shadowed),
+            score_positions=step.score_positions,
+            shadow_positions=step.shadow_positions,
             attention=attention,
             arrays=arrays,
-            started_s=started_s,
+            started_s=step.started_s,
+            facts=packed.tail_of(memory),
             tensors=tensors,
             is_on_host=waits,
             carried=None if carried is None else CarriedRows(carried),
@@ -183,7 +194,7 @@ class Batcher:
             measured=self._measured(entries, layout.cu_query, slots),
         )
 
-    def _fill(self, *, is_ahead: bool) -> StepArrays:
+    def _fill(self, *, is_ahead: bool, num_facts: int) -> StepArrays:
         """What the builder holds; all that it does not know is left to the caller."""
         builder = self._builder
         sizes = StepSizes(
@@ -193,7 +204,7 @@ class Batcher:
             builder.max_pages,
             builder.num_score_rows,
         )
-        arrays = StepArrays(sizes, self._device, is_ahead=is_ahead)
+        arrays = StepArrays(sizes, self._device, is_ahead=is_ahead, num_facts=num_facts)
         packed = arrays.packed
         builder.fill(
             input_ids=packed.int64("input_ids"),

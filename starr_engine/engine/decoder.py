@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from starr_engine.decoding.carrying import CarriedRow
+from starr_engine.decoding.carrying import Carried, CarriedRow
 from starr_engine.decoding.decoder import GroupedRows, QueuedRows
+from starr_engine.decoding.facts import KnownFacts
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
@@ -20,7 +21,7 @@ from starr_engine.decoding.scores import Noise, fused_statistics, plain_statisti
 from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
-from starr_engine.engine.step_batch import StepBatch
+from starr_engine.engine.step_batch import CheckedStep
 
 _NO_OPTIONS: Final = EngineOptions()
 _NOTHING: Final = np.empty(0, np.int64)
@@ -47,6 +48,25 @@ class _Member:
     shadow_positions: NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedRows:
+    """All that the host can do for the decisions of a step before there are logits."""
+
+    members: list[_Member]
+    drawing: list[Noise]
+    """Of the requests that sample."""
+
+    rows: GroupedRows
+
+    carried: Carried | None
+    """What the step in front of it leaves on the device, if it is not known yet."""
+
+    @property
+    def facts(self) -> KnownFacts:
+        """To be uploaded."""
+        return self.rows.facts
+
+
 @dataclass(frozen=True, slots=True)
 class QueuedDecisions:
     """Decisions that the device is making."""
@@ -68,24 +88,37 @@ class Decoder:
         self._mask_token_id = mask_token_id
         self._options = options
 
+    def prepare(self, step: CheckedStep) -> PreparedRows:
+        """Who is decided with whom, and what deciding has to know: all before the forward."""
+        members = _members(step)
+        noise = [_noise(member) for member in members]
+        rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
+        return PreparedRows(
+            members=members,
+            drawing=[draw for draw in noise if draw is not None],
+            rows=GroupedRows(rows, *_present(step, members)),
+            carried=step.carried,
+        )
+
     @torch.inference_mode()
-    def decide(self, batch: StepBatch, logits: Tensor) -> QueuedDecisions:
+    def decide(self, prepared: PreparedRows, facts: Tensor, logits: Tensor) -> QueuedDecisions:
         """What changes in every scheduled request's block, or why it fails, in schedule order.
 
         It is queued on the device; :meth:`wait` gives it.
+
+        Args:
+            prepared: The rows of the step.
+            facts: int64: ``prepared.facts`` on the device.
+            logits: [M, V].
         """
-        members = _members(batch)
+        members, drawing, grouped = prepared.members, prepared.drawing, prepared.rows
         logits = self._obey(members, logits)
-        noise = [_noise(member) for member in members]
-        drawing = [draw for draw in noise if draw is not None]
         statistics = fused_statistics if self._options.fused_statistics else plain_statistics
-        rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
-        grouped = GroupedRows(rows, logits.device, *_present(batch, members))
-        present, *sources = grouped.others
-        if batch.carried is not None:
-            present = put(present, batch.carried.carried.token_ids, *sources)
+        known, (present, *sources) = grouped.facts.read(facts)
+        if prepared.carried is not None:
+            present = put(present, prepared.carried.token_ids, *sources)
         scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
-        queued = QueuedRows(grouped, scores, logits, stacked=self._options.stacked_states)
+        queued = QueuedRows(grouped, known, scores, logits, stacked=self._options.stacked_states)
         return QueuedDecisions(members, logits, queued)
 
     @torch.inference_mode()
@@ -177,11 +210,11 @@ class Decoder:
         )
 
 
-def _members(batch: StepBatch) -> list[_Member]:
+def _members(step: CheckedStep) -> list[_Member]:
     members: list[_Member] = []
-    first, first_shadow = 0, sum(len(positions) for positions in batch.score_positions)
+    first, first_shadow = 0, sum(len(positions) for positions in step.score_positions)
     for entry, positions, shadows in zip(
-        batch.entries, batch.score_positions, batch.shadow_positions, strict=True
+        step.entries, step.score_positions, step.shadow_positions, strict=True
     ):
         rows = slice(first, first + len(positions))
         shadow_rows = slice(first_shadow, first_shadow + len(shadows))
@@ -200,7 +233,7 @@ def _members(batch: StepBatch) -> list[_Member]:
     return members
 
 
-def _present(batch: StepBatch, members: Sequence[_Member]) -> list[NDArray[np.int64]]:
+def _present(step: CheckedStep, members: Sequence[_Member]) -> list[NDArray[np.int64]]:
     """The token that stands at each row with logits, or the mask: [M].
 
     At shadow rows it is the token that they check. With it, if anything is carried, where that is
@@ -210,7 +243,7 @@ def _present(batch: StepBatch, members: Sequence[_Member]) -> list[NDArray[np.in
     checked = [(member, member.shadow_positions) for member in members]
     tokens = [member.running.request.canvas.token_ids[at] for member, at in scored + checked]
     present = np.concatenate([*tokens, _NOTHING]).astype(np.int64)
-    if batch.carried is None:
+    if step.carried is None:
         return [present]
     sources = [
         np.full(len(at), KNOWN)

@@ -169,9 +169,11 @@ class Engine:
 
     def _launch(self) -> None:
         schedule = self.scheduler.schedule()  # which rows of which requests, on which pages
-        batch = self.batcher.build(schedule)  # checked plans, packed tensors on the device
+        step = self.batcher.check(schedule)  # whose plans break no rule
+        known = self.decoder.prepare(step)  # what deciding has to know of their blocks
+        batch = self.executor.upload(self.batcher.lay_out(step, known.facts))  # all in one copy
         logits = self.executor.forward(batch)  # [M, vocab]; keys and values go through pages
-        decisions = self.decoder.decide(batch, logits)  # what to unmask, what to revoke
+        decisions = self.decoder.decide(known, batch.facts, logits)  # what to unmask, to revoke
         self._in_flight.append((batch, decisions))
 
     def _launch_ahead(self) -> None:

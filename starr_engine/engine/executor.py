@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -83,8 +84,24 @@ class Executor:
             self._feature_pool = FeaturePool(self._kv_pool, self._model.spec.hidden_size)
 
     @torch.inference_mode()
+    def upload(self, batch: StepBatch) -> StepBatch:
+        """Queue what comes before the forward: copies of pages, and one upload.
+
+        A step that can be replayed is put into its recording, which is made if there is none.
+        """
+        for copy in batch.copies:
+            self._kv_pool.copy_pages(copy.source, copy.target)
+        replay = None if self.graphs is None else self.graphs.load(batch)
+        if replay is not None:
+            return replace(batch, facts=replay.facts, replay=replay)
+        batch = batch.uploaded()
+        if batch.carried is not None:
+            batch.carried.put_rows(batch.tensors)
+        return batch
+
+    @torch.inference_mode()
     def forward(self, batch: StepBatch) -> Tensor:
-        """Logits [M, vocab_size] at ``batch.logits_rows``.
+        """Logits [M, vocab_size] at ``batch.logits_rows``; the batch was uploaded.
 
         What probes and measured rows say is added to their requests.
 
@@ -98,8 +115,6 @@ class Executor:
             return self._forward(batch)
 
     def _forward(self, batch: StepBatch) -> Tensor:
-        for copy in batch.copies:
-            self._kv_pool.copy_pages(copy.source, copy.target)
         logits, similarity = self._run(batch)
         if self._model.spec.self_conditioning:
             running = [entry.running for entry in batch.entries]
@@ -120,14 +135,10 @@ class Executor:
             if measured is not None and layer == self.drift_layer:
                 similarity = measured.similarity(value, pool.layer(layer)[1])
 
-        replayed = None if self.graphs is None else self.graphs.run(batch)
-        if replayed is None:
-            batch = batch.uploaded()
-            if batch.carried is not None:
-                batch.carried.put_rows(batch.tensors)
-            rows = batch.logits_rows
-        if replayed is not None:
-            hidden, rows = replayed
+        rows = batch.logits_rows
+        if batch.replay is not None:
+            assert self.graphs is not None, "who loaded it"
+            hidden, rows = self.graphs.run(batch.replay), batch.replay.logits_rows
         elif batch.features is None:
             hidden = self._plain_forward(batch, observe)
         else:
@@ -178,7 +189,7 @@ class Executor:
         found = [] if similarity is None else [similarity.double()]
         if batch.probes:
             probed = torch.tensor(batch.probed_rows, device=logits.device)
-            full = torch.cat([self._run(probe)[0] for probe in batch.probes])
+            full = torch.cat([self._run(self.upload(probe))[0] for probe in batch.probes])
             of_probed, of_full = (torch.split(each, _ROWS_AT_ONCE) for each in (probed, full))
             pieces = zip(of_probed, of_full, strict=True)
             mask = self._model.spec.mask_token_id

@@ -29,10 +29,15 @@ class PackedArrays:
     Args:
         shapes: Of each array by its name, and its dtype, int32 or int64.
         device: Where the tensors go.
+        tail: Integers that go up behind the arrays, for somebody else.
     """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]], device: torch.device
+        self,
+        shapes: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+        device: torch.device,
+        *,
+        tail: int = 0,
     ) -> None:
         self._device = device
         self._places: dict[str, tuple[int, int, tuple[int, ...], torch.dtype]] = {}
@@ -41,12 +46,23 @@ class PackedArrays:
             num_bytes = math.prod(shape) * dtype.itemsize
             self._places[name] = (stop, stop + num_bytes, shape, dtype)
             stop += -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-        self._host = torch.empty(stop, dtype=torch.uint8, pin_memory=device.type == "cuda")
-        flat = self._host.numpy()
+        self.num_bytes = stop
+        """Of all arrays, with what lies between them."""
+
+        self.host = torch.empty(
+            stop + tail * torch.int64.itemsize,
+            dtype=torch.uint8,
+            pin_memory=device.type == "cuda",
+        )
+        """All of it, as it lies here."""
+
+        flat = self.host.numpy()
         self._arrays: dict[str, Any] = {
             name: flat[start:end].view(_DTYPES[dtype]).reshape(shape)
             for name, (start, end, shape, dtype) in self._places.items()
         }
+        self.tail: Int64 = flat[stop:].view(np.int64)
+        """[tail], not yet filled."""
 
     def int32(self, name: str) -> Int32:
         """The array of this name, not yet filled."""
@@ -58,34 +74,25 @@ class PackedArrays:
         array: Int64 = self._arrays[name]
         return array
 
-    def upload(self) -> dict[str, Tensor]:
-        """All arrays on the device; to be filled before."""
-        return self.views(self._host.to(self._device, non_blocking=True))
-
-    def on_host(self) -> dict[str, Tensor]:
-        """All arrays as tensors here."""
-        return self.views(self._host)
-
-    @property
-    def num_bytes(self) -> int:
-        """Of all arrays, with what lies between them."""
-        return len(self._host)
+    def upload(self) -> Tensor:
+        """All of it on the device, as bytes; to be filled before."""
+        return self.host.to(self._device, non_blocking=True)
 
     def views(self, memory: Tensor) -> dict[str, Tensor]:
-        """The arrays as they lie in other memory, a tensor of ``num_bytes`` bytes."""
+        """The arrays in memory that begins as ``host`` does."""
         return {
             name: memory[start:end].view(dtype).view(shape)
             for name, (start, end, shape, dtype) in self._places.items()
         }
 
-    def upload_to(self, memory: Tensor) -> None:
-        """Queue a copy of all arrays to memory whose :meth:`views` somebody keeps."""
-        memory.copy_(self._host, non_blocking=True)
+    def tail_of(self, memory: Tensor) -> Tensor:
+        """int64 [tail] in what ``host`` was copied to."""
+        return memory[self.num_bytes :].view(torch.int64)
 
     def to_bytes(self) -> bytes:
-        """All arrays as they lie here."""
-        return self._host.numpy().tobytes()
+        """All arrays as they lie here, without the tail."""
+        return self.host.numpy()[: self.num_bytes].tobytes()
 
     def take_bytes(self, data: memoryview) -> None:
         """Fill the arrays with what :meth:`to_bytes` gave of arrays of the same shapes."""
-        self._host.numpy()[:] = np.frombuffer(data, np.uint8)
+        self.host.numpy()[: self.num_bytes] = np.frombuffer(data, np.uint8)

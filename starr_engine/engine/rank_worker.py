@@ -43,7 +43,8 @@ def follow(channel: Channel, ranks: Ranks, device: torch.device) -> None:
         if executor is None:
             return
         while message := channel.receive():
-            executor.forward(StepBatch.of_other_rank(*read_message(message, device)))
+            batch = StepBatch.of_other_rank(*read_message(message, device))
+            executor.forward(executor.upload(batch))
     except BaseException as error:
         channel.answer(failed(error))
         raise

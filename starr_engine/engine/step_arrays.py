@@ -44,9 +44,17 @@ class StepArrays:
         device: Of the model.
         is_ahead: Whether it has rows of requests whose last step is not known; see
             :mod:`starr_engine.engine.carried_rows`.
+        num_facts: Integers behind the arrays, see ``StepBatch.facts``; no part of a message.
     """
 
-    def __init__(self, sizes: StepSizes, device: torch.device, *, is_ahead: bool = False) -> None:
+    def __init__(
+        self,
+        sizes: StepSizes,
+        device: torch.device,
+        *,
+        is_ahead: bool = False,
+        num_facts: int = 0,
+    ) -> None:
         rows, requests = (sizes.num_rows,), (sizes.num_requests,)
         bounds, scores = (sizes.num_requests + 1,), (sizes.num_scored,)
         self.sizes = sizes
@@ -72,6 +80,7 @@ class StepArrays:
             }
             | {name: (shape, torch.int64) for name, shape in ahead.items() if is_ahead},
             device,
+            tail=num_facts,
         )
 
     def rows(self) -> RowLayout:

@@ -9,14 +9,36 @@ from torch import Tensor
 
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.attention.windows import WindowView
+from starr_engine.decoding.carrying import Carried
 from starr_engine.engine.canvas_cache import PageCopy
 from starr_engine.engine.carried_rows import CarriedRows
 from starr_engine.engine.drifting import MeasuredRows
 from starr_engine.engine.feature_rows import FeatureRows
+from starr_engine.engine.graphs.recording import LoadedStep
 from starr_engine.engine.scheduler import RefusedRequest, ScheduledRequest
 from starr_engine.engine.step_arrays import StepArrays
 from starr_engine.models.base import CanvasRows
 from starr_engine.request import Positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedStep:
+    """Whose plans break no rule; R requests."""
+
+    entries: tuple[ScheduledRequest, ...]
+    """Who takes part."""
+
+    score_positions: tuple[Positions, ...]
+    """See ``StepBatch``, like the others."""
+
+    shadow_positions: tuple[Positions, ...]
+    refused: tuple[RefusedRequest, ...]
+    started_s: float
+
+    @property
+    def carried(self) -> Carried | None:
+        """What the step in front of this one leaves on the device, if it is not known yet."""
+        return next((entry.carried.carried for entry in self.entries if entry.carried), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +73,19 @@ class StepBatch:
     started_s: float
     """When its laying out began, of ``time.perf_counter``."""
 
+    facts: Tensor
+    """int64: what is known of the blocks, for the decoder; see ``KnownFacts``."""
+
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     """All of ``arrays``."""
 
     is_on_host: bool = False
-    """Whether all these tensors are still on the host, because a recording may copy them
-    elsewhere; see :meth:`uploaded`."""
+    """Whether all these tensors are still on the host, because a recording may take them in; see
+    :meth:`uploaded`."""
+
+    replay: LoadedStep | None = None
+    """The recording that holds the step; its tensors here are then still on the host, but for
+    ``facts``."""
 
     copies: tuple[PageCopy, ...] = ()
     """Pages to copy, in order, before any row is written."""
@@ -96,12 +125,15 @@ class StepBatch:
         return rows
 
     def uploaded(self) -> StepBatch:
-        """The same on the device."""
+        """The same on the device, by one copy."""
         if not self.is_on_host:
             return self
-        tensors = self.arrays.packed.upload()
+        packed = self.arrays.packed
+        memory = packed.upload()
+        tensors = packed.views(memory)
         return replace(
             self,
+            facts=packed.tail_of(memory),
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],
             logits_rows=tensors["logits_rows"],
@@ -121,8 +153,10 @@ class StepBatch:
     @classmethod
     def of_other_rank(cls, arrays: StepArrays, copies: tuple[PageCopy, ...]) -> StepBatch:
         """The batch of a rank that owns no requests: enough for the forward."""
-        tensors = arrays.packed.upload()
+        memory = arrays.packed.upload()
+        tensors = arrays.packed.views(memory)
         return cls(
+            facts=arrays.packed.tail_of(memory),
             entries=(),
             input_ids=tensors["input_ids"],
             positions=tensors["positions"],

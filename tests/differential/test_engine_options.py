@@ -18,7 +18,7 @@ from starr_engine.decoding import decoder as decoding
 from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.decoding.group import Doubts
 from starr_engine.decoding.stacking import StackedRow, cut, join
-from starr_engine.decoding.transfer import pack, unpack, upload_columns
+from starr_engine.decoding.transfer import pack, unpack
 from starr_engine.engine.engine import Engine
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.thread import EngineThread, Event
@@ -128,10 +128,12 @@ def test_a_group_that_stays_together_costs_no_cutting_and_joining(folder: Path) 
             )  # fmt: skip
         engine.step()
         engine.step()
-        laid_out = engine.batcher.build(engine.scheduler.schedule())
-        logits = engine.executor.forward(laid_out)
+        step = engine.batcher.check(engine.scheduler.schedule())
+        known = engine.decoder.prepare(step)
+        batch = engine.executor.upload(engine.batcher.lay_out(step, known.facts))
+        logits = engine.executor.forward(batch)
         with profile(activities=[ProfilerActivity.CPU]) as found:
-            engine.decoder.wait(engine.decoder.decide(laid_out, logits))
+            engine.decoder.wait(engine.decoder.decide(known, batch.facts, logits))
         return sum(event.count for event in found.key_averages() if "::" in event.key)
 
     assert count(6, stacked=True) == count(1, stacked=True)
@@ -171,9 +173,6 @@ def test_what_goes_down_in_one_copy_comes_out_as_it_was() -> None:
     for name, tensor in tensors.items():
         assert arrays[name].shape == tuple(tensor.shape)
         assert arrays[name].tolist() == tensor.tolist()
-    bools, ids = upload_columns([arrays["bools"], arrays["ids"]], torch.device("cpu"))
-    assert bools.tolist() == [1, 0, 1]
-    assert ids.tolist() == [1 << 40, -1, 3]
 
 
 def events_of(folder: Path, *, overlap: bool) -> dict[str, list[tuple[Any, ...]]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from starr_engine.attention.base import ATTENTION_BACKENDS
 from starr_engine.attention.reference import ReferenceAttention
@@ -68,6 +71,32 @@ def test_what_a_step_costs_in_calls(
         step = Step(lengths, shape(4, 2, 64, torch.float32, "cpu", page_size))
         step.run_on(ATTENTION_BACKENDS.get(backend)(step.shape))
         assert Counter(calls) == Counter(wanted)
+
+
+@pytest.mark.parametrize("backend", ["flash_attn", "torch_varlen"])
+@pytest.mark.parametrize("page_size", [8, 256])
+def test_a_step_of_one_kind_needs_no_more_than_what_was_uploaded(
+    page_size: int, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_package(backend, monkeypatch)
+    uploads: list[int] = []
+
+    def upload(array: NDArray[Any], device: torch.device) -> Tensor:
+        uploads.append(array.size)
+        return torch.from_numpy(array).to(device)
+
+    for module in ("sequences", "varlen"):
+        monkeypatch.setattr(f"starr_engine.attention.{module}.upload", upload)
+    for lengths, is_more in (
+        ([paged(8, n) for n in (20, 40, 300)], False),
+        ([fresh(7), fresh(7), fresh(9)], False),
+        ([paged(8, 20), fresh(7)], True),
+        ([causal(paged(16, 24), 8)], True),
+    ):
+        uploads.clear()
+        step = Step(lengths, shape(4, 2, 64, torch.float32, "cpu", page_size))
+        step.run_on(ATTENTION_BACKENDS.get(backend)(step.shape))
+        assert bool(uploads) == is_more
 
 
 def test_torch_reads_pages_of_any_size_once_flash_attention_3_is_active(

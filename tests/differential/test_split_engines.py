@@ -138,9 +138,9 @@ def test_nothing_but_settings_and_batches_crosses(tmp_path: Path) -> None:
 
 def test_arrays_are_the_same_once_they_have_travelled() -> None:
     sizes = StepSizes(num_rows=5, num_requests=2, num_read_rows=9, max_pages=3, num_scored=1)
-    sent = StepArrays(sizes, torch.device("cpu"))
+    sent = StepArrays(sizes, torch.device("cpu"), num_facts=7)
     number = itertools.count()
-    names = [*sent.packed.upload()]
+    names = [*sent.packed.views(sent.packed.upload())]
     for name in names:
         array = sent.packed._arrays[name]
         array[...] = np.reshape([next(number) for _ in range(array.size)], array.shape)
@@ -148,8 +148,8 @@ def test_arrays_are_the_same_once_they_have_travelled() -> None:
     for each in (copies, ()):
         got, got_copies = read_message(sent.message(each), torch.device("cpu"))
         assert got_copies == each
-        tensors = got.packed.upload()
-        for name, tensor in sent.packed.upload().items():
+        tensors = got.packed.views(got.packed.upload())
+        for name, tensor in sent.packed.views(sent.packed.upload()).items():
             assert tensors[name].dtype == tensor.dtype
             assert torch.equal(tensors[name], tensor)
 

@@ -182,7 +182,7 @@ def test_recorded_steps_take_what_is_carried(bidirectional: Path) -> None:
 def test_a_step_is_launched_before_the_last_one_is_waited_for(bidirectional: Path) -> None:
     engine = make_engine(bidirectional, ahead=True)
     log: list[str] = []
-    build, wait = engine.batcher.build, engine.decoder.wait
+    build, wait = engine.batcher.check, engine.decoder.wait
 
     def built(schedule: Any) -> Any:
         log.append("build")
@@ -198,7 +198,7 @@ def test_a_step_is_launched_before_the_last_one_is_waited_for(bidirectional: Pat
     )  # fmt: skip
     engine.add_request([5, 6], params)
     with (
-        mock.patch.object(engine.batcher, "build", built),
+        mock.patch.object(engine.batcher, "check", built),
         mock.patch.object(engine.decoder, "wait", waited),
     ):
         while engine.has_unfinished:

@@ -57,6 +57,10 @@ def test_every_request_with_rows_is_in_one_part_and_every_row_in_one_sequence(
         ]
         assert seen == [(owner, count) for owner in part for count in step[owner].visible]
         assert not any(step[owner].shadow_len for owner in part)
+        if sequences.bounds is not None:
+            expected = sequences.cumulative().tolist()
+            assert [bounds.tolist() for bounds in sequences.bounds] == expected
+            assert part == tuple(range(len(step)))
 
 
 @pytest.mark.parametrize("backend", KERNELS)

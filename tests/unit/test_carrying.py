@@ -45,9 +45,9 @@ def decided(ids: Any, scored: Any, logits: torch.Tensor, **known: Any) -> tuple[
         mask_token_id=MASK, step=2, num_left=3, num_masks=8, seed=1, score_offsets=scored, **fields,
     )  # fmt: skip
     present = torch.from_numpy(AFTER[scored].astype(np.int64))
-    rows = QueuedRows(
-        GroupedRows([row], logits.device), score_rows(logits, present, MASK, []), logits
-    )
+    grouped = GroupedRows([row])
+    facts = grouped.facts.upload(logits.device)
+    rows = QueuedRows(grouped, facts, score_rows(logits, present, MASK, []), logits)
     return policy.views[0], rows
 
 

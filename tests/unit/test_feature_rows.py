@@ -15,6 +15,7 @@ from starr_engine.cache.base import CacheDefaults, CacheView, StepKind, StepPlan
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
 from starr_engine.cache.rows import RowRanges
+from starr_engine.decoding.facts import KnownFacts
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.decoding.policies.wino import WinoPolicy
 from starr_engine.engine.batching import Batcher
@@ -125,7 +126,7 @@ def test_partial_rows_need_features_and_pages_and_see_everything(pool: PagePool)
 def build(*entries: ScheduledRequest) -> StepBatch:
     canvases = CanvasCache(PagePool(2, PAGE), max_entries=0)
     batcher = Batcher(PAGE, MASK, CPU, None, canvases, max_num_batched_tokens=100)
-    return batcher.build(Schedule(entries=entries))
+    return batcher.lay_out(batcher.check(Schedule(entries=entries)), KnownFacts([]))
 
 
 def test_a_refused_plan_is_left_out_and_the_others_are_laid_out(pool: PagePool) -> None:

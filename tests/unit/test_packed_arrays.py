@@ -17,7 +17,8 @@ SHAPES = {
 
 
 def filled(device: str) -> tuple[PackedArrays, dict[str, np.ndarray]]:
-    packed = PackedArrays(SHAPES, torch.device(device))
+    packed = PackedArrays(SHAPES, torch.device(device), tail=3)
+    packed.tail[:] = [-1, 7, 1 << 40]
     wanted = {}
     for at, (name, (shape, dtype)) in enumerate(SHAPES.items()):
         array = packed.int64(name) if dtype == torch.int64 else packed.int32(name)
@@ -30,7 +31,9 @@ def filled(device: str) -> tuple[PackedArrays, dict[str, np.ndarray]]:
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_each_tensor_holds_what_its_array_was_filled_with(device: str) -> None:
     packed, wanted = filled(device)
-    tensors = packed.upload()
+    memory = packed.upload()
+    assert packed.tail_of(memory).tolist() == [-1, 7, 1 << 40]
+    tensors = packed.views(memory)
     assert list(tensors) == list(SHAPES)
     for name, (_, dtype) in SHAPES.items():
         assert tensors[name].dtype == dtype
@@ -41,6 +44,8 @@ def test_each_tensor_holds_what_its_array_was_filled_with(device: str) -> None:
 
 def test_on_a_cpu_nothing_is_copied() -> None:
     packed, _ = filled("cpu")
-    tensors = packed.upload()
+    memory = packed.upload()
     packed.int32("odd")[0] = 77
-    assert tensors["odd"][0] == 77
+    packed.tail[0] = 78
+    assert packed.views(memory)["odd"][0] == 77
+    assert packed.tail_of(memory)[0] == 78

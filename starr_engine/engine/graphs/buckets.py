@@ -15,6 +15,7 @@ from typing import Final
 from starr_engine.attention.base import AttentionMetadata
 from starr_engine.attention.sequences import Sequences, sequences_of
 from starr_engine.cache.base import StepKind
+from starr_engine.engine.graphs.recording import Bucket
 from starr_engine.engine.step_batch import StepBatch
 
 ROWS_EACH: Final = (4, 8, 16, 24, 32, 48, 64, 96, 128)
@@ -43,25 +44,6 @@ EAGER_REASONS: Final[Mapping[str, Callable[[StepBatch], bool]]] = {
     "a request reads rows with gaps": lambda batch: not _reads_prefixes(batch.attention),
 }
 """Why no recording can serve a step, whatever its size, and how one tells."""
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Bucket:
-    """The size of a recording."""
-
-    num_sequences: int
-    """N."""
-
-    rows_each: int
-    """Q."""
-
-    num_pages: int
-    """W."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the forward."""
-        return self.num_sequences * self.rows_each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

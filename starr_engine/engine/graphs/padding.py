@@ -11,13 +11,13 @@ import torch
 
 from starr_engine.attention.sequences import Sequences
 from starr_engine.engine.carried_rows import KNOWN, NOT_KEPT
-from starr_engine.engine.graphs.buckets import Bucket
+from starr_engine.engine.graphs.recording import Bucket
 from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.step_arrays import StepArrays
 
 
-def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
-    """The arrays that a recording reads, not yet filled.
+def grid_arrays(bucket: Bucket, device: torch.device, num_facts: int = 0) -> PackedArrays:
+    """The arrays that a recording reads, not yet filled, and ``StepBatch.facts`` behind them.
 
     ``row_sources`` and ``row_owners`` are read in front of it, see ``CarriedRows``.
     """
@@ -37,6 +37,7 @@ def grid_arrays(bucket: Bucket, device: torch.device) -> PackedArrays:
             "cu_query": (bounds, torch.int32),
         },
         device,
+        tail=num_facts,
     )
 
 
@@ -69,6 +70,7 @@ def fill_grid(
 
     Every sequence begins a line of the grid; what is left of a line, and lines that are left, are
     padding. ``logits_rows`` are the step's, on the grid; behind the step's M are those of padding.
+    The step's facts stay as they are.
 
     Args:
         grid: Of :func:`grid_arrays`.
@@ -79,6 +81,7 @@ def fill_grid(
     """
     fill_padding(grid, bucket, pad_id)
     count, packed = len(sequences.owners), step.packed
+    grid.tail[:] = packed.tail
     lens = np.array(sequences.query_lens, np.int64)
     shift = np.arange(count) * bucket.rows_each - (np.cumsum(lens) - lens)
     places = np.arange(lens.sum()) + np.repeat(shift, lens)

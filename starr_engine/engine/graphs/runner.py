@@ -4,57 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from starr_engine.attention.fixed import FixedAttention, FixedLayout, RecordableBackend
+from starr_engine.attention.fixed import FixedLayout, RecordableBackend
 from starr_engine.cache.pool import KVPool
 from starr_engine.engine.carried_rows import CarriedRows
-from starr_engine.engine.graphs.buckets import Bucket, BucketRule, eager_reason, step_sequences
+from starr_engine.engine.graphs.buckets import BucketRule, eager_reason, step_sequences
 from starr_engine.engine.graphs.padding import fill_grid, fill_padding, grid_arrays
 from starr_engine.engine.graphs.recorder import Recorder, Run
+from starr_engine.engine.graphs.recording import Bucket, LoadedStep, Recording
 from starr_engine.engine.packed_arrays import PackedArrays
 from starr_engine.engine.step_batch import StepBatch
 from starr_engine.models.base import DiffusionModel
 
 _TOLERANCE: Final = 0.05
 """Of the largest value: a replay that went wrong is off by more, and rounding by less."""
-
-
-class Replayed(NamedTuple):
-    """What a replay has left; to be read before the next one, on the same stream."""
-
-    hidden: Tensor
-    """[N * Q, hidden size] after the final norm."""
-
-    logits_rows: Tensor
-    """[M] int64, the step's scored rows in it."""
-
-
-def _nothing() -> None:
-    """What an unfinished recording replays."""
-
-
-@dataclass(slots=True)
-class _Recording:
-    memory: Tensor
-    """What a step uploads, at the same address each time."""
-
-    inputs: dict[str, Tensor]
-    """Views of it."""
-
-    attention: FixedAttention
-    replay: Run = _nothing
-
-    def load(self, grid: PackedArrays, carried: CarriedRows | None) -> None:
-        """Give it another step."""
-        grid.upload_to(self.memory)
-        if carried is not None:
-            carried.put_rows(self.inputs)
-        self.attention.prepare(grid.int32("key_lens"), grid.int32("page_table"))
 
 
 class GraphRunner:
@@ -86,7 +53,7 @@ class GraphRunner:
         self._kv_pool = kv_pool
         self._backend = backend
         self._record = recorder
-        self._recordings: dict[Bucket, _Recording] = {}
+        self._recordings: dict[Bucket, Recording] = {}
         self._hidden: Tensor | None = None
         self._failure: str | None = None
         self.rule = rule
@@ -97,31 +64,45 @@ class GraphRunner:
         self.eager: Counter[str] = Counter()
         """Steps that were not, by the reason."""
 
-    def run(self, batch: StepBatch) -> Replayed | None:
-        """Replay a step; None if it has to run eagerly, and ``eager`` then says why."""
-        found = self._failure or eager_reason(batch) or self._replay(batch)
+    def load(self, batch: StepBatch) -> LoadedStep | None:
+        """Upload a step into its recording; None if it has to run eagerly, as ``eager`` counts."""
+        found = self._failure or eager_reason(batch) or self._load(batch)
         if isinstance(found, str):
             self.eager[found] += 1
             return None
         return found
 
-    def _replay(self, batch: StepBatch) -> Replayed | str:
+    def run(self, step: LoadedStep) -> Tensor:
+        """Replay the step that was loaded last.
+
+        Returns:
+            [N * Q, hidden size] after the final norm; to be read before the next one is loaded, on
+            the same stream.
+        """
+        step.recording.replay()
+        self.replays[step.bucket] += 1
+        return self._room()[: step.bucket.num_rows]
+
+    def _load(self, batch: StepBatch) -> LoadedStep | str:
         sequences = step_sequences(batch.attention)
         bucket = self.rule.fit(sequences)
         if isinstance(bucket, str):
             return bucket
-        grid = grid_arrays(bucket, self._kv_pool.pages.device)
+        grid = grid_arrays(bucket, self._kv_pool.pages.device, batch.arrays.packed.tail.size)
         fill_grid(grid, bucket, sequences, batch.arrays, self._pad_id)
+        uploaded = grid.upload()
         known = self._recordings.get(bucket)
-        recording = known or self._try(bucket, grid, batch.carried)
+        recording = known or self._try(bucket, grid, uploaded, batch.carried)
         if isinstance(recording, str):
             return recording
         if known is not None:
-            known.load(grid, batch.carried)
-        recording.replay()
-        self.replays[bucket] += 1
-        hidden = self._room()[: bucket.num_rows]
-        return Replayed(hidden, recording.inputs["logits_rows"][: len(batch.logits_rows)])
+            known.load(grid, uploaded, batch.carried)
+        return LoadedStep(
+            bucket=bucket,
+            recording=recording,
+            facts=grid.tail_of(uploaded),
+            num_scored=len(batch.logits_rows),
+        )
 
     @torch.inference_mode()
     def record(self, longest: int) -> None:
@@ -129,31 +110,34 @@ class GraphRunner:
         for bucket in self.rule.usual(longest):
             grid = grid_arrays(bucket, self._kv_pool.pages.device)
             fill_padding(grid, bucket, self._pad_id)
-            if self._failure is not None or isinstance(self._try(bucket, grid, None), str):
+            if self._failure is not None:
+                return
+            if isinstance(self._try(bucket, grid, grid.upload(), None), str):
                 return
 
     def _try(
-        self, bucket: Bucket, grid: PackedArrays, carried: CarriedRows | None
-    ) -> _Recording | str:
+        self, bucket: Bucket, grid: PackedArrays, uploaded: Tensor, carried: CarriedRows | None
+    ) -> Recording | str:
         """The recording of a bucket, or why there will be none any more."""
         try:
-            recording = self._recordings[bucket] = self._make(bucket, grid, carried)
+            recording = self._make(bucket, grid, uploaded, carried)
         except Exception as error:  # whatever a kernel's package may raise
             return self._give_up(f"{type(error).__name__}: {error}")
+        self._recordings[bucket] = recording
         return recording
 
-    def _make(self, bucket: Bucket, grid: PackedArrays, carried: CarriedRows | None) -> _Recording:
+    def _make(
+        self, bucket: Bucket, grid: PackedArrays, uploaded: Tensor, carried: CarriedRows | None
+    ) -> Recording:
         """The recording of a bucket, made of a step that is on the grid."""
-        device = next(self._model.parameters()).device
-        memory = torch.empty(grid.num_bytes, dtype=torch.uint8, device=device)
-        grid.upload_to(memory)
+        memory = uploaded[: grid.num_bytes].clone()
         inputs = grid.views(memory)
-        recording = _Recording(memory, inputs, self._backend.fixed(_layout(bucket, inputs)))
-        recording.load(grid, carried)
+        recording = Recording(memory, inputs, self._backend.fixed(_layout(bucket, inputs)))
+        recording.load(grid, uploaded, carried)
         recording.replay = self._recorded(bucket, recording)
         return recording
 
-    def _recorded(self, bucket: Bucket, recording: _Recording) -> Run:
+    def _recorded(self, bucket: Bucket, recording: Recording) -> Run:
         """The replay, held to what the step gives without it; a step may run any number of times.
 
         Raises:
@@ -174,7 +158,7 @@ class GraphRunner:
             raise RuntimeError(f"the replay of {bucket} is off by {float(error):.3g}")
         return replay
 
-    def _forward(self, bucket: Bucket, recording: _Recording) -> None:
+    def _forward(self, bucket: Bucket, recording: Recording) -> None:
         inputs, pool = recording.inputs, self._kv_pool
 
         def attention(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
