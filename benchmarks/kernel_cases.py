@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from starr_engine import ops
+from starr_engine.splitmix import WEYL, mix
 
 LLADA_VOCABULARY = 126_464
 LOGITS = ((32, LLADA_VOCABULARY), (512, LLADA_VOCABULARY), (32, 2_048), (512, 2_048))
 # A baseline holds the logits, their probabilities and a product of the two, in float32 at most.
 BYTES_PER_LOGIT = 12
+# The logits, and noise and their sum in float64.
+BYTES_PER_DRAWN_LOGIT = 32
 # KV heads of 128 numbers in LLaDA-8B, whose features are as wide, and in Qwen3-8B.
 HEADS = (32, 8)
 HEAD_DIM, PAGE_SIZE = 128, 16
@@ -40,6 +43,7 @@ def all_cases(device: torch.device) -> Iterator[Case]:
     for dtype in (torch.float32, torch.bfloat16):
         for rows, vocabulary in LOGITS:
             yield _logits(device, dtype, rows, vocabulary)
+            yield _draws(device, dtype, rows, vocabulary)
         for heads in HEADS:
             yield from _pages(device, dtype, heads)
     for segments, length in SEGMENTS:
@@ -70,6 +74,29 @@ def _logits(device: torch.device, dtype: torch.dtype, rows: int, vocabulary: int
     return Case(
         op="logits_statistics", shape=f"{rows} x {vocabulary}", dtype=dtype,
         bytes_needed=rows * vocabulary * BYTES_PER_LOGIT, make=make,
+    )  # fmt: skip
+
+
+def _float64_gumbel(logits: Tensor) -> Tensor:
+    """As the published samplers of LLaDA and Dream draw: noise for every token, in float64."""
+    noise = torch.rand_like(logits, dtype=torch.float64)
+    return (logits.double() - torch.log(-torch.log(noise))).argmax(-1)
+
+
+def _draws(device: torch.device, dtype: torch.dtype, rows: int, vocabulary: int) -> Case:
+    def make() -> dict[str, Callable[[], object]]:
+        count = 2 if rows * vocabulary > 10**7 else 8
+        turns = cycle([(torch.randn(rows, vocabulary) * 4).to(device, dtype) for _ in range(count)])
+        at = torch.arange(rows, device=device)
+        keys, temperatures = mix(at * WEYL), torch.ones(rows, dtype=torch.float64, device=device)
+        return {
+            "gumbel_argmax": lambda: ops.gumbel_argmax(next(turns), at, keys, temperatures),
+            "torch: float64 Gumbel noise": lambda: _float64_gumbel(next(turns)),
+        }
+
+    return Case(
+        op="gumbel_argmax", shape=f"{rows} x {vocabulary}", dtype=dtype,
+        bytes_needed=rows * vocabulary * BYTES_PER_DRAWN_LOGIT, make=make,
     )  # fmt: skip
 
 

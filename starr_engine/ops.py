@@ -262,6 +262,34 @@ def logits_statistics(logits: Tensor, forbidden_token: int = -1) -> LogitsStatis
     return LogitsStatistics(*_OPS.logits_statistics.default(logits, forbidden_token))
 
 
+def gumbel_argmax(
+    logits: Tensor, rows: Tensor, keys: Tensor, temperatures: Tensor, forbidden_token: int = -1
+) -> Tensor:
+    """Tokens drawn from rows of logits: the largest of logit + temperature * Gumbel noise.
+
+    The Gumbel-max trick (Gumbel 1954; Maddison and others, arXiv 1411.0030) in float64, in one pass
+    over each row. The noise of a token is ``ops_reference.gumbel`` of the row's key, the same on
+    every device. No [D, V] temporary is made, and logarithms are taken only of what may still win.
+
+    Args:
+        logits: [M, V] float32 or bfloat16; each row is contiguous, rows may lie apart.
+        rows: [D] int64, of each draw.
+        keys: [D] int64: what a draw's noise is hashed from.
+        temperatures: [D] float64, at least 0.
+        forbidden_token: Never drawn; -1 for none.
+
+    Returns:
+        [D] int64: of equals the lowest index. Logits of -inf and NaN are not drawn, and 0 is
+        returned where there is nothing else.
+
+    Raises:
+        RuntimeError: A shape, dtype or stride is not as above or, on the CPU, one of ``rows`` is
+            not one of the logits.
+    """
+    tokens: Tensor = _OPS.gumbel_argmax.default(logits, forbidden_token, rows, keys, temperatures)
+    return tokens
+
+
 def starr_decide(
     candidates: Tensor,
     confidence: Tensor,

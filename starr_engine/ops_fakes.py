@@ -55,6 +55,12 @@ def _logits_statistics(
     return logits.new_empty(rows, dtype=torch.int64), top1, top2, entropy, log_normalizer
 
 
+def _gumbel_argmax(
+    logits: Tensor, forbidden_token: int, rows: Tensor, keys: Tensor, temperatures: Tensor
+) -> Tensor:
+    return torch.empty_like(rows)
+
+
 def _starr_decide(
     candidates: Tensor,
     confidence: Tensor,
@@ -96,6 +102,7 @@ _FAKES: Final[dict[str, Callable[..., Any]]] = {
     "row_similarity": _row_similarity,
     "select_lowest": _select_lowest,
     "logits_statistics": _logits_statistics,
+    "gumbel_argmax": _gumbel_argmax,
     "starr_decide": _starr_decide,
     "starr_step": _starr_step,
 }

@@ -6,11 +6,15 @@ Same names, arguments and results as ``starr_engine.ops``, on any device.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
 
+from starr_engine.splitmix import WEYL, mix, shift_right
 from starr_engine.starr_types import StarrDecision, StarrRule, StarrScores, StarrState
+
+_UNIFORM_BITS: Final = 52
 
 
 def store_kv(
@@ -104,6 +108,36 @@ def logits_statistics(
     top = probabilities.topk(min(2, x.shape[-1]), dim=-1).values
     top2 = top[:, 1] if x.shape[-1] > 1 else top[:, 0] * 0
     return candidate, top[:, 0], top2, entropy, log_normalizer
+
+
+def gumbel(keys: Tensor, vocab_size: int) -> Tensor:
+    """Gumbel noise -log(-log u) of every token, u from SplitMix64.
+
+    Args:
+        keys: [D] int64, the generator's states.
+        vocab_size: V.
+
+    Returns:
+        [D, V] float64; token v has output number v.
+    """
+    steps = torch.arange(1, vocab_size + 1, device=keys.device) * WEYL
+    bits = mix(keys[:, None] + steps)
+    uniform = (shift_right(bits, 64 - _UNIFORM_BITS).double() + 0.5) * 2.0**-_UNIFORM_BITS
+    return -torch.log(-torch.log(uniform))
+
+
+def gumbel_argmax(
+    logits: Tensor, rows: Tensor, keys: Tensor, temperatures: Tensor, forbidden_token: int = -1
+) -> Tensor:
+    """Tokens [D] drawn from ``rows`` [D] of ``logits`` [M, V], as the noise of ``keys`` [D] has it.
+
+    ``temperatures`` [D] are float64.
+    """
+    allowed = logits[rows].double()
+    if forbidden_token >= 0:
+        allowed[:, forbidden_token] = -torch.inf
+    allowed = allowed.masked_fill(allowed.isnan(), -torch.inf)
+    return (allowed + temperatures[:, None] * gumbel(keys, logits.shape[1])).argmax(-1)
 
 
 def starr_step(

@@ -11,7 +11,7 @@ from starr_engine.decoding.bad_words import BadWordGuard
 from starr_engine.decoding.base import RemaskingPolicy
 from starr_engine.decoding.carrying import CarriedRow
 from starr_engine.decoding.exit.base import ExitRule
-from starr_engine.decoding.scores import Noise
+from starr_engine.decoding.noise import Noise
 from starr_engine.decoding.stacking import RowState
 from starr_engine.outputs import TokenLogprob
 from starr_engine.trace import PositionTrace

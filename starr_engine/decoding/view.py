@@ -11,8 +11,9 @@ from torch import Tensor
 from starr_engine.decoding.base import BlockView, RemaskingPolicy
 from starr_engine.decoding.eos_last import flatten, late_rows, postpone
 from starr_engine.decoding.facts import BlockFacts
+from starr_engine.decoding.noise import add_gumbel
 from starr_engine.decoding.rows import DecodingRow, Member
-from starr_engine.decoding.scores import Scores, add_gumbel
+from starr_engine.decoding.scores import Scores
 from starr_engine.decoding.transfer import upload
 
 

@@ -16,8 +16,9 @@ from starr_engine.decoding.decoder import GroupedRows, QueuedRows
 from starr_engine.decoding.facts import KnownFacts
 from starr_engine.decoding.logits import OutputCanvas
 from starr_engine.decoding.logprobs import token_logprobs
+from starr_engine.decoding.noise import Noise, drawn_columns, drawn_rows, row_keys
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
-from starr_engine.decoding.scores import Noise, fused_statistics, plain_statistics, score_rows
+from starr_engine.decoding.scores import fused_statistics, plain_statistics, score_rows
 from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
@@ -91,12 +92,13 @@ class Decoder:
     def prepare(self, step: CheckedStep) -> PreparedRows:
         """Who is decided with whom, and what deciding has to know: all before the forward."""
         members = _members(step)
-        noise = [_noise(member) for member in members]
-        rows = [self._row(member, draw) for member, draw in zip(members, noise, strict=True)]
+        noise = _noise(members)
+        rows = [self._row(member, noise.get(n)) for n, member in enumerate(members)]
+        drawing = list(noise.values())
         return PreparedRows(
             members=members,
-            drawing=[draw for draw in noise if draw is not None],
-            rows=GroupedRows(rows, *_present(step, members)),
+            drawing=drawing,
+            rows=GroupedRows(rows, *drawn_columns(drawing), *_present(step, members)),
             carried=step.carried,
         )
 
@@ -114,10 +116,13 @@ class Decoder:
         members, drawing, grouped = prepared.members, prepared.drawing, prepared.rows
         logits = self._obey(members, logits)
         statistics = fused_statistics if self._options.fused_statistics else plain_statistics
-        known, (present, *sources) = grouped.facts.read(facts)
+        known, others = grouped.facts.read(facts)
+        drawn, (present, *sources) = drawn_rows(*others[:3]), others[3:]
         if prepared.carried is not None:
             present = put(present, prepared.carried.token_ids, *sources)
-        scores = score_rows(logits, present, self._mask_token_id, drawing, statistics=statistics)
+        scores = score_rows(
+            logits, present, self._mask_token_id, drawing, drawn, statistics=statistics
+        )
         queued = QueuedRows(grouped, known, scores, logits, stacked=self._options.stacked_states)
         return QueuedDecisions(members, logits, queued)
 
@@ -254,18 +259,33 @@ def _present(step: CheckedStep, members: Sequence[_Member]) -> list[NDArray[np.i
     return [present, np.concatenate([*sources, _NOTHING])]
 
 
-def _noise(member: _Member) -> Noise | None:
-    request = member.running.request
-    params = request.params
-    if params.temperature == 0:
-        return None
-    return Noise(
-        rows=member.rows,
-        offsets=member.positions - request.canvas.block_start,
-        temperature=params.temperature,
-        seed=params.seed,
-        step=request.num_forwards + (member.carried is not None),
-        top_p=params.top_p,
-        top_k=params.top_k,
-        min_p=params.min_p,
+def _noise(members: Sequence[_Member]) -> dict[int, Noise]:
+    """By the place of each member that samples."""
+    drawing = {
+        n: member for n, member in enumerate(members) if member.running.request.params.temperature
+    }
+    if not drawing:
+        return {}
+    counts = [len(member.positions) for member in drawing.values()]
+    requests = [member.running.request for member in drawing.values()]
+    steps = [
+        member.running.request.num_forwards + (member.carried is not None)
+        for member in drawing.values()
+    ]
+    keys = row_keys(
+        np.repeat([request.params.seed for request in requests], counts),
+        np.repeat(steps, counts),
+        np.concatenate([member.positions - member.block_start for member in drawing.values()]),
     )
+    pieces = np.split(keys, np.cumsum(counts)[:-1])
+    return {
+        n: Noise(
+            rows=member.rows,
+            keys=own,
+            temperature=request.params.temperature,
+            top_p=request.params.top_p,
+            top_k=request.params.top_k,
+            min_p=request.params.min_p,
+        )
+        for (n, member), request, own in zip(drawing.items(), requests, pieces, strict=True)
+    }

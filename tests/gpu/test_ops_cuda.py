@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from starr_engine import ops
-from tests.helpers import op_cases
+from tests.helpers import gumbel_cases, op_cases
 
 pytestmark = pytest.mark.gpu
 CUDA = torch.device("cuda")
@@ -53,6 +53,23 @@ def test_logits_statistics_of_rows_that_lie_apart(dtype: torch.dtype) -> None:
 
 def test_logits_statistics_of_a_row_do_not_depend_on_the_other_rows() -> None:
     op_cases.check_rows_are_independent(CUDA)
+
+
+@pytest.mark.parametrize("forbidden", gumbel_cases.FORBIDDEN)
+@pytest.mark.parametrize("dtype", gumbel_cases.DTYPES)
+@pytest.mark.parametrize("shape", gumbel_cases.SHAPES)
+def test_gumbel_argmax_draws_what_the_reference_draws(
+    shape: tuple[int, int], dtype: torch.dtype, forbidden: int
+) -> None:
+    gumbel_cases.check_shape(CUDA, shape, dtype, forbidden)
+
+
+def test_gumbel_argmax_of_flat_odd_and_strided_rows() -> None:
+    gumbel_cases.check_flat_rows(CUDA)
+    gumbel_cases.check_odd_rows(CUDA)
+    gumbel_cases.check_rows_apart(CUDA)
+    gumbel_cases.check_no_draws(CUDA)
+    gumbel_cases.check_registration(CUDA)
 
 
 @pytest.mark.parametrize("case", op_cases.OPCHECK_CASES)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from starr_engine import LLM, BlockOutput, ConfigError, RequestError, RequestOutput, SamplingParams
-from starr_engine.decoding import scores
 from tests.helpers.checkpoints import MASK_TOKEN_ID
 from tests.helpers.engines import (
     as_prompts,
@@ -122,24 +121,6 @@ def test_the_same_seed_gives_the_same_tokens_whatever_shares_the_batch(llm: LLM)
     assert crowd[0].token_ids == alone.token_ids
     [other] = llm.generate(prompt, small(temperature=20.0, seed=6, remasking="low_confidence"))
     assert other.token_ids != alone.token_ids
-
-
-def test_large_seeds_do_not_repeat_the_noise_of_small_ones() -> None:
-    # 2**32 + 5 in 32-bit words is 5, 1: as a list it would be seed 5 at step 1.
-    draws = [
-        scores.gumbel_noise(np.arange(1), 8, seed=seed, step=step)
-        for seed in (5, 2**32 + 5, 2**63 - 1)
-        for step in (0, 1)
-    ]
-    assert len({tuple(draw[0].tolist()) for draw in draws}) == len(draws)
-
-
-def test_the_noise_of_a_position_is_its_own_whatever_else_is_scored() -> None:
-    whole = scores.gumbel_noise(np.arange(6), 5, seed=3, step=2)
-    some = scores.gumbel_noise(np.array([1, 4]), 5, seed=3, step=2)
-    assert torch.equal(some, whole[[1, 4]])
-    assert len(whole.unique()) == whole.numel()
-    assert scores.gumbel_noise(np.arange(0), 5, seed=3, step=2).shape == (0, 5)
 
 
 def test_stop_tokens_end_after_their_block_and_are_not_shown(llm: LLM) -> None:

@@ -15,7 +15,15 @@ PACKAGE = Path(__file__).parents[2] / "starr_engine"
 LEVELS = (
     {"params", "config", "outputs", "errors", "registry", "request", "tokenization", "trace"}
     | {"tokenizer_files"}
-    | {"sampling_checks", "unsupported", "samples", "infilling", "starr_types", "ops_fakes"}
+    | {
+        "sampling_checks",
+        "unsupported",
+        "samples",
+        "infilling",
+        "starr_types",
+        "ops_fakes",
+        "splitmix",
+    }
     | {"memory_size", "prompts", "environment"},
     {"ops", "ops_reference", "_core"},
     {"layers"},

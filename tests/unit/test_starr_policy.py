@@ -13,12 +13,13 @@ from starr_engine import ops_reference
 from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
 from starr_engine.decoding.decoder import decide_rows
 from starr_engine.decoding.guarantee import guarantee_progress
+from starr_engine.decoding.noise import Noise, row_keys
 from starr_engine.decoding.policies.low_confidence import LowConfidencePolicy
 from starr_engine.decoding.policies.starr import StarrPolicy
 from starr_engine.decoding.policies.starr_cosine import cosine_deviance
 from starr_engine.decoding.policies.threshold import ThresholdPolicy
 from starr_engine.decoding.rows import DecodingRow, RowDecision
-from starr_engine.decoding.scores import Noise, score_rows
+from starr_engine.decoding.scores import score_rows
 from starr_engine.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -243,7 +244,7 @@ def test_the_view_has_the_models_logit_of_every_candidate_with_and_without_noise
     offsets = np.array([0, 1, 2, 4, 5])
     for temperature in (0.0, 5.0):
         spy = _Spy()
-        noise = Noise(rows=slice(0, 5), offsets=offsets, temperature=temperature, seed=1, step=0)
+        noise = Noise(rows=slice(0, 5), keys=row_keys(1, 0, offsets), temperature=temperature)
         draws = [noise] if temperature > 0 else []
         scores = score_rows(logits, torch.from_numpy(ids[offsets]).long(), VOCAB - 1, draws)
         row = DecodingRow(

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import MinPLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
-from starr_engine.decoding.scores import Noise, score_rows, truncate
+from starr_engine.decoding.noise import Noise, row_keys, truncate
+from starr_engine.decoding.scores import score_rows
 
 MASK = 3
 NO_IDS = torch.zeros((1, 1), dtype=torch.int64)
@@ -21,10 +22,8 @@ NO_IDS = torch.zeros((1, 1), dtype=torch.int64)
 def noise(rows: int = 0, *, temperature: float = 1.0, seed: int = 0, **truncation) -> Noise:
     return Noise(
         rows=slice(0, rows),
-        offsets=np.arange(rows),
+        keys=row_keys(seed, 0, np.arange(rows)),
         temperature=temperature,
-        seed=seed,
-        step=0,
         **truncation,
     )
 

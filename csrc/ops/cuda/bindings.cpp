@@ -6,11 +6,13 @@
 #include <vector>
 
 #include "ops/checks.hpp"
+#include "ops/cuda/gumbel_argmax.cuh"
 #include "ops/cuda/logits_statistics.cuh"
 #include "ops/cuda/paged_rows.cuh"
 #include "ops/cuda/row_similarity.cuh"
 #include "ops/cuda/select_lowest.cuh"
 #include "ops/cuda/stream.hpp"
+#include "ops/gumbel_arguments.hpp"
 #include "ops/page_arguments.hpp"
 
 namespace starr::cuda {
@@ -156,6 +158,27 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tenso
   return {candidate, top1, top2, entropy, log_normalizer};
 }
 
+Tensor gumbel_argmax(const Tensor& logits, std::int64_t forbidden_token, const Tensor& rows,
+                     const Tensor& keys, const Tensor& temperatures) {
+  const auto args =
+      GumbelArguments::check_arguments(logits, forbidden_token, rows, keys, temperatures);
+  const DeviceGuard guard(logits.get_device_index());
+  Tensor tokens = torch::stable::new_empty(rows, {args.num_draws}, ScalarType::Long);
+  check_launch("gumbel_argmax",
+               launch_gumbel_argmax({.logits = logits.const_data_ptr(),
+                                     .is_bfloat16 = logits.scalar_type() == ScalarType::BFloat16,
+                                     .vocab_size = args.logits.vocab_size,
+                                     .row_stride = args.logits.row_stride,
+                                     .forbidden_token = forbidden_token,
+                                     .num_draws = args.num_draws,
+                                     .rows = rows.const_data_ptr<std::int64_t>(),
+                                     .keys = keys.const_data_ptr<std::int64_t>(),
+                                     .temperatures = temperatures.const_data_ptr<double>(),
+                                     .tokens = tokens.mutable_data_ptr<std::int64_t>()},
+                                    current_stream(logits.get_device_index())));
+  return tokens;
+}
+
 }  // namespace
 }  // namespace starr::cuda
 
@@ -168,4 +191,5 @@ STABLE_TORCH_LIBRARY_IMPL(starr_engine, CUDA, ops) {
   ops.impl("row_similarity", TORCH_BOX(&starr::cuda::row_similarity));
   ops.impl("select_lowest", TORCH_BOX(&starr::cuda::select_lowest));
   ops.impl("logits_statistics", TORCH_BOX(&starr::cuda::logits_statistics));
+  ops.impl("gumbel_argmax", TORCH_BOX(&starr::cuda::gumbel_argmax));
 }

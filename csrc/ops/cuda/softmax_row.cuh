@@ -2,8 +2,8 @@
 
 #include <climits>
 #include <cstdint>
-#include <cstring>
 
+#include "ops/cuda/visit_row.cuh"
 #include "ops/cuda/widen.cuh"
 
 // One pass of a thread block over a row of logits, for the kernels that need its softmax.
@@ -118,30 +118,12 @@ struct Partial {
 // out; complete in thread 0. Bound by memory: each logit is read once, nothing is stored.
 template <typename Logit>
 __device__ Partial block_statistics(const Logit* logits, int size, int forbidden) {
-  constexpr int kWidth = sizeof(uint4) / sizeof(Logit);
   Partial partial = Partial::of_nothing();
-  const auto add = [&](Logit logit, int index) {
-    if (index != forbidden) partial.add(widen(logit), index);
-  };
-
-  // Single logits up to the first 16-byte boundary, then vectors, then the rest.
-  const auto misaligned = reinterpret_cast<std::uintptr_t>(logits) % sizeof(uint4) / sizeof(Logit);
-  const int head = min(size, static_cast<int>((kWidth - misaligned) % kWidth));
-  const int num_vectors = (size - head) / kWidth;
-  const int tail = head + num_vectors * kWidth;
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread < head) add(logits[thread], thread);
-  for (int vector = thread; vector < num_vectors; vector += kThreads) {
-    const int begin = head + vector * kWidth;
-    const uint4 packed = *reinterpret_cast<const uint4*>(logits + begin);
-    Logit lanes[kWidth];
-    memcpy(lanes, &packed, sizeof packed);
-#pragma unroll
-    for (int i = 0; i < kWidth; ++i) add(lanes[i], begin + i);
-  }
-  if (thread < size - tail) add(logits[tail + thread], tail + thread);
+  visit_row<kThreads>(logits, size, forbidden,
+                      [&](Logit logit, int index) { partial.add(widen(logit), index); });
 
   __shared__ Partial warps[kThreads / kWarp];
+  const int thread = static_cast<int>(threadIdx.x);
   partial.merge_warp();
   if (thread % kWarp == 0) warps[thread / kWarp] = partial;
   __syncthreads();
