@@ -35,7 +35,7 @@ def can_go_ahead(running: RunningRequest) -> bool:
     return not (
         running.recorder is not None
         or running.probes is not None
-        or running.rules.change_logits
+        or running.rules.read_canvas
         or running.remasking.needs_shadow
         or cache.keeps_features
         or cache.needs_drift

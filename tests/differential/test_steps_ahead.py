@@ -51,6 +51,12 @@ WAITS: list[dict[str, Any]] = [
     {"repetition_penalty": 1.3},
     {"trace": True},
 ]
+RULES: dict[str, dict[str, Any]] = {
+    "forbidden": {"suppress_eos": True},
+    "allowed": {"allowed_token_ids": tuple(range(4, 40))},
+    "bias": {"logit_bias": {5: 3.0, 9: -4.0}},
+    "min_tokens": {"min_tokens": 7, "ignore_eos": False},
+}
 
 
 ONE_BY_ONE: dict[str, Any] = {
@@ -159,6 +165,13 @@ def test_block_causal_pages_hold_the_same(block_causal: Path, block_length: int)
     engine = check(block_causal, kinds, num_pages=9, page_size=8, with_rows=False)
     assert engine.stats().num_steps_ahead > 10
     assert engine.stats().num_preemptions > 0
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_rules_that_do_not_depend_on_tokens_wait_for_none(bidirectional: Path, rule: str) -> None:
+    policies = ["starr", "token_edit", "klass", "saber", "credit", "threshold"]
+    kinds = [RULES[rule] | {"remasking": name} for name in policies]
+    assert check(bidirectional, kinds).stats().num_steps_ahead > 3
 
 
 @pytest.mark.parametrize("kind", WAITS, ids=str)

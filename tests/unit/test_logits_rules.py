@@ -41,20 +41,23 @@ def test_no_rule_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "rules",
+    ("rules", "read_canvas"),
     [
-        TokenRules(forbidden_ids=(2,)),
-        TokenRules(allowed_ids=(2,)),
-        TokenRules(min_tokens=1, end_ids=(1,)),
-        TokenRules(bias_ids=(2,), bias=(1.0,)),
-        TokenRules(repetition_penalty=2.0),
-        TokenRules(presence_penalty=0.5),
-        TokenRules(frequency_penalty=-0.5),
-        TokenRules(bad_words=BadWords(words=((2, 3),))),
+        (TokenRules(forbidden_ids=(2,)), False),
+        (TokenRules(allowed_ids=(2,)), False),
+        (TokenRules(min_tokens=1, end_ids=(1,)), False),
+        (TokenRules(bias_ids=(2,), bias=(1.0,)), False),
+        (TokenRules(repetition_penalty=2.0), True),
+        (TokenRules(presence_penalty=0.5), True),
+        (TokenRules(frequency_penalty=-0.5), True),
+        (TokenRules(bad_words=BadWords(words=((2, 3),))), True),
     ],
 )
-def test_every_rule_counts_as_a_change(rules: TokenRules) -> None:
+def test_every_rule_counts_as_a_change_and_some_depend_on_the_canvas(
+    rules: TokenRules, read_canvas: bool
+) -> None:
     assert rules.change_logits
+    assert rules.read_canvas == read_canvas
 
 
 def test_forbidden_and_allowed_tokens() -> None:
