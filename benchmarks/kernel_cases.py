@@ -83,15 +83,29 @@ def _float64_gumbel(logits: Tensor) -> Tensor:
     return (logits.double() - torch.log(-torch.log(noise))).argmax(-1)
 
 
+def _nucleus_gumbel(logits: Tensor) -> Tensor:
+    """The same for what a top-p of 0.95 leaves, found by sorting."""
+    ordered, ids = logits.sort(-1, descending=True)
+    probabilities = ordered.float().softmax(-1)
+    is_behind = probabilities.cumsum(-1) - probabilities >= 0.95
+    return _float64_gumbel(logits.masked_fill(is_behind.scatter(1, ids, is_behind), -torch.inf))
+
+
 def _draws(device: torch.device, dtype: torch.dtype, rows: int, vocabulary: int) -> Case:
     def make() -> dict[str, Callable[[], object]]:
         count = 2 if rows * vocabulary > 10**7 else 8
         turns = cycle([(torch.randn(rows, vocabulary) * 4).to(device, dtype) for _ in range(count)])
         at = torch.arange(rows, device=device)
-        keys, temperatures = mix(at * WEYL), torch.ones(rows, dtype=torch.float64, device=device)
+        keys = mix(at * WEYL)
+        whole, nucleus = (
+            torch.tensor([[1.0, top_p, 0, 0]], dtype=torch.float64, device=device).repeat(rows, 1)
+            for top_p in (1.0, 0.95)
+        )
         return {
-            "gumbel_argmax": lambda: ops.gumbel_argmax(next(turns), at, keys, temperatures),
+            "gumbel_argmax": lambda: ops.gumbel_argmax(next(turns), at, keys, whole),
             "torch: float64 Gumbel noise": lambda: _float64_gumbel(next(turns)),
+            "gumbel_argmax, top-p": lambda: ops.gumbel_argmax(next(turns), at, keys, nucleus),
+            "torch: sort, float64 Gumbel noise": lambda: _nucleus_gumbel(next(turns)),
         }
 
     return Case(

@@ -262,20 +262,33 @@ def logits_statistics(logits: Tensor, forbidden_token: int = -1) -> LogitsStatis
     return LogitsStatistics(*_OPS.logits_statistics.default(logits, forbidden_token))
 
 
+NUM_DRAW_OPTIONS: Final = 4
+"""Of a draw: temperature, top_p, top_k, min_p; see ``gumbel_argmax``."""
+
+
 def gumbel_argmax(
-    logits: Tensor, rows: Tensor, keys: Tensor, temperatures: Tensor, forbidden_token: int = -1
+    logits: Tensor, rows: Tensor, keys: Tensor, options: Tensor, forbidden_token: int = -1
 ) -> Tensor:
     """Tokens drawn from rows of logits: the largest of logit + temperature * Gumbel noise.
 
-    The Gumbel-max trick (Gumbel 1954; Maddison and others, arXiv 1411.0030) in float64, in one pass
-    over each row. The noise of a token is ``ops_reference.gumbel`` of the row's key, the same on
-    every device. No [D, V] temporary is made, and logarithms are taken only of what may still win.
+    The Gumbel-max trick (Gumbel 1954; Maddison and others, arXiv 1411.0030) in float64. The noise
+    of a token is ``ops_reference.gumbel`` of the row's key, the same on every device. Without
+    truncation one pass over each row, in which logarithms are taken only of what may still win; no
+    [D, V] temporary is made, and nothing is sorted.
+
+    ``min_p`` (arXiv 2407.01082) keeps tokens at least so many times as probable as the best,
+    ``top_k`` the k best and those equal to the last of them, ``top_p`` of what is left the most
+    probable ones, lowest id first among equals, until they hold so much of its mass; at least one
+    is kept. ``ops_reference.truncate`` says the same in PyTorch. What is drawn outside of the
+    nucleus of ``top_p`` is cut off with all that is no more probable, and the row drawn again: the
+    tokens of the nucleus keep their noise, so that the result is that of drawing from it alone.
 
     Args:
         logits: [M, V] float32 or bfloat16; each row is contiguous, rows may lie apart.
         rows: [D] int64, of each draw.
         keys: [D] int64: what a draw's noise is hashed from.
-        temperatures: [D] float64, at least 0.
+        options: [D, 4] float64: temperature, at least 0, and above 0 with truncation; top_p, 1 for
+            all; top_k, 0 for all; min_p, 0 for all.
         forbidden_token: Never drawn; -1 for none.
 
     Returns:
@@ -286,7 +299,7 @@ def gumbel_argmax(
         RuntimeError: A shape, dtype or stride is not as above or, on the CPU, one of ``rows`` is
             not one of the logits.
     """
-    tokens: Tensor = _OPS.gumbel_argmax.default(logits, forbidden_token, rows, keys, temperatures)
+    tokens: Tensor = _OPS.gumbel_argmax.default(logits, forbidden_token, rows, keys, options)
     return tokens
 
 

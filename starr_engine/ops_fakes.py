@@ -56,7 +56,7 @@ def _logits_statistics(
 
 
 def _gumbel_argmax(
-    logits: Tensor, forbidden_token: int, rows: Tensor, keys: Tensor, temperatures: Tensor
+    logits: Tensor, forbidden_token: int, rows: Tensor, keys: Tensor, options: Tensor
 ) -> Tensor:
     return torch.empty_like(rows)
 

@@ -5,6 +5,7 @@ Same names, arguments and results as ``starr_engine.ops``, on any device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -126,18 +127,43 @@ def gumbel(keys: Tensor, vocab_size: int) -> Tensor:
     return -torch.log(-torch.log(uniform))
 
 
+def truncate(logits: Tensor, temperature: float, top_p: float, top_k: int, min_p: float) -> Tensor:
+    """-inf for what may not be drawn by softmax(logits / temperature); [m, V] float64.
+
+    In vLLM's order: min-p (arXiv 2407.01082) keeps tokens at least ``min_p`` times as probable as
+    the best; top-k keeps the k best and those equal to the last of them; top-p keeps the most
+    probable of what is left, lowest id first among equals, until they hold ``top_p`` of its mass.
+    At least one token is always kept.
+    """
+    if min_p > 0:
+        floor = logits.amax(-1, keepdim=True) + temperature * math.log(min_p)
+        logits = logits.masked_fill(logits < floor, -torch.inf)
+    if 0 < top_k < logits.shape[-1]:
+        last = logits.topk(top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < last, -torch.inf)
+    if top_p < 1:
+        probabilities = (logits / temperature).softmax(-1)
+        ordered, ids = probabilities.sort(dim=-1, descending=True, stable=True)
+        # The mass in front of a token, without its own: the first always stays.
+        is_behind = ordered.cumsum(-1) - ordered >= top_p
+        logits = logits.masked_fill(is_behind.scatter(1, ids, is_behind), -torch.inf)
+    return logits
+
+
 def gumbel_argmax(
-    logits: Tensor, rows: Tensor, keys: Tensor, temperatures: Tensor, forbidden_token: int = -1
+    logits: Tensor, rows: Tensor, keys: Tensor, options: Tensor, forbidden_token: int = -1
 ) -> Tensor:
     """Tokens [D] drawn from ``rows`` [D] of ``logits`` [M, V], as the noise of ``keys`` [D] has it.
 
-    ``temperatures`` [D] are float64.
+    ``options`` [D, 4] float64 are temperature, top_p, top_k and min_p.
     """
     allowed = logits[rows].double()
     if forbidden_token >= 0:
         allowed[:, forbidden_token] = -torch.inf
     allowed = allowed.masked_fill(allowed.isnan(), -torch.inf)
-    return (allowed + temperatures[:, None] * gumbel(keys, logits.shape[1])).argmax(-1)
+    for n, (temperature, top_p, top_k, min_p) in enumerate(options.tolist()):
+        allowed[n] = truncate(allowed[n : n + 1], temperature, top_p, int(top_k), min_p)[0]
+    return (allowed + options[:, :1] * gumbel(keys, logits.shape[1])).argmax(-1)
 
 
 def starr_step(

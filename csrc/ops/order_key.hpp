@@ -18,4 +18,13 @@ STARR_HOST_DEVICE inline std::uint32_t order_key(float value) {
   return (bits & kSign) != 0 ? ~bits : bits | kSign;
 }
 
+// The number, not a NaN, that has this key.
+STARR_HOST_DEVICE inline float value_of_key(std::uint32_t key) {
+  constexpr std::uint32_t kSign = 1u << 31;
+  const std::uint32_t bits = (key & kSign) != 0 ? key & ~kSign : ~key;
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
 }  // namespace starr

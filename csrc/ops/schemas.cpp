@@ -23,10 +23,10 @@ STABLE_TORCH_LIBRARY(starr_engine, ops) {
   ops.def(
       "logits_statistics(Tensor logits, int forbidden_token) -> (Tensor candidate, Tensor top1, "
       "Tensor top2, Tensor entropy, Tensor log_normalizer)");
-  // logits [M, V]; rows, keys and temperatures [D] -> tokens [D]
+  // logits [M, V]; rows and keys [D], options [D, 4] -> tokens [D]
   ops.def(
       "gumbel_argmax(Tensor logits, int forbidden_token, Tensor rows, Tensor keys, "
-      "Tensor temperatures) -> Tensor");
+      "Tensor options) -> Tensor");
   // Blocks of n requests, [n, L] but for num_left [n] and ring [n, L, window]; 15 numbers of rule
   ops.def(
       "starr_decide(Tensor candidates, Tensor confidence, Tensor? signal, Tensor? deviance, "

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from starr_engine import ops, ops_reference
-from starr_engine.decoding.noise import (
-    DrawnRows,
-    Noise,
-    add_gumbel,
-    drawn_columns,
-    drawn_rows,
-)
+from starr_engine.decoding.noise import DrawnRows, Noise, drawn_columns, drawn_rows
 from starr_engine.decoding.transfer import upload
 
 
@@ -101,15 +95,10 @@ def score_rows(
     likeliest, top1, top2, entropy = statistics(logits, mask_token_id)
     proposals = likeliest.clone()
     if drawn is None:
-        drawn = drawn_rows(*(upload(each, logits.device) for each in drawn_columns(noise)))
+        drawn = drawn_rows(*(upload(each.ravel(), logits.device) for each in drawn_columns(noise)))
     if len(drawn.rows):
         tokens = ops.gumbel_argmax(logits, *drawn, mask_token_id)
         proposals.index_copy_(0, drawn.rows, tokens)
-    for draw in noise:
-        if draw.is_truncated:
-            allowed = logits[draw.rows].double()
-            allowed[:, mask_token_id] = -torch.inf
-            proposals[draw.rows] = add_gumbel(allowed, draw).argmax(-1)
     candidates = torch.where(present != mask_token_id, present, proposals)
     looked_up = torch.stack([likeliest, candidates, proposals], dim=1)
     best, logit, proposed = logits.gather(1, looked_up).float().unbind(1)

@@ -64,6 +64,15 @@ def test_gumbel_argmax_draws_what_the_reference_draws(
     gumbel_cases.check_shape(CUDA, shape, dtype, forbidden)
 
 
+@pytest.mark.parametrize("name", gumbel_cases.TRUNCATIONS)
+@pytest.mark.parametrize("dtype", gumbel_cases.DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (6, 15), (9, 1025), (1, 126_464)])
+def test_gumbel_argmax_cuts_off_what_the_reference_cuts_off(
+    shape: tuple[int, int], dtype: torch.dtype, name: str
+) -> None:
+    gumbel_cases.check_truncation(CUDA, shape, dtype, name)
+
+
 def test_gumbel_argmax_of_flat_odd_and_strided_rows() -> None:
     gumbel_cases.check_flat_rows(CUDA)
     gumbel_cases.check_odd_rows(CUDA)

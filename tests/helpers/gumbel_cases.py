@@ -23,13 +23,20 @@ def keys(count: int, seed: int = 0) -> Tensor:
     return halves[0] << 32 | halves[1]
 
 
+def whole(temperatures: Tensor) -> Tensor:
+    """Options [D, 4] of draws from all tokens."""
+    options = torch.zeros((len(temperatures), 4), dtype=torch.float64, device=temperatures.device)
+    options[:, 0], options[:, 1] = temperatures, 1.0
+    return options
+
+
 def check(
-    logits: Tensor, rows: Tensor, draw_keys: Tensor, temperatures: Tensor, forbidden: int
+    logits: Tensor, rows: Tensor, draw_keys: Tensor, options: Tensor, forbidden: int
 ) -> Tensor:
     """Draw on the device of the logits, and hold it to the reference; returns the tokens."""
-    others = [each.to(logits.device) for each in (rows, draw_keys, temperatures)]
+    others = [each.to(logits.device) for each in (rows, draw_keys, options)]
     tokens = ops.gumbel_argmax(logits, *others, forbidden)
-    expected = ops_reference.gumbel_argmax(logits.cpu(), rows, draw_keys, temperatures, forbidden)
+    expected = ops_reference.gumbel_argmax(logits.cpu(), rows, draw_keys, options, forbidden)
     assert tokens.dtype == torch.int64
     assert tokens.device == logits.device
     assert tokens.tolist() == expected.tolist()
@@ -46,7 +53,7 @@ def check_shape(
     rows = torch.randint(0, num_rows, (2 * num_rows,), generator=generator)
     token = forbidden + vocab_size if forbidden == -2 else forbidden
     temperatures = torch.logspace(-2, 2, 2 * num_rows, dtype=torch.float64)
-    drawn = check(logits, rows, keys(2 * num_rows), temperatures, token)
+    drawn = check(logits, rows, keys(2 * num_rows), whole(temperatures), token)
     assert token == -1 or vocab_size == 1 or token not in drawn.tolist()
 
 
@@ -55,10 +62,37 @@ def check_flat_rows(device: torch.device) -> None:
     logits = torch.zeros((1, 64), device=device)
     count = 20_000
     rows, temperatures = torch.zeros(count, dtype=torch.int64), torch.ones(count).double()
-    tokens = check(logits, rows, keys(count, seed=1), temperatures, -1).cpu()
+    tokens = check(logits, rows, keys(count, seed=1), whole(temperatures), -1).cpu()
     expected = count / 64
     chi_square = ((tokens.bincount(minlength=64) - expected) ** 2 / expected).sum()
     assert chi_square < 103.4  # its 99.9th percentile with 63 degrees of freedom
+
+
+TRUNCATIONS: dict[str, tuple[float, float, float]] = {
+    "top_p": (0.9, 0, 0.0),
+    "a small top_p": (0.05, 0, 0.0),
+    "top_k": (1.0, 5, 0.0),
+    "one": (1.0, 1, 0.0),
+    "more than there are": (1.0, 10**9, 0.0),
+    "min_p": (1.0, 0, 0.02),
+    "all": (0.8, 40, 0.001),
+}
+"""top_p, top_k and min_p."""
+
+
+def check_truncation(
+    device: torch.device, shape: tuple[int, int], dtype: torch.dtype, name: str
+) -> None:
+    """Rows from nearly certain to nearly flat, some of equal logits."""
+    num_rows, vocab_size = shape
+    generator = torch.Generator().manual_seed(vocab_size)
+    scale = torch.logspace(1, -2, num_rows)[:, None]
+    logits = (torch.randn(shape, generator=generator) * scale).to(device, dtype)
+    logits[::3] = logits[::3].round(decimals=1)
+    rows = torch.arange(num_rows).repeat(4)
+    options = whole(torch.logspace(-1, 1, 4 * num_rows, dtype=torch.float64))
+    options[:, 1:] = torch.tensor(TRUNCATIONS[name])
+    check(logits, rows, keys(4 * num_rows), options, vocab_size - 1 if vocab_size > 1 else -1)
 
 
 def check_odd_rows(device: torch.device) -> None:
@@ -72,12 +106,15 @@ def check_odd_rows(device: torch.device) -> None:
         "nothing": ([-_INF, -_INF, _NAN, -_INF], -1, 0),
         "nothing but the forbidden": ([-_INF, 2.0, -_INF, _NAN], 1, 0),
     }
-    cold = torch.zeros(1, dtype=torch.float64, device=device)
+    cold = whole(torch.zeros(1, dtype=torch.float64, device=device))
+    hot = torch.tensor([[1.0, 0.9, 2.0, 0.1]], dtype=torch.float64, device=device)
     at = torch.zeros(1, dtype=torch.int64, device=device)
     for name, (row, forbidden, expected) in rows.items():
         for dtype in DTYPES:
             logits = torch.tensor([row], device=device, dtype=dtype)
             assert ops.gumbel_argmax(logits, at, at, cold, forbidden).tolist() == [expected], name
+            drawn = ops.gumbel_argmax(logits, at, at, hot, forbidden).tolist()
+            assert drawn in ([expected], [row.index(max(row))]), name
 
 
 def check_rows_apart(device: torch.device) -> None:
@@ -86,7 +123,10 @@ def check_rows_apart(device: torch.device) -> None:
         wide = torch.randn((7, 1100), generator=torch.Generator().manual_seed(2)).to(device, dtype)
         view = wide[::2, 13:1050]
         rows = torch.tensor([3, 0, 2])
-        check(view, rows, keys(3), torch.tensor([0.5, 1.0, 7.0], dtype=torch.float64), 4)
+        options = whole(torch.tensor([0.5, 1.0, 7.0], dtype=torch.float64))
+        check(view, rows, keys(3), options, 4)
+        options[:, 1:] = torch.tensor([0.8, 300.0, 1e-3])
+        check(view, rows, keys(3), options, 4)
 
 
 def check_no_draws(device: torch.device) -> None:
@@ -94,13 +134,14 @@ def check_no_draws(device: torch.device) -> None:
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     for num_rows in (0, 3):
         logits = torch.zeros((num_rows, 5), device=device)
-        assert ops.gumbel_argmax(logits, nothing, nothing, nothing.double()).shape == (0,)
+        options = whole(nothing.double())
+        assert ops.gumbel_argmax(logits, nothing, nothing, options).shape == (0,)
 
 
 def check_registration(device: torch.device) -> None:
     """Schema, fake implementation and compilation."""
     at = torch.tensor([1, 0], device=device)
-    arguments = (torch.zeros((2, 7), device=device), 3, at, at, at.double())
+    arguments = (torch.zeros((2, 7), device=device), 3, at, at, whole(at.double()))
     op = torch.ops.starr_engine.gumbel_argmax.default
     results = torch.library.opcheck(op, arguments, raise_exception=True)
     assert set(results.values()) == {"SUCCESS"}

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from starr_engine import ops
@@ -60,7 +62,8 @@ def test_tokens_are_drawn_by_their_probabilities(temperature: float) -> None:
     count = 40_000
     keys = torch.from_numpy(row_keys(7, 0, np.arange(count)))
     rows = torch.zeros(count, dtype=torch.int64)
-    tokens = ops.gumbel_argmax(logits, rows, keys, torch.full((count,), temperature).double(), 4)
+    options = gumbel_cases.whole(torch.full((count,), temperature))
+    tokens = ops.gumbel_argmax(logits, rows, keys, options, 4)
     expected = count * (logits[0, :4].double() / temperature).softmax(0)
     chi_square = ((tokens.bincount(minlength=4) - expected) ** 2 / expected).sum()
     assert chi_square < 16.3  # its 99.9th percentile with 3 degrees of freedom
@@ -73,6 +76,32 @@ def test_the_op_draws_what_the_reference_draws(
     shape: tuple[int, int], dtype: torch.dtype, forbidden: int
 ) -> None:
     gumbel_cases.check_shape(CPU, shape, dtype, forbidden)
+
+
+@pytest.mark.parametrize("name", gumbel_cases.TRUNCATIONS)
+@pytest.mark.parametrize("dtype", gumbel_cases.DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (6, 15), (30, 1025), (2, 20_000)])
+def test_the_op_cuts_off_what_the_reference_cuts_off(
+    shape: tuple[int, int], dtype: torch.dtype, name: str
+) -> None:
+    gumbel_cases.check_truncation(CPU, shape, dtype, name)
+
+
+@given(
+    st.lists(st.integers(-4, 4), min_size=1, max_size=8),
+    st.sampled_from([0.1, 0.35, 0.6, 0.85, 0.99, 1.0]),
+    st.integers(0, 5),
+    st.sampled_from([0.0, 0.05, 0.5, 1.0]),
+    st.integers(0, 2**62),
+)
+def test_small_rows_of_many_equals(
+    row: list[int], top_p: float, top_k: int, min_p: float, seed: int
+) -> None:
+    logits = torch.tensor([row], dtype=torch.float32) * math.log(2)
+    at = torch.zeros(20, dtype=torch.int64)
+    options = gumbel_cases.whole(torch.full((20,), 1.3))
+    options[:, 1:] = torch.tensor([top_p, float(top_k), min_p])
+    gumbel_cases.check(logits, at, gumbel_cases.keys(20, seed), options, -1)
 
 
 def test_no_token_is_lost_where_the_noise_alone_decides() -> None:
@@ -91,7 +120,7 @@ def test_the_op_is_registered_as_torch_expects() -> None:
 
 def test_draws_do_not_depend_on_the_number_of_threads() -> None:
     logits = torch.randn((64, 3000), generator=torch.Generator().manual_seed(0))
-    arguments = (torch.arange(64), gumbel_cases.keys(64), torch.ones(64, dtype=torch.float64))
+    arguments = (torch.arange(64), gumbel_cases.keys(64), gumbel_cases.whole(torch.ones(64)))
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -103,24 +132,28 @@ def test_draws_do_not_depend_on_the_number_of_threads() -> None:
 
 
 ROWS = torch.tensor([0, 1])
+OPTIONS = gumbel_cases.whole(torch.ones(2))
 REFUSED: dict[str, Callable[[], Tensor]] = {
     r"rows must lie in \[0, 2\), got 2": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3), torch.tensor([0, 2]), ROWS, ROWS.double()
+        torch.zeros(2, 3), torch.tensor([0, 2]), ROWS, OPTIONS
     ),
-    "of one length; keys is not": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3), ROWS, ROWS[:1], ROWS.double()
+    r"of one length D, options \[D, 4\]; keys is not": lambda: ops.gumbel_argmax(
+        torch.zeros(2, 3), ROWS, ROWS[:1], OPTIONS
+    ),
+    "; options is not": lambda: ops.gumbel_argmax(
+        torch.zeros(2, 3), ROWS, ROWS, OPTIONS[:, :3].contiguous()
     ),
     "rows must be Long, got Int": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3), ROWS.int(), ROWS, ROWS.double()
+        torch.zeros(2, 3), ROWS.int(), ROWS, OPTIONS
     ),
-    "temperatures must be Double, got Float": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3), ROWS, ROWS, ROWS.float()
+    "options must be Double, got Float": lambda: ops.gumbel_argmax(
+        torch.zeros(2, 3), ROWS, ROWS, OPTIONS.float()
     ),
     "forbidden_token must be -1": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3), ROWS, ROWS, ROWS.double(), 3
+        torch.zeros(2, 3), ROWS, ROWS, OPTIONS, 3
     ),
     "logits must be float32 or bfloat16, got Half": lambda: ops.gumbel_argmax(
-        torch.zeros(2, 3).half(), ROWS, ROWS, ROWS.double()
+        torch.zeros(2, 3).half(), ROWS, ROWS, OPTIONS
     ),
 }
 
@@ -135,9 +168,11 @@ def test_rows_with_and_without_noise_and_truncation_are_drawn_side_by_side() -> 
     logits = torch.randn((9, 40), generator=torch.Generator().manual_seed(1))
     whole = Noise(rows=slice(0, 3), keys=row_keys(1, 0, np.arange(3)), temperature=2.0)
     cut = Noise(rows=slice(5, 8), keys=row_keys(2, 0, np.arange(3)), temperature=2.0, top_k=3)
-    assert [column.size for column in drawn_columns([whole, cut])] == [3, 3, 3]
-    assert [column.size for column in drawn_columns([cut])] == [0, 0, 0]
-    drawn = drawn_rows(*map(torch.from_numpy, drawn_columns([whole, cut])))
+    assert [column.size for column in drawn_columns([whole, cut])] == [6, 6, 24]
+    assert [column.size for column in drawn_columns([])] == [0, 0, 0]
+    columns = [torch.from_numpy(column).flatten() for column in drawn_columns([whole, cut])]
+    drawn = drawn_rows(*columns)
+    assert drawn.options.tolist() == [[2, 1, 0, 0]] * 3 + [[2, 1, 3, 0]] * 3
     present = torch.full((9,), 39)
     scores = score_rows(logits, present, 39, [whole, cut], drawn)
     alone = [

@@ -159,9 +159,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> logits_statistics(const Tenso
 }
 
 Tensor gumbel_argmax(const Tensor& logits, std::int64_t forbidden_token, const Tensor& rows,
-                     const Tensor& keys, const Tensor& temperatures) {
-  const auto args =
-      GumbelArguments::check_arguments(logits, forbidden_token, rows, keys, temperatures);
+                     const Tensor& keys, const Tensor& options) {
+  const auto args = GumbelArguments::check_arguments(logits, forbidden_token, rows, keys, options);
   const DeviceGuard guard(logits.get_device_index());
   Tensor tokens = torch::stable::new_empty(rows, {args.num_draws}, ScalarType::Long);
   check_launch("gumbel_argmax",
@@ -173,7 +172,7 @@ Tensor gumbel_argmax(const Tensor& logits, std::int64_t forbidden_token, const T
                                      .num_draws = args.num_draws,
                                      .rows = rows.const_data_ptr<std::int64_t>(),
                                      .keys = keys.const_data_ptr<std::int64_t>(),
-                                     .temperatures = temperatures.const_data_ptr<double>(),
+                                     .options = options.const_data_ptr<double>(),
                                      .tokens = tokens.mutable_data_ptr<std::int64_t>()},
                                     current_stream(logits.get_device_index())));
   return tokens;

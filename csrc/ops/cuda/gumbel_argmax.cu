@@ -1,63 +1,89 @@
-#include <climits>
-
+#include "ops/cuda/block_reduce.cuh"
 #include "ops/cuda/gumbel_argmax.cuh"
+#include "ops/cuda/radix_select.cuh"
 #include "ops/cuda/visit_row.cuh"
 #include "ops/cuda/widen.cuh"
 #include "ops/gumbel.hpp"
+#include "ops/order_key.hpp"
 
 namespace starr::cuda {
 namespace {
 
 constexpr int kThreads = 512;  // as where the same rows are read for their statistics
+constexpr int kOptions = 4;
 
-// The best of what one thread, then one warp, then the block has seen.
-struct Best {
+struct Largest {
   double value;
-  int token;
+  __device__ void merge(const Largest& other) { value = fmax(value, other.value); }
+};
 
-  // Not default member values: shared memory takes no constructor.
-  __device__ static Best of_nothing() { return {-__builtin_huge_val(), INT_MAX}; }
+struct Sum {
+  double value;
+  __device__ void merge(const Sum& other) { value += other.value; }
+};
 
-  __device__ void merge(const Best& other) {
-    const bool is_first = other.value == value && other.token < token;
-    if (other.value > value || is_first) *this = other;
+// A row of logits, as draw_token sees it: all threads of a block call every function together, and
+// all have its result.
+template <typename Logit>
+struct Row {
+  const Logit* logits;
+  int num_tokens;
+  int forbidden;
+
+  __device__ int size() const { return num_tokens; }
+
+  __device__ double largest() const {
+    Largest top = {-__builtin_huge_val()};
+    visit([&](double logit, int) { top.value = fmax(top.value, logit); });
+    return block_reduce<kThreads>(top, Largest{-__builtin_huge_val()}).value;
   }
 
-  __device__ void merge_warp() {
-    for (int distance = kWarp / 2; distance > 0; distance /= 2) {
-      merge({__shfl_down_sync(kAllLanes, value, distance),
-             __shfl_down_sync(kAllLanes, token, distance)});
-    }
+  __device__ double largest(int count) const {
+    // What is forbidden, and what is no number, counts as the smallest. Keys ascend as logits fall.
+    const auto key_of = [&](float logit, int token) {
+      const bool is_allowed = token != forbidden && logit == logit;
+      return ~order_key(is_allowed ? logit : -__builtin_huge_valf());
+    };
+    const auto threshold = find_threshold(count, [&](const auto& add) {
+      visit_row<kThreads>(logits, num_tokens, -1,
+                          [&](Logit logit, int token) { add(key_of(widen(logit), token)); });
+    });
+    return value_of_key(~threshold.key);
+  }
+
+  __device__ double mass(const DrawRule& rule, double top, const Ranked& end) const {
+    Sum sum = {0.0};
+    visit([&](double logit, int token) {
+      if (Ranked{logit, token}.is_before(end)) sum.value += rule.weight(logit, top);
+    });
+    return block_reduce<kThreads>(sum, Sum{0.0}).value;
+  }
+
+  __device__ Best best(const DrawRule& rule, const Ranked& end) const {
+    Best found = Best::of_nothing();
+    visit([&](double logit, int token) {
+      if (Ranked{logit, token}.is_before(end)) found.add(rule, logit, token);
+    });
+    return block_reduce<kThreads>(found, Best::of_nothing());
+  }
+
+  template <typename Visit>
+  __device__ void visit(const Visit& visit_token) const {
+    visit_row<kThreads>(logits, num_tokens, forbidden, [&](Logit logit, int token) {
+      visit_token(static_cast<double>(widen(logit)), token);
+    });
   }
 };
 
-// Grid: one thread block per draw. Bound by memory and by the hash of each token; logarithms are
-// taken of the few that may still win.
+// Grid: one thread block per draw. Without truncation bound by memory and by the hash of each
+// token; with it a few passes more over a row that stays in the cache.
 template <typename Logit>
 __global__ __launch_bounds__(kThreads) void gumbel_argmax_kernel(const GumbelArgmaxParams p) {
   const std::int64_t draw = blockIdx.x;
-  const Logit* logits = static_cast<const Logit*>(p.logits) + p.rows[draw] * p.row_stride;
-  const auto key = static_cast<std::uint64_t>(p.keys[draw]);
-  const double temperature = p.temperatures[draw];
-  Best best = Best::of_nothing();
-  visit_row<kThreads>(logits, static_cast<int>(p.vocab_size), static_cast<int>(p.forbidden_token),
-                      [&](Logit narrow, int token) {
-                        const double logit = widen(narrow);
-                        const std::uint64_t bits = random_bits(key, token);
-                        if (logit + temperature * gumbel_bound(bits) < best.value) return;
-                        const double value = logit + temperature * gumbel(bits);
-                        if (value > best.value) best = {value, token};
-                      });
-
-  __shared__ Best warps[kThreads / kWarp];
-  const int thread = static_cast<int>(threadIdx.x);
-  best.merge_warp();
-  if (thread % kWarp == 0) warps[thread / kWarp] = best;
-  __syncthreads();
-  if (thread >= kWarp) return;
-  best = thread < kThreads / kWarp ? warps[thread] : Best::of_nothing();
-  best.merge_warp();
-  if (thread == 0) p.tokens[draw] = best.token == INT_MAX ? 0 : best.token;
+  const Row<Logit> row = {static_cast<const Logit*>(p.logits) + p.rows[draw] * p.row_stride,
+                          static_cast<int>(p.vocab_size), static_cast<int>(p.forbidden_token)};
+  const int token = draw_token(row, DrawRule::of(p.keys[draw], p.options + draw * kOptions));
+  if (threadIdx.x == 0) p.tokens[draw] = token;
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ struct GumbelArgmaxParams {
   std::int64_t num_draws;
   const std::int64_t* rows;  // [num_draws], as all that follows
   const std::int64_t* keys;
-  const double* temperatures;
+  const double* options;  // [num_draws, 4]: temperature, top_p, top_k, min_p
   std::int64_t* tokens;
 };
 

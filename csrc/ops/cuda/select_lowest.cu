@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "ops/cuda/radix_select.cuh"
 #include "ops/cuda/select_lowest.cuh"
 #include "ops/cuda/widen.cuh"
 #include "ops/order_key.hpp"
@@ -9,9 +10,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kDigitBits = 8;
-constexpr int kDigits = 1 << kDigitBits;
-static_assert(kDigits == kThreads, "each thread clears one counter");
+static_assert(kThreads >= kDigits, "each digit has a thread");
 
 // The arguments of a kernel may take 4 KiB.
 constexpr std::int64_t kSegmentsPerLaunch = 192;
@@ -21,55 +20,6 @@ struct Segments {
   std::int32_t count[kSegmentsPerLaunch];   // how many to select
   std::int32_t output[kSegmentsPerLaunch];  // where they go
 };
-
-// The largest key that is selected, and how many that have it are.
-struct Threshold {
-  std::uint32_t key;
-  int num_equal;
-};
-
-// The digit of the count-th smallest key, given how many keys have which, and how many of the
-// count have this digit; by the first warp alone, each lane for its share of the digits.
-__device__ void find_digit(const int* histogram, int count, int* digit_found, int* count_in_digit) {
-  constexpr int kShare = kDigits / kWarp;
-  const int lane = static_cast<int>(threadIdx.x), first = lane * kShare;
-  int mine = 0;
-  for (int digit = first; digit < first + kShare; ++digit) mine += histogram[digit];
-  int through = mine;
-  for (int distance = 1; distance < kWarp; distance *= 2) {
-    const int lower = __shfl_up_sync(kAllLanes, through, distance);
-    if (lane >= distance) through += lower;
-  }
-  int before = through - mine;
-  if (before >= count || through < count) return;  // true in all lanes but one
-  int digit = first;
-  while (before + histogram[digit] < count) before += histogram[digit++];
-  *digit_found = digit;
-  *count_in_digit = count - before;
-}
-
-// The count-th smallest key, 8 bits at a time from the top: only keys with the digits found so far
-// are counted.
-__device__ Threshold find_threshold(const float* values, int length, int count) {
-  __shared__ int histogram[kDigits];
-  __shared__ int digit, count_in_digit;
-  std::uint32_t found = 0, found_mask = 0;
-  for (int shift = 32 - kDigitBits; shift >= 0; shift -= kDigitBits) {
-    histogram[threadIdx.x] = 0;
-    __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < length; i += kThreads) {
-      const std::uint32_t key = order_key(values[i]);
-      if ((key & found_mask) == found) atomicAdd(&histogram[key >> shift & (kDigits - 1)], 1);
-    }
-    __syncthreads();
-    if (threadIdx.x < kWarp) find_digit(histogram, count, &digit, &count_in_digit);
-    __syncthreads();
-    found |= static_cast<std::uint32_t>(digit) << shift;
-    found_mask |= static_cast<std::uint32_t>(kDigits - 1) << shift;
-    count = count_in_digit;
-  }
-  return {found, count};
-}
 
 // Grid: one thread block per segment. A segment is a few kB and stays in the cache between its
 // readings. Indices come out in order, so that a run repeats.
@@ -82,9 +32,10 @@ __global__ __launch_bounds__(kThreads) void select_lowest_kernel(const float* al
   if (count == 0) return;
   const float* values = all_values + begin;
   std::int64_t* selected = all_selected + segments.output[blockIdx.x];
-  const Threshold threshold = find_threshold(values, length, count);
-
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp, warp = thread / kWarp;
+  const Threshold threshold = find_threshold(count, [&](const auto& add) {
+    for (int i = thread; i < length; i += kThreads) add(order_key(values[i]));
+  });
   const unsigned lanes_before = (1u << lane) - 1;
   int num_lower = 0, num_equal = 0;  // in the rounds before this one
   for (int first = 0; first < length; first += kThreads) {
