@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from starr_engine.params import SamplingParams
 from tests.helpers.reference_policies import Look, make_rule, plain_softmax
+
+WEYL = 0x9E3779B97F4A7C15
 
 LogitsOf = Callable[[Sequence[int]], NDArray[np.float64]]
 """Canvas ids -> logits [len(canvas), vocabulary]."""
@@ -126,11 +127,25 @@ def choose(
         return [int(i) for i in probabilities.argmax(1)]
     every = params.remasking_args.get("revoke_below") is not None
     rows = [i for i, is_mask in enumerate(masked) if is_mask or (every and not fixed[i])]
-    seeds = np.random.SeedSequence(params.seed, spawn_key=(step,))
-    states = seeds.generate_state(len(masked), np.uint64)
     noisy = logits.copy()
     for i in rows:
-        generator = torch.Generator().manual_seed(int(states[i] >> 1))
-        uniform = torch.rand(logits.shape[1], generator=generator, dtype=torch.float64).numpy()
-        noisy[i] += params.temperature * -np.log(-np.log(uniform))
+        noisy[i] += params.temperature * gumbel(params.seed, step, i, logits.shape[1])
     return [int(i) for i in noisy.argmax(1)]
+
+
+def gumbel(seed: int, step: int, place: int, vocab_size: int) -> NDArray[np.float64]:
+    """Noise of every token, from SplitMix64 whose state is hashed from seed, step and place."""
+    key = mix(seed + WEYL)
+    for word in (step, place):
+        key = mix((key ^ word) + WEYL)
+    bits = [mix(key + (token + 1) * WEYL) >> 12 for token in range(vocab_size)]
+    uniform = (np.array(bits, np.float64) + 0.5) / 2**52
+    return -np.log(-np.log(uniform))
+
+
+def mix(state: int) -> int:
+    """SplitMix64's output of a state, both below 2^64."""
+    state %= 2**64
+    state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
+    return state ^ state >> 31
