@@ -73,8 +73,8 @@ auto launcher(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 b
               std::size_t dynamic_shared_bytes, cudaStream_t) {
   return [=](const Parameters&... arguments) {
     const auto run_thread = [&] { kernel(arguments...); };
-    launch({name, grid, block, dynamic_shared_bytes, sizeof(std::tuple<Parameters...>),
-            run_thread});
+    launch(
+        {name, grid, block, dynamic_shared_bytes, sizeof(std::tuple<Parameters...>), run_thread});
   };
 }
 

@@ -3,8 +3,6 @@
 #include <csetjmp>
 #include <cstddef>
 
-#include <ucontext.h>
-
 namespace simt {
 
 // A function with a stack of its own that takes turns with whoever resumes it.
@@ -17,9 +15,9 @@ class Fiber {
 
  private:
   static void enter();
+  void take_first_turn();
   void arrive(void* fake_stack);
 
-  ucontext_t first_;  // for the first turn alone: changing contexts asks the kernel each time
   bool has_run_ = false;
   void (*body_)() = nullptr;
   std::jmp_buf inside_, outside_;

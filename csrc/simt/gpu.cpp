@@ -55,8 +55,8 @@ struct Gpu {
   std::byte* stacks = nullptr;
 
   void start_fibers();
-  void run_block(const std::vector<unsigned>& order);
-  bool resume_ready(const std::vector<unsigned>& order);
+  void run_block(const std::vector<std::vector<unsigned>>& warps);
+  bool resume_ready(const std::vector<std::vector<unsigned>>& warps);
   void open_barrier();
   std::string waiting() const;
   bool is_one_exchange(unsigned first, unsigned lanes, const Place& place) const;
@@ -71,8 +71,7 @@ Gpu& gpu() {
 Thread& self() { return gpu().threads[gpu().running]; }
 
 bool is_same(const Place& a, const Place& b) {
-  return a.line() == b.line() && a.column() == b.column() &&
-         std::string_view(a.file_name()) == b.file_name();
+  return a.line() == b.line() && a.column() == b.column() && a.file_name() == b.file_name();
 }
 
 std::string sizes(uint3 v) { return text("(", v.x, ", ", v.y, ", ", v.z, ")"); }
@@ -85,6 +84,17 @@ std::vector<unsigned> ordered(std::size_t count, int order) {
     std::shuffle(indices.begin(), indices.end(), std::mt19937(static_cast<unsigned>(order)));
   }
   return indices;
+}
+
+// The threads of a block by warps.
+std::vector<std::vector<unsigned>> ordered_warps(unsigned num_threads, int order) {
+  std::vector<std::vector<unsigned>> warps;
+  for (const unsigned warp : ordered((num_threads + kWarp - 1) / kWarp, order)) {
+    const unsigned first = warp * kWarp;
+    warps.push_back(ordered(std::min(kWarp, num_threads - first), order));
+    for (unsigned& thread : warps.back()) thread += first;
+  }
+  return warps;
 }
 
 std::string broken_limit(const Launch& launch) {
@@ -123,12 +133,14 @@ void Gpu::start_fibers() {
     stacks = static_cast<std::byte*>(memory);
   }
   for (std::size_t i = 0; i < kMaxThreads; ++i) {
-    threads[i].fiber.start(stacks + i * kStackBytes, kStackBytes, run_fiber);
+    // Stacks that all begin at the same place of a page would share the same lines of the cache.
+    const std::size_t size = kStackBytes - i % 64 * 256;
+    threads[i].fiber.start(stacks + i * kStackBytes, size, run_fiber);
   }
   has_started_fibers = true;
 }
 
-void Gpu::run_block(const std::vector<unsigned>& order) {
+void Gpu::run_block(const std::vector<std::vector<unsigned>>& warps) {
   accesses.start_block();
   in_exchange.fill(0);
   for (unsigned i = 0; i < num_threads; ++i) {
@@ -138,23 +150,29 @@ void Gpu::run_block(const std::vector<unsigned>& order) {
   }
   const auto is_exited = [](const Thread& thread) { return thread.state == State::kExited; };
   while (failure.empty()) {
-    if (resume_ready(order)) continue;
+    if (resume_ready(warps)) continue;
     if (std::all_of(threads.begin(), threads.begin() + num_threads, is_exited)) return;
     open_barrier();
   }
 }
 
-// One turn for each thread that waits for nothing. Returns whether there was any.
-bool Gpu::resume_ready(const std::vector<unsigned>& order) {
+// Turns for all threads that wait for nothing, warp by warp. Returns whether there was any.
+bool Gpu::resume_ready(const std::vector<std::vector<unsigned>>& warps) {
   bool has_run = false;
-  for (const unsigned i : order) {
-    if (threads[i].state != State::kReady) continue;
-    has_run = true;
-    running = i;
-    is_in_thread = true;
-    threads[i].fiber.resume();
-    is_in_thread = false;
-    if (!failure.empty()) return true;
+  for (const auto& warp : warps) {
+    for (bool is_done = false; !is_done;) {
+      is_done = true;
+      for (const unsigned i : warp) {
+        if (threads[i].state != State::kReady) continue;
+        has_run = true;
+        is_done = false;
+        running = i;
+        is_in_thread = true;
+        threads[i].fiber.resume();
+        is_in_thread = false;
+        if (!failure.empty()) return true;
+      }
+    }
   }
   return has_run;
 }
@@ -217,7 +235,8 @@ void Gpu::complete_exchange(unsigned first, unsigned lanes) {
     if (thread.source == kVote) {
       thread.received = votes;
     } else if ((lanes >> thread.source & 1) == 0) {
-      fail(text("lane ", lane, " reads lane ", thread.source, ", which the exchange does not name"));
+      fail(
+          text("lane ", lane, " reads lane ", thread.source, ", which the exchange does not name"));
     } else {
       thread.received = threads[first + static_cast<unsigned>(thread.source)].given;
     }
@@ -240,10 +259,10 @@ void launch(const Launch& launch) {
   g.launch = &launch;
   g.num_threads = launch.block.x * launch.block.y * launch.block.z;
   g.accesses.start_launch();
-  const auto threads = ordered(g.num_threads, g.order);
+  const auto warps = ordered_warps(g.num_threads, g.order);
   for (const unsigned i : ordered(std::size_t{1} * grid.x * grid.y * grid.z, g.order)) {
     g.block = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
-    g.run_block(threads);
+    g.run_block(warps);
     if (!g.failure.empty()) break;
   }
   g.launch = nullptr;

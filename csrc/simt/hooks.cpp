@@ -26,16 +26,16 @@ struct Finding {
 
 void report(const Finding& finding, const char* what) {
   const std::string file = finding.place.file;
-  simt::fail(simt::text(what, " in line ", finding.place.line, " of ",
-                        file.substr(file.rfind('/') + 1)));
+  simt::fail(
+      simt::text(what, " in line ", finding.place.line, " of ", file.substr(file.rfind('/') + 1)));
 }
 
 }  // namespace
 
-#define STARR_SIMT_SIZE(size)                                                              \
-  void __tsan_read##size(void* at) { note_access(at, size, Access::kRead); }               \
-  void __tsan_write##size(void* at) { note_access(at, size, Access::kWrite); }             \
-  void __tsan_unaligned_read##size(void* at) { note_access(at, size, Access::kRead); }     \
+#define STARR_SIMT_SIZE(size)                                                          \
+  void __tsan_read##size(void* at) { note_access(at, size, Access::kRead); }           \
+  void __tsan_write##size(void* at) { note_access(at, size, Access::kWrite); }         \
+  void __tsan_unaligned_read##size(void* at) { note_access(at, size, Access::kRead); } \
   void __tsan_unaligned_write##size(void* at) { note_access(at, size, Access::kWrite); }
 
 extern "C" {

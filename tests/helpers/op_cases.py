@@ -190,7 +190,7 @@ def check_rows_are_independent(device: torch.device) -> None:
 OPCHECK_CASES = ("store_kv", "gather_kv", "logits_statistics")
 
 
-def check_registration(device: torch.device, case: str) -> None:
+def check_registration(device: torch.device, case: str, checks: str = "ALL") -> None:
     """Schema, mutated arguments, fake implementation and compilation of one op."""
     k_cache, v_cache = (cache.clone() for cache in make_pool(device, torch.float32))
     slots = make_slots(5).to(device)
@@ -201,6 +201,9 @@ def check_registration(device: torch.device, case: str) -> None:
         "logits_statistics": (torch.randn(4, 50).to(device), 3),
     }[case]
     results = torch.library.opcheck(
-        getattr(torch.ops.starr_engine, case).default, arguments, raise_exception=True
+        getattr(torch.ops.starr_engine, case).default,
+        arguments,
+        test_utils=checks,
+        raise_exception=True,
     )
     assert set(results.values()) == {"SUCCESS"}

@@ -153,9 +153,9 @@ def check_special_rows(device: torch.device, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, truth, rtol=0, atol=1e-6, equal_nan=True)
 
 
-def check_every_float16(device: torch.device) -> None:
+def check_every_float16(device: torch.device, step: int = 1) -> None:
     """Each of the 65,536 bit patterns, beside a number of its size, has float32's direction."""
-    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32)
+    bits = torch.arange(-(2**15), 2**15, step, dtype=torch.int32)
     pairs = torch.stack([bits, bits ^ 0x155], 1).to(torch.int16).view(torch.float16)
     cache, slots = pairs.view(-1, 1, 1, 2).to(device), torch.arange(len(bits), device=device)
     rows = torch.tensor([1.0, 0.0], device=device).expand(len(bits), 1, 2)
@@ -191,7 +191,7 @@ def check_select_lowest_of_segments(
 OPCHECK_CASES = ("store_rows", "gather_rows", "copy_pages", "row_similarity", "select_lowest")
 
 
-def check_registration(device: torch.device, case: str) -> None:
+def check_registration(device: torch.device, case: str, checks: str = "ALL") -> None:
     """Schema, mutated arguments, fake implementation and compilation of one op."""
     pages = make_feature_pages(device, torch.float32).clone()
     slots = make_slots(5).to(device)
@@ -205,6 +205,9 @@ def check_registration(device: torch.device, case: str) -> None:
         "select_lowest": (rows[0].clone(), [0, 10, 32], [3, 0]),
     }[case]
     results = torch.library.opcheck(
-        getattr(torch.ops.starr_engine, case).default, arguments, raise_exception=True
+        getattr(torch.ops.starr_engine, case).default,
+        arguments,
+        test_utils=checks,
+        raise_exception=True,
     )
     assert set(results.values()) == {"SUCCESS"}

@@ -72,7 +72,7 @@ class _SimulatedOps(TorchDispatchMode):
 
 @contextmanager
 def simulated_kernels(order: str) -> Iterator[None]:
-    """Within it, ``starr_engine.ops`` runs the CUDA kernels on CPU tensors, in one of ``ORDERS``."""
+    """Within it, ops on CPU tensors run the CUDA kernels, their threads in one of ``ORDERS``."""
     _library().simt_set_order(ORDERS[order])
     with _SimulatedOps():
         yield

@@ -15,5 +15,5 @@ using cudaStream_t = struct CUstream_st*;  // no work is ever left on one
 
 enum cudaError_t { cudaSuccess, cudaErrorLaunchFailure };
 
-cudaError_t cudaGetLastError();  // as CUDA's, it forgets what it tells
+cudaError_t cudaGetLastError();               // as CUDA's, it forgets what it tells
 const char* cudaGetErrorString(cudaError_t);  // of the last failure

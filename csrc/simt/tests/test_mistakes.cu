@@ -164,8 +164,9 @@ void test_shared_memory() {
   };
   no_barrier();
   const std::string unwritten = simt::take_failure();
-  CHECK(unwritten == "sum_kernel, block (0, 0, 0): thread 0 reads shared copies, which nobody has "
-                     "written yet");
+  CHECK(unwritten ==
+        "sum_kernel, block (0, 0, 0): thread 0 reads shared copies, which nobody has "
+        "written yet");
   simt::set_order(simt::kBackward);
   no_barrier();
   CHECK(contains(simt::take_failure(), "of shared copies that thread 1 wrote without barrier"));
@@ -186,8 +187,7 @@ void test_shared_memory() {
   expect("an index is beyond its array in line ",
          [&] { beyond_kernel<<<1, kThreads, 0, nullptr>>>(1); });
   expect("", [&] { beyond_kernel<<<1, kThreads, 0, nullptr>>>(0); });
-  expect("shared memory takes 49156 bytes",
-         [] { large_shared_kernel<<<1, 1, 0, nullptr>>>(); });
+  expect("shared memory takes 49156 bytes", [] { large_shared_kernel<<<1, 1, 0, nullptr>>>(); });
 }
 
 void test_waiting() {
@@ -195,10 +195,10 @@ void test_waiting() {
   expect("", [] { barrier_for_some_kernel<<<3, kThreads, 0, nullptr>>>(kThreads); });
   expect("threads 0-6 at a barrier in line ",
          [] { barrier_for_some_kernel<<<1, kThreads, 0, nullptr>>>(7); });
-  expect(", threads 32-63 exited", [] {
-    barrier_for_some_kernel<<<1, kThreads, 0, nullptr>>>(32);
-  });
-  expect("threads wait for each other for ever", [] { two_barriers_kernel<<<1, 64, 0, nullptr>>>(); });
+  expect(", threads 32-63 exited",
+         [] { barrier_for_some_kernel<<<1, kThreads, 0, nullptr>>>(32); });
+  expect("threads wait for each other for ever",
+         [] { two_barriers_kernel<<<1, 64, 0, nullptr>>>(); });
   expect("threads 0-15 in an exchange of lanes 0xffffffff",
          [&] { missing_lanes_kernel<<<1, kThreads, 0, nullptr>>>(out.data()); });
   expect("does not name itself",
@@ -256,8 +256,7 @@ void test_limits() {
   }
   expect("the arguments take 4097 bytes",
          [] { large_argument_kernel<<<1, 1, 0, nullptr>>>(Large{}); });
-  expect("dynamic shared memory",
-         [] { barrier_for_some_kernel<<<1, 32, 16, nullptr>>>(0); });
+  expect("dynamic shared memory", [] { barrier_for_some_kernel<<<1, 32, 16, nullptr>>>(0); });
 }
 
 void test_orders() {
