@@ -18,9 +18,9 @@ LENGTHS = (1, 7, 31, 32, 33, 64, 300)
 def test_a_step_is_that_of_the_reference(
     device: torch.device, length: int, dtype: torch.dtype, logit_signal: bool
 ) -> None:
-    # The simulated GPU takes milliseconds for each position that has logits.
-    seeds, longest = (10, 300) if device.type == "cuda" else (2, 70)
-    for seed in range(seeds):
+    # The simulated GPU takes milliseconds for each position that has logits: two short rows.
+    seeds, longest = (range(10), 300) if device.type == "cuda" else ([1], 50)
+    for seed in seeds:
         block = random_block(seed, rows=1 + seed % 5, length=min(length, longest), dtype=dtype)
         starr_cases.check_step(device, block, logit_signal)
 
