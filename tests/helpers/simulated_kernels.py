@@ -74,6 +74,8 @@ class _SimulatedOps(TorchDispatchMode):
 def simulated_kernels(order: str) -> Iterator[None]:
     """Within it, ops on CPU tensors run the CUDA kernels, their threads in one of ``ORDERS``."""
     _library().simt_set_order(ORDERS[order])
-    with _SimulatedOps():
-        yield
-    _library().simt_set_order(ORDERS["forward"])
+    try:
+        with _SimulatedOps():
+            yield
+    finally:
+        _library().simt_set_order(ORDERS["forward"])
