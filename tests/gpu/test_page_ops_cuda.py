@@ -5,7 +5,7 @@ import torch
 
 from starr_engine import ops
 from tests.helpers import page_op_cases
-from tests.helpers.op_cases import CACHE_DTYPES, NUM_TOKENS, ROW_SHAPES
+from tests.helpers.op_cases import CACHE_DTYPES, NUM_TOKENS, ROW_SHAPES, SHIFTS
 
 CUDA = torch.device("cuda")
 
@@ -25,6 +25,11 @@ def test_store_rows_copies_rows_of_any_width(device: torch.device, width: int) -
 
 def test_store_rows_takes_rows_that_lie_apart(device: torch.device) -> None:
     page_op_cases.check_store_rows_apart(device)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_rows_and_pages_may_lie_at_any_address(device: torch.device, shift: int) -> None:
+    page_op_cases.check_alignments(device, shift)
 
 
 def test_store_rows_stores_keys_or_values_alone(device: torch.device) -> None:

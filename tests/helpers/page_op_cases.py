@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from starr_engine import ops, ops_reference
-from tests.helpers.op_cases import NUM_PAGES, PAGE_SIZE, make_pool, make_slots
+from tests.helpers.op_cases import NUM_PAGES, PAGE_SIZE, make_pool, make_slots, shifted
 
 # Row widths that are multiples of 16, 4 and 2 bytes in bfloat16, and empty rows.
 WIDTHS = (32, 6, 3, 0)
@@ -66,6 +66,26 @@ def check_store_rows_stores_values_alone(device: torch.device) -> None:
     assert torch.equal(k_cache, before)
     ops.store_rows(key.flatten(1), k_cache.flatten(2), slots)
     assert torch.equal(k_cache, expected[0])
+
+
+def check_alignments(device: torch.device, shift: int) -> None:
+    """One tensor at a time lies where no vector of 16 bytes can be read or written."""
+    pages = make_feature_pages(device, torch.bfloat16)
+    rows, slots = torch.randn(9, 32).to(device, torch.bfloat16), make_slots(9).to(device)
+    apart = torch.randn(9, 32 + shift).to(device, torch.bfloat16)[:, :32]
+    off_rows, off_pages = shifted(rows, shift), shifted(pages, shift)
+    for some_rows, some_pages in ((off_rows, pages), (rows, off_pages), (apart, pages)):
+        check_store_rows(some_rows, some_pages.clone() if some_pages is pages else off_pages, slots)
+        cache = some_pages.unflatten(2, (2, 16))
+        check_similarity(some_rows.unflatten(1, (2, 16)), cache, slots)
+    assert torch.equal(
+        ops.gather_rows(off_pages, slots), ops_reference.gather_rows(off_pages, slots)
+    )
+    all_pages = shifted(torch.randn(1, 2, 3, 2, 2, 16).to(device, torch.bfloat16), shift)
+    expected = all_pages.clone()
+    ops_reference.copy_pages(expected, [2], [0])
+    ops.copy_pages(all_pages, [2], [0])
+    assert torch.equal(all_pages, expected)
 
 
 def check_gather_rows(device: torch.device, dtype: torch.dtype, count: int, width: int) -> None:
