@@ -2,7 +2,6 @@
 #include <cstring>
 #include <memory>
 #include <numeric>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -54,30 +53,40 @@ void check_launched(cudaError_t status) {
 constexpr std::int64_t kRowBytes[] = {0, 1, 2, 12, 16, 48, 2064, 4096};
 constexpr std::size_t kOffsets[] = {0, 1, 2, 4, 8};
 
+// One address or step at a time off by `offset`: that of keys, of values, of their caches, or the
+// step from one row to the next.
+void test_paged_rows(std::int64_t row, std::size_t offset, int which,
+                     const std::vector<std::int64_t>& chosen) {
+  const std::int64_t num_slots = 5, stride = row + (which == 4 ? std::int64_t(offset) : 0);
+  const auto count = static_cast<std::int64_t>(chosen.size());
+  const auto size = static_cast<std::size_t>(count == 0 ? 0 : (count - 1) * stride + row);
+  const auto dense = static_cast<std::size_t>(count * row);
+  const auto cache = static_cast<std::size_t>(num_slots * row);
+  const auto off = [&](int tensor) { return which == tensor ? offset : 0; };
+  Buffer key(size, off(0), 1), value(size, off(1), 2), slots = copy(chosen);
+  Buffer k_cache(cache, off(2)), v_cache(cache, off(3));
+  auto* slot = slots.as<std::int64_t>();
+  check_launched(launch_store_kv(
+      {key.data, value.data, k_cache.data, v_cache.data, slot, count, row, stride, stride},
+      nullptr));
+  check_launched(launch_store_rows({key.data, k_cache.data, slot, count, row, stride}, nullptr));
+  for (std::int64_t i = 0; i < count; ++i) slot[i] = slot[i] < 0 ? num_slots - 1 : slot[i];
+  Buffer read_key(dense, off(0)), read_value(dense, off(1)), read_rows(dense, off(0));
+  check_launched(launch_gather_kv(
+      {k_cache.data, v_cache.data, read_key.data, read_value.data, slot, count, row}, nullptr));
+  check_launched(launch_gather_rows({k_cache.data, read_rows.data, slot, count, row}, nullptr));
+  for (std::size_t i = 0; i < dense; ++i) {
+    CHECK(read_key.data[i] == 1 && read_value.data[i] == 2 && read_rows.data[i] == 1);
+  }
+}
+
 void test_paged_rows() {
-  const std::int64_t num_slots = 5;
   for (const std::int64_t row : kRowBytes) {
     for (const std::size_t offset : kOffsets) {
-      for (const auto& chosen : {std::vector<std::int64_t>{}, {4, -1, 0}, {3}}) {
-        const auto count = static_cast<std::int64_t>(chosen.size());
-        const auto size = static_cast<std::size_t>(count * row);
-        const auto cache_size = static_cast<std::size_t>(num_slots * row);
-        Buffer key(size, offset, 1), value(size, 0, 2), slots = copy(chosen);
-        Buffer k_cache(cache_size, offset), v_cache(cache_size, offset);
-        check_launched(launch_store_kv({key.data, value.data, k_cache.data, v_cache.data,
-                                        slots.as<std::int64_t>(), count, row, row, row},
-                                       nullptr));
-        check_launched(launch_store_rows(
-            {key.data, k_cache.data, slots.as<std::int64_t>(), count, row, row}, nullptr));
-        for (std::int64_t& slot : std::span(slots.as<std::int64_t>(), chosen.size())) {
-          if (slot < 0) slot = num_slots - 1;
+      for (int which = 0; which < (offset == 0 ? 1 : 5); ++which) {
+        for (const auto& chosen : {std::vector<std::int64_t>{}, {4, -1, 0}, {3}}) {
+          test_paged_rows(row, offset, which, chosen);
         }
-        check_launched(launch_gather_kv({k_cache.data, v_cache.data, key.data, value.data,
-                                         slots.as<std::int64_t>(), count, row},
-                                        nullptr));
-        check_launched(launch_gather_rows(
-            {k_cache.data, key.data, slots.as<std::int64_t>(), count, row}, nullptr));
-        if (size > 0) CHECK(key.data[0] == 1 && value.data[size - 1] == 2);
       }
     }
   }
@@ -109,22 +118,28 @@ void test_copy_pages() {
   CHECK(std::memcmp(pages.data, pages.data + many * 4, many * 4) == 0);
 }
 
+// Rows or their cache lie off an aligned address, or the rows `gap` values apart.
+void test_row_similarity(RowDtype dtype, std::int64_t size, std::size_t rows_offset,
+                         std::size_t cache_offset, std::int64_t gap) {
+  const std::int64_t bytes = dtype == RowDtype::kFloat32 ? 4 : 2;
+  const std::int64_t stride = size + gap, num_rows = 3;
+  Buffer rows(static_cast<std::size_t>(((num_rows - 1) * stride + size) * bytes), rows_offset);
+  Buffer cache(static_cast<std::size_t>(2 * size * bytes), cache_offset);
+  Buffer slots = copy(std::vector<std::int64_t>{1, -1, 0});
+  Buffer similarity(3 * sizeof(float));
+  check_launched(launch_row_similarity({rows.data, cache.data, slots.as<std::int64_t>(),
+                                        similarity.as<float>(), dtype, num_rows, size, stride},
+                                       nullptr));
+  for (int i = 0; i < 3; ++i) CHECK(similarity.as<float>()[i] == 1.0f);  // all are zeros
+}
+
 void test_row_similarity() {
   for (const auto dtype : {RowDtype::kFloat32, RowDtype::kBFloat16, RowDtype::kFloat16}) {
-    const std::int64_t bytes = dtype == RowDtype::kFloat32 ? 4 : 2;
     for (const std::int64_t size : {0, 1, 8, 9, 1032}) {
-      for (const std::size_t offset : {std::size_t{0}, std::size_t{4}}) {
-        const std::int64_t stride = size + 8, num_rows = 3;
-        Buffer rows(static_cast<std::size_t>(((num_rows - 1) * stride + size) * bytes), offset);
-        Buffer cache(static_cast<std::size_t>(2 * size * bytes), offset);
-        Buffer slots = copy(std::vector<std::int64_t>{1, -1, 0});
-        Buffer similarity(3 * sizeof(float));
-        check_launched(
-            launch_row_similarity({rows.data, cache.data, slots.as<std::int64_t>(),
-                                   similarity.as<float>(), dtype, num_rows, size, stride},
-                                  nullptr));
-        for (int i = 0; i < 3; ++i) CHECK(similarity.as<float>()[i] == 1.0f);  // all are zeros
-      }
+      test_row_similarity(dtype, size, 0, 0, 8);
+      test_row_similarity(dtype, size, 0, 0, 1);
+      test_row_similarity(dtype, size, 4, 0, 0);
+      test_row_similarity(dtype, size, 0, 4, 0);
     }
   }
 }
