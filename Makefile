@@ -8,18 +8,19 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CMAKE_BUILD = build/$$($(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)')
-CXX_FILES = $$(find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_FILES = $$(find csrc -name '*.cpp' -o -name '*.hpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build lint format sanitize bench docs clean
+.PHONY: help demo test build simulated lint format sanitize bench docs clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo      a batch job on a shipped model, and the table of what it measured"
 	@echo "make test      C++ and Python tests, lint, types, formatting"
 	@echo "make build     the environment and the extensions only"
+	@echo "make simulated the CUDA kernels for a simulated GPU, which their tests need"
 	@echo "make lint      ruff, mypy, clang-format; make format rewrites the files"
-	@echo "make sanitize  the C++ core's tests under address and undefined-behaviour sanitizers"
+	@echo "make sanitize  C++ tests and CUDA kernels under address and undefined-behaviour sanitizers"
 	@echo "make bench     every script in benchmarks/"
 	@echo "make docs      the documentation as a site in build/site"
 	@echo "make clean     remove what was built; the environment stays (rm -r .venv)"
@@ -27,7 +28,7 @@ help:
 demo: build
 	@$(BIN)/python examples/demo.py
 
-test: build
+test: build simulated
 	@echo "== C++ tests"
 	@$(BIN)/ctest --test-dir $(CMAKE_BUILD) --no-tests=error --output-on-failure --progress
 	@echo "== Python tests"
@@ -49,6 +50,10 @@ format: .venv/.packages
 # CMake itself decides what is out of date, so that a changed STARR_CUDA counts too.
 build: .venv/.installed
 	@$(BIN)/python setup.py --quiet build_ext --inplace
+
+# For tests: the CUDA kernels, compiled for a simulated GPU.
+simulated: build
+	@$(BIN)/cmake --build $(CMAKE_BUILD) --target simulated
 
 # Editable: the command starr-engine and the metadata; the code stays here.
 .venv/.installed: .venv/.packages pyproject.toml
@@ -76,7 +81,7 @@ build: .venv/.installed
 sanitize: .venv/.packages
 	@PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S csrc -B build/sanitize -G Ninja --log-level=WARNING \
 	  -DSTARR_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
-	@$(BIN)/cmake --build build/sanitize
+	@$(BIN)/cmake --build build/sanitize --target all simulated
 	@$(BIN)/ctest --test-dir build/sanitize --no-tests=error --output-on-failure
 
 bench: build

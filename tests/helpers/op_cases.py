@@ -71,6 +71,36 @@ def check_store_kv_fused_projection(device: torch.device) -> None:
     _check_store(key, value, make_pool(device, torch.bfloat16), make_slots(9).to(device))
 
 
+def shifted(values: Tensor, by: int) -> Tensor:
+    """The same values, contiguous, ``by`` elements behind an address aligned to every vector."""
+    copy = values.new_empty(by + values.numel())[by:].view(values.shape)
+    return copy.copy_(values)
+
+
+# Elements of two bytes by which an address is off 16 bytes.
+SHIFTS = (1, 2, 4)
+
+
+def check_kv_alignments(device: torch.device, shift: int) -> None:
+    """One tensor at a time lies where no vector of 16 bytes can be read or written."""
+    key, value = torch.randn(2, 9, 2, 16).to(device, torch.bfloat16)
+    slots = make_slots(9).to(device)
+    for unaligned in range(4):
+        tensors = [key, value, *make_pool(device, torch.bfloat16)]
+        tensors[unaligned] = shifted(tensors[unaligned], shift)
+        _check_store(*tensors[:2], (tensors[2], tensors[3]), slots)
+        for got, expected in zip(
+            ops.gather_kv(*tensors[2:], slots),
+            ops_reference.gather_kv(*tensors[2:], slots),
+            strict=True,
+        ):
+            assert torch.equal(got, expected)
+    # The first row is aligned, the others are not.
+    apart = torch.randn(9, 32 + shift).to(device, torch.bfloat16)[:, :32].unflatten(1, (2, 16))
+    _check_store(apart, value, make_pool(device, torch.bfloat16), slots)
+    _check_store(key, apart, make_pool(device, torch.bfloat16), slots)
+
+
 def check_gather_kv(device: torch.device, dtype: torch.dtype, num_slots: int) -> None:
     caches = make_pool(device, dtype)
     slots = torch.randint(NUM_PAGES * PAGE_SIZE, (num_slots,), device=device)  # repeats too
@@ -190,7 +220,7 @@ def check_rows_are_independent(device: torch.device) -> None:
 OPCHECK_CASES = ("store_kv", "gather_kv", "logits_statistics")
 
 
-def check_registration(device: torch.device, case: str) -> None:
+def check_registration(device: torch.device, case: str, checks: str = "ALL") -> None:
     """Schema, mutated arguments, fake implementation and compilation of one op."""
     k_cache, v_cache = (cache.clone() for cache in make_pool(device, torch.float32))
     slots = make_slots(5).to(device)
@@ -201,6 +231,9 @@ def check_registration(device: torch.device, case: str) -> None:
         "logits_statistics": (torch.randn(4, 50).to(device), 3),
     }[case]
     results = torch.library.opcheck(
-        getattr(torch.ops.starr_engine, case).default, arguments, raise_exception=True
+        getattr(torch.ops.starr_engine, case).default,
+        arguments,
+        test_utils=checks,
+        raise_exception=True,
     )
     assert set(results.values()) == {"SUCCESS"}

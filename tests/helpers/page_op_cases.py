@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from starr_engine import ops, ops_reference
-from tests.helpers.op_cases import NUM_PAGES, PAGE_SIZE, make_pool, make_slots
+from tests.helpers.op_cases import NUM_PAGES, PAGE_SIZE, make_pool, make_slots, shifted
 
 # Row widths that are multiples of 16, 4 and 2 bytes in bfloat16, and empty rows.
 WIDTHS = (32, 6, 3, 0)
@@ -66,6 +66,26 @@ def check_store_rows_stores_values_alone(device: torch.device) -> None:
     assert torch.equal(k_cache, before)
     ops.store_rows(key.flatten(1), k_cache.flatten(2), slots)
     assert torch.equal(k_cache, expected[0])
+
+
+def check_alignments(device: torch.device, shift: int) -> None:
+    """One tensor at a time lies where no vector of 16 bytes can be read or written."""
+    pages = make_feature_pages(device, torch.bfloat16)
+    rows, slots = torch.randn(9, 32).to(device, torch.bfloat16), make_slots(9).to(device)
+    apart = torch.randn(9, 32 + shift).to(device, torch.bfloat16)[:, :32]
+    off_rows, off_pages = shifted(rows, shift), shifted(pages, shift)
+    for some_rows, some_pages in ((off_rows, pages), (rows, off_pages), (apart, pages)):
+        check_store_rows(some_rows, some_pages.clone() if some_pages is pages else off_pages, slots)
+        cache = some_pages.unflatten(2, (2, 16))
+        check_similarity(some_rows.unflatten(1, (2, 16)), cache, slots)
+    assert torch.equal(
+        ops.gather_rows(off_pages, slots), ops_reference.gather_rows(off_pages, slots)
+    )
+    all_pages = shifted(torch.randn(1, 2, 3, 2, 2, 16).to(device, torch.bfloat16), shift)
+    expected = all_pages.clone()
+    ops_reference.copy_pages(expected, [2], [0])
+    ops.copy_pages(all_pages, [2], [0])
+    assert torch.equal(all_pages, expected)
 
 
 def check_gather_rows(device: torch.device, dtype: torch.dtype, count: int, width: int) -> None:
@@ -153,9 +173,9 @@ def check_special_rows(device: torch.device, dtype: torch.dtype) -> None:
     torch.testing.assert_close(got, truth, rtol=0, atol=1e-6, equal_nan=True)
 
 
-def check_every_float16(device: torch.device) -> None:
+def check_every_float16(device: torch.device, step: int = 1) -> None:
     """Each of the 65,536 bit patterns, beside a number of its size, has float32's direction."""
-    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32)
+    bits = torch.arange(-(2**15), 2**15, step, dtype=torch.int32)
     pairs = torch.stack([bits, bits ^ 0x155], 1).to(torch.int16).view(torch.float16)
     cache, slots = pairs.view(-1, 1, 1, 2).to(device), torch.arange(len(bits), device=device)
     rows = torch.tensor([1.0, 0.0], device=device).expand(len(bits), 1, 2)
@@ -191,7 +211,7 @@ def check_select_lowest_of_segments(
 OPCHECK_CASES = ("store_rows", "gather_rows", "copy_pages", "row_similarity", "select_lowest")
 
 
-def check_registration(device: torch.device, case: str) -> None:
+def check_registration(device: torch.device, case: str, checks: str = "ALL") -> None:
     """Schema, mutated arguments, fake implementation and compilation of one op."""
     pages = make_feature_pages(device, torch.float32).clone()
     slots = make_slots(5).to(device)
@@ -205,6 +225,9 @@ def check_registration(device: torch.device, case: str) -> None:
         "select_lowest": (rows[0].clone(), [0, 10, 32], [3, 0]),
     }[case]
     results = torch.library.opcheck(
-        getattr(torch.ops.starr_engine, case).default, arguments, raise_exception=True
+        getattr(torch.ops.starr_engine, case).default,
+        arguments,
+        test_utils=checks,
+        raise_exception=True,
     )
     assert set(results.values()) == {"SUCCESS"}

@@ -198,7 +198,7 @@ def check_decide(device: torch.device, block: Block, *, with_signal: bool, at_od
     assert not (got.unmask | got.revoke)[numbers.isnan()].any()
 
 
-def check_registration(device: torch.device, op: str) -> None:
+def check_registration(device: torch.device, op: str, checks: str = "ALL") -> None:
     """Schema, no mutated or aliased arguments, fake implementation and compilation."""
     block = random_block(2, rows=2, length=5).to(device)
     rule = [float(number) for number in block.rule]
@@ -214,6 +214,9 @@ def check_registration(device: torch.device, op: str) -> None:
         ),
     }[op]
     results = torch.library.opcheck(
-        getattr(torch.ops.starr_engine, op).default, arguments, raise_exception=True
+        getattr(torch.ops.starr_engine, op).default,
+        arguments,
+        test_utils=checks,
+        raise_exception=True,
     )
     assert set(results.values()) == {"SUCCESS"}

@@ -30,6 +30,11 @@ def test_store_kv_takes_views_of_a_fused_projection() -> None:
     op_cases.check_store_kv_fused_projection(CPU)
 
 
+@pytest.mark.parametrize("shift", op_cases.SHIFTS)
+def test_keys_and_values_may_lie_at_any_address(shift: int) -> None:
+    op_cases.check_kv_alignments(CPU, shift)
+
+
 @pytest.mark.parametrize("dtype", op_cases.CACHE_DTYPES)
 @pytest.mark.parametrize("num_slots", op_cases.NUM_TOKENS)
 def test_gather_kv_reads_what_the_reference_reads(num_slots: int, dtype: torch.dtype) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from starr_engine import ops
 from tests.helpers import page_op_cases
-from tests.helpers.op_cases import CACHE_DTYPES, NUM_TOKENS, ROW_SHAPES
+from tests.helpers.op_cases import CACHE_DTYPES, NUM_TOKENS, ROW_SHAPES, SHIFTS
 
 CPU = torch.device("cpu")
 
@@ -31,6 +31,11 @@ def test_store_rows_copies_rows_of_any_width(width: int) -> None:
 
 def test_store_rows_takes_rows_that_lie_apart() -> None:
     page_op_cases.check_store_rows_apart(CPU)
+
+
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_rows_and_pages_may_lie_at_any_address(shift: int) -> None:
+    page_op_cases.check_alignments(CPU, shift)
 
 
 def test_store_rows_stores_keys_or_values_alone() -> None:
