@@ -80,7 +80,7 @@ def test_the_op_draws_what_the_reference_draws(
 
 @pytest.mark.parametrize("name", gumbel_cases.TRUNCATIONS)
 @pytest.mark.parametrize("dtype", gumbel_cases.DTYPES)
-@pytest.mark.parametrize("shape", [(1, 1), (6, 15), (30, 1025), (2, 20_000)])
+@pytest.mark.parametrize("shape", [(1, 1), (6, 15), (30, 1025), (1, 126_464)])
 def test_the_op_cuts_off_what_the_reference_cuts_off(
     shape: tuple[int, int], dtype: torch.dtype, name: str
 ) -> None:
