@@ -7,6 +7,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.helpers.simulated_cuda import SimulatedCuda, simulated_cuda
+
 # No verdict may depend on how busy the machine is.
 settings.register_profile(
     "any_machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -36,3 +38,12 @@ def _clean_torch_state() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(is_deterministic)
     torch.set_float32_matmul_precision(matmul_precision)
+
+
+@pytest.fixture(scope="module")
+def simulated_device() -> Iterator[SimulatedCuda]:
+    """A CUDA device that is not there, for all tests of a module."""
+    if torch.version.cuda is not None:
+        pytest.skip("torch has CUDA itself")
+    with simulated_cuda() as device:
+        yield device
