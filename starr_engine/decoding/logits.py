@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.bad_words import BadWordGuard, BadWords, Ids, Places
+from starr_engine.decoding.transfer import upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,14 +138,14 @@ def forbid_before(
     logits: Tensor, positions: Places, min_tokens: int, ids: tuple[int, ...]
 ) -> Tensor:
     """-inf for ``ids`` in the rows whose position [m] lies before ``min_tokens``."""
-    early = torch.from_numpy(positions < min_tokens).to(logits.device)
+    early = upload(positions < min_tokens, logits.device)
     return torch.where(early[:, None], forbid(logits, ids), logits)
 
 
 def forbid_at(logits: Tensor, rows: Places, ids: Places) -> Tensor:
     """-inf for single entries: ``rows`` and ``ids``, both [f]."""
-    where = (torch.from_numpy(rows).to(logits.device), torch.from_numpy(ids).to(logits.device))
-    return logits.index_put(where, logits.new_tensor(-torch.inf))
+    where = (upload(rows, logits.device), upload(ids, logits.device))
+    return logits.index_put(where, logits.new_full((), -torch.inf))
 
 
 def restore_standing(logits: Tensor, raw: Tensor, canvas: OutputCanvas) -> Tensor:
@@ -153,17 +154,14 @@ def restore_standing(logits: Tensor, raw: Tensor, canvas: OutputCanvas) -> Tenso
     rows = np.flatnonzero(standing != canvas.mask_token_id)
     if len(rows) == 0:
         return logits
-    where = (
-        torch.from_numpy(rows).to(logits.device),
-        torch.from_numpy(standing[rows]).to(logits.device),
-    )
+    where = (upload(rows, logits.device), upload(standing[rows], logits.device))
     return logits.index_put(where, raw[where])
 
 
 def add_bias(logits: Tensor, ids: tuple[int, ...], bias: tuple[float, ...]) -> Tensor:
     """``bias`` added to ``ids`` in every row."""
-    added = logits.new_tensor(bias).expand(len(logits), -1)
-    return logits.index_add(1, _index(ids, logits), added)
+    added = upload(np.array(bias, np.float32), logits.device).to(logits.dtype)
+    return logits.index_add(1, _index(ids, logits), added.expand(len(logits), -1))
 
 
 def count_standing(
@@ -195,10 +193,10 @@ def penalize_repetition(
     Source:
         CTRL, arXiv 1909.05858, section 4.1, in the form that reaches negative logits too.
     """
-    index = torch.from_numpy(ids).to(logits.device)
+    index = upload(ids, logits.device)
     values = logits[:, index]
     penalized = torch.where(values > 0, values / penalty, values * penalty)
-    chosen = torch.where(torch.from_numpy(seen).to(logits.device), penalized, values)
+    chosen = torch.where(upload(seen, logits.device), penalized, values)
     return logits.index_copy(1, index, chosen)
 
 
@@ -206,10 +204,10 @@ def penalize_counts(
     logits: Tensor, ids: Places, counts: NDArray[np.int64], presence: float, frequency: float
 ) -> Tensor:
     """Take ``presence`` once and ``frequency`` per count [m, U] off the logits of ``ids`` [U]."""
-    index = torch.from_numpy(ids).to(logits.device)
-    off = torch.from_numpy(frequency * counts + presence * (counts > 0)).to(logits)
+    index = upload(ids, logits.device)
+    off = upload(frequency * counts + presence * (counts > 0), logits.device).to(logits.dtype)
     return logits.index_copy(1, index, logits[:, index] - off)
 
 
 def _index(ids: tuple[int, ...], like: Tensor) -> Tensor:
-    return torch.tensor(ids, dtype=torch.int64, device=like.device)
+    return upload(np.array(ids, np.int64), like.device)
