@@ -1,5 +1,6 @@
 """Seeds, skip reasons and clean global state for every test."""
 
+import os
 import random
 from collections.abc import Iterator
 
@@ -17,7 +18,7 @@ settings.load_profile("any_machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or os.environ.get("STARR_SIMULATED_CUDA"):
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and torch finds none here")
     for item in items:

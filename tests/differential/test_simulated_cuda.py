@@ -88,7 +88,8 @@ def run(engine: Engine, changes: Sequence[Change]) -> dict[str, tuple[Any, ...]]
         if waiting:
             n, (prompt, change) = waiting.pop(0)
             fields = {
-                "max_tokens": 8 + 4 * (n % 2), "block_length": 8, "seed": n, "ignore_eos": n % 3 > 0,
+                "max_tokens": 8 + 4 * (n % 2), "block_length": 8, "seed": n,
+                "ignore_eos": n % 3 > 0,
             }  # fmt: skip
             engine.add_request(prompt, SamplingParams(**(fields | change)), str(n))
         if step == 5:

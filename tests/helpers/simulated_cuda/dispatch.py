@@ -45,6 +45,8 @@ class Dispatcher:
         self.heap = Heap()
         self.pinned = PinnedMemory()
         self.capture: Capture | None = None
+        self.forbids_waits = False
+        """See ``torch.cuda.set_sync_debug_mode``."""
         self.copies = Copies(self)
         self.generators: set[int] = set()
         """Addresses of those of the device."""
@@ -58,6 +60,8 @@ class Dispatcher:
         """
         if self.capture is not None:
             raise RuntimeError(f"{name}: operation not permitted when stream is capturing")
+        if self.forbids_waits:
+            raise RuntimeError(f"{name}: called a synchronizing CUDA operation")
         self.log.wait(name, upto)
         self.pinned.settle(self.log.num_done)
 

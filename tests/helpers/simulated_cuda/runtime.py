@@ -107,6 +107,9 @@ def stand_ins(
     def reset_peak(device: object = None) -> None:
         heap.peak = heap.allocated
 
+    def forbid_waits(mode: int | str) -> None:
+        home.forbids_waits = mode in (2, "error")
+
     @contextlib.contextmanager
     def nothing(*_: object, **__: object) -> Iterator[None]:
         yield
@@ -129,6 +132,7 @@ def stand_ins(
         "reset_peak_memory_stats": reset_peak,
         "empty_cache": lambda: None,
         "synchronize": lambda device=None: home.wait("torch.cuda.synchronize"),
+        "set_sync_debug_mode": forbid_waits,
         "current_stream": lambda device=None: stream(),
         "graph_pool_handle": lambda: (0, 0),
         "graph": capturing,
