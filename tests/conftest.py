@@ -1,11 +1,14 @@
 """Seeds, skip reasons and clean global state for every test."""
 
+import os
 import random
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.helpers.simulated_cuda import SimulatedCuda, simulated_cuda
 
 # No verdict may depend on how busy the machine is.
 settings.register_profile(
@@ -15,7 +18,7 @@ settings.load_profile("any_machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() or os.environ.get("STARR_SIMULATED_CUDA"):
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and torch finds none here")
     for item in items:
@@ -36,3 +39,12 @@ def _clean_torch_state() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(is_deterministic)
     torch.set_float32_matmul_precision(matmul_precision)
+
+
+@pytest.fixture(scope="module")
+def simulated_device() -> Iterator[SimulatedCuda]:
+    """A CUDA device that is not there, for all tests of a module."""
+    if torch.version.cuda is not None:
+        pytest.skip("torch has CUDA itself")
+    with simulated_cuda() as device:
+        yield device

@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from starr_engine.decoding.scores import Scores
+from starr_engine.decoding.transfer import upload
 
 _ABOVE: Final = 1e-3  # what makes the candidate the arg-max of a flat row
 
@@ -38,7 +40,7 @@ def late_rows(
     if not any(late_ids):
         return None
     late = [
-        torch.isin(proposed, proposed.new_tensor(ids))
+        torch.isin(proposed, upload(np.array(ids, np.int64), proposed.device))
         for proposed, ids in zip(torch.split(proposals, list(counts)), late_ids, strict=True)
     ]
     return torch.cat(late)

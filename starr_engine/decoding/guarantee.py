@@ -32,8 +32,7 @@ def keep_fixed(decision: Decision, is_fixed: Sequence[NDArray[np.bool_]]) -> Dec
         decision: Of n rows.
         is_fixed: [n] rows of [L].
     """
-    is_untouched = decision.revoke is None and decision.edit is None
-    if is_untouched or not any(row.any() for row in is_fixed):
+    if (decision.revoke is None and decision.edit is None) or not any(map(np.any, is_fixed)):
         return decision
     free = upload(~np.stack(is_fixed), decision.unmask.device)
     revoke = None if decision.revoke is None else decision.revoke & free

@@ -159,17 +159,14 @@ def restore_standing(logits: Tensor, raw: Tensor, canvas: OutputCanvas) -> Tenso
     rows = np.flatnonzero(standing != canvas.mask_token_id)
     if len(rows) == 0:
         return logits
-    where = (
-        upload(rows, logits.device),
-        upload(standing[rows], logits.device),
-    )
+    where = (upload(rows, logits.device), upload(standing[rows], logits.device))
     return logits.index_put(where, raw[where])
 
 
 def add_bias(logits: Tensor, ids: tuple[int, ...], bias: tuple[float, ...]) -> Tensor:
     """``bias`` added to ``ids`` in every row."""
-    added = upload(np.array(bias, np.float32), logits.device).expand(len(logits), -1)
-    return logits.index_add(1, _index(ids, logits), added)
+    added = upload(np.array(bias, np.float32), logits.device).to(logits.dtype)
+    return logits.index_add(1, _index(ids, logits), added.expand(len(logits), -1))
 
 
 def count_standing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from starr_engine.decoding.transfer import download
 from starr_engine.outputs import TokenLogprob
 
 
@@ -20,11 +21,16 @@ def token_logprobs(
         step: The forward, counted from 1.
         mask_token_id: From the checkpoint.
     """
-    rows = logits.double()
-    rows = rows.index_fill(1, torch.tensor([mask_token_id], device=rows.device), -torch.inf)
+    if not len(token_ids):
+        return ()
+    rows = logits.to(torch.float64, copy=True)
+    rows[:, mask_token_id] = -torch.inf
     rows = rows.log_softmax(-1)
     own = rows.gather(1, token_ids[:, None])[:, 0]
     best = rows.topk(min(num_top, rows.shape[1]), dim=-1)
+    found = download(
+        {"token_ids": token_ids, "own": own, "ids": best.indices, "values": best.values}
+    )()
     return tuple(
         TokenLogprob(
             token_id=token,
@@ -37,10 +43,6 @@ def token_logprobs(
             ),
         )
         for token, logprob, ids, values in zip(
-            token_ids.tolist(),
-            own.tolist(),
-            best.indices.tolist(),
-            best.values.tolist(),
-            strict=True,
+            *(found[name].tolist() for name in ("token_ids", "own", "ids", "values")), strict=True
         )
     )

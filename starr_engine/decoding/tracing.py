@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from starr_engine.decoding.base import BlockView, Decision
+from starr_engine.decoding.transfer import upload
 from starr_engine.trace import Codes, Decider, Floats, Outcome, PositionTrace
 
 Stages = Sequence[tuple[Decider, Decision]]
@@ -34,7 +34,7 @@ def trace_rows(
     found: list[PositionTrace | None] = [None] * len(score_offsets)
     if not traced:
         return found
-    shape, rows = view.masked.shape, torch.tensor(traced, device=view.masked.device)
+    shape, rows = view.masked.shape, upload(np.array(traced, np.int64), view.masked.device)
 
     def host(values: Tensor) -> NDArray[Any]:
         array: NDArray[Any] = values.expand(shape)[rows].cpu().numpy()

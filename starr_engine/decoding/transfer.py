@@ -14,6 +14,7 @@ _DTYPES: Final = {
     torch.bool: np.bool_,
     torch.int64: np.int64,
     torch.float32: np.float32,
+    torch.float64: np.float64,
 }
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -31,7 +32,7 @@ def download(tensors: Mapping[str, Tensor]) -> Callable[[], Arrays]:
     """Queue one copy of all tensors to the host.
 
     Args:
-        tensors: bool, int64 or float32, all on one device.
+        tensors: bool, int64, float32 or float64, all on one device.
 
     Returns:
         Waits for the copy, and gives the arrays by their names.

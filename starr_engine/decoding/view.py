@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,7 +57,7 @@ def make_view(
 
     given = drawn = None
     if policy.needs_logits:
-        taken_logits = _allowed_logits(group, logits[taken])
+        taken_logits = _allowed_logits(logits[taken], facts.mask_ids[placed // length])
         noisy = _with_noise(group, taken_logits)
         shown = taken_logits if late is None else flatten(taken_logits, scores.candidates, late)
         given = spread_rows(shown)
@@ -128,12 +127,9 @@ def _shadow_confidence(members: list[Member], scores: Scores) -> Tensor:
     return grid
 
 
-def _allowed_logits(group: list[DecodingRow], logits: Tensor) -> Tensor:
-    """A float32 copy in which no row can take its mask token."""
-    counts = [len(row.score_offsets) for row in group]
-    masks = np.repeat([row.mask_token_id for row in group], counts)
-    column = upload(masks.astype(np.int64), logits.device)[:, None]
-    return logits.to(torch.float32, copy=True).scatter_(1, column, -torch.inf)
+def _allowed_logits(logits: Tensor, mask_ids: Tensor) -> Tensor:
+    """A float32 copy [m, V] in which no row can take its mask token [m, 1]."""
+    return logits.to(torch.float32, copy=True).scatter_(1, mask_ids, -torch.inf)
 
 
 def _with_noise(group: list[DecodingRow], logits: Tensor) -> Tensor:

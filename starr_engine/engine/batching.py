@@ -15,6 +15,7 @@ from starr_engine._core import BatchBuilder, PageTable, PlanError
 from starr_engine.attention.windows import WindowView
 from starr_engine.cache.base import StepKind, StepPlan
 from starr_engine.decoding.facts import KnownFacts
+from starr_engine.decoding.transfer import upload
 from starr_engine.engine.canvas_cache import CanvasCache
 from starr_engine.engine.carried_rows import CarriedRows, fill_sources
 from starr_engine.engine.drafting import canvas_rows, put_drafts
@@ -295,4 +296,4 @@ class Batcher:
         )
 
     def _upload(self, array: NDArray[np.generic]) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+        return upload(array, self._device)

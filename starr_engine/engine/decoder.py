@@ -19,6 +19,7 @@ from starr_engine.decoding.logprobs import token_logprobs
 from starr_engine.decoding.noise import Noise, drawn_columns, drawn_rows, row_keys
 from starr_engine.decoding.rows import DecodingRow, RowDecision, RowFailure
 from starr_engine.decoding.scores import fused_statistics, plain_statistics, score_rows
+from starr_engine.decoding.transfer import upload
 from starr_engine.engine.carried_rows import KNOWN, put
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.running import RunningRequest
@@ -206,8 +207,8 @@ class Decoder:
         return replace(
             decision,
             logprobs=token_logprobs(
-                logits[torch.from_numpy(rows).to(logits.device)],
-                torch.from_numpy(put.astype(np.int64)).to(logits.device),
+                logits[upload(rows, logits.device)],
+                upload(put.astype(np.int64), logits.device),
                 num_top=request.params.logprobs,
                 step=request.num_forwards + 1,
                 mask_token_id=self._mask_token_id,

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from starr_engine.decoding.transfer import upload
 from starr_engine.engine.running import RunningRequest
 from starr_engine.models.base import CanvasRows, DiffusionModel, ModelSpec
 from starr_engine.request import Positions, Request
@@ -93,11 +94,11 @@ def canvas_rows(
         running, bounds[:-1], bounds[1:], starts.tolist(), strict=True
     ):
         if each.soft is not None:
-            offsets = torch.from_numpy(positions[rows[first:last]] - start).to(device)
+            offsets = upload(positions[rows[first:last]] - start, device)
             torch.index_select(each.soft, 0, offsets, out=soft[first:last])
     return CanvasRows(
-        is_canvas=torch.from_numpy(is_canvas).to(device),
-        rows=torch.from_numpy(rows).to(device),
+        is_canvas=upload(is_canvas, device),
+        rows=upload(rows, device),
         soft=soft,
     )
 
@@ -123,8 +124,9 @@ def remember(
     for each, positions in zip(running, scored, strict=True):
         block = each.request.canvas.active_block
         temperature = each.remasking.temperature(each.request.steps_in_block)
-        offsets = torch.from_numpy(positions.astype(np.int64)).to(logits.device)
-        offsets -= each.request.canvas.block_start
+        offsets = upload(
+            positions.astype(np.int64) - each.request.canvas.block_start, logits.device
+        )
         for rows, places in zip(
             torch.split(logits[first : first + len(positions)], _ROWS_AT_ONCE),
             torch.split(offsets, _ROWS_AT_ONCE),

@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from starr_engine.attention.base import AttentionBackend, StepAttention
 from starr_engine.cache.feature_pool import FeaturePool
 from starr_engine.cache.pool import KVPool
+from starr_engine.decoding.transfer import upload
 from starr_engine.engine.drafting import remember
 from starr_engine.engine.feature_forward import feature_forward
 from starr_engine.engine.graphs.runner import GraphRunner
@@ -188,7 +190,7 @@ class Executor:
         """Run the probes, and add all findings to the requests, with one copy to the host."""
         found = [] if similarity is None else [similarity.double()]
         if batch.probes:
-            probed = torch.tensor(batch.probed_rows, device=logits.device)
+            probed = upload(np.array(batch.probed_rows, np.int64), logits.device)
             full = torch.cat([self._run(self.upload(probe))[0] for probe in batch.probes])
             of_probed, of_full = (torch.split(each, _ROWS_AT_ONCE) for each in (probed, full))
             pieces = zip(of_probed, of_full, strict=True)

@@ -108,7 +108,7 @@ class GroupLimitedRouter(nn.Module):
         """Ranks [T, E] with minus infinity outside the best groups."""
         if self.num_groups_chosen == self.num_groups:
             return ranks
-        grouped = ranks.view(len(ranks), self.num_groups, -1)
+        grouped = ranks.view(len(ranks), self.num_groups, ranks.shape[1] // self.num_groups)
         group_ranks = grouped.topk(_GROUP_SCORES).values.sum(-1)
         best = group_ranks.topk(self.num_groups_chosen).indices
         is_best = torch.zeros_like(group_ranks, dtype=torch.bool).scatter_(-1, best, value=True)

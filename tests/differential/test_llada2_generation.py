@@ -177,3 +177,7 @@ def test_an_exact_cache_of_any_kind_of_attention_holds_and_edits_as_none_does(
             )  # fmt: skip
     assert sum(output.num_edited for output in expected) > 10
     assert_all_pages_free(llm.engine)
+
+
+def test_a_step_with_nothing_to_do_is_taken(tmp_path: Path) -> None:
+    assert make_llm(sharp_llada2_checkpoint(tmp_path)).engine.step() == []

@@ -1,7 +1,13 @@
-"""Where kernels run: on a GPU, and on a simulated one that is always there."""
+"""Where the tests of the GPU run: there, and on simulated ones.
+
+Kernels always run on the simulated GPU of ``csrc/simt`` too. Everything else runs on the
+simulated device of ``tests/helpers/simulated_cuda`` where there is no GPU and
+``STARR_SIMULATED_CUDA`` is set.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -18,3 +24,9 @@ def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
         return
     with simulated_kernels(request.param):
         yield torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _simulated_without_a_gpu(request: pytest.FixtureRequest) -> None:
+    if os.environ.get("STARR_SIMULATED_CUDA") and not torch.cuda.is_available():
+        request.getfixturevalue("simulated_device")

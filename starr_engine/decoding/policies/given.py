@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from starr_engine.decoding.base import BlockView, Decision, State, StatelessPolicy
+from starr_engine.decoding.transfer import upload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +28,6 @@ class GivenTokens(StatelessPolicy):
 
     def decide(self, view: BlockView, state: State) -> tuple[Decision, State]:
         """See the class."""
-        given = torch.tensor(self.tokens, device=view.masked.device).repeat(len(view.masked))
+        given = upload(np.array(self.tokens, np.int64), view.masked.device).repeat(len(view.masked))
         tokens = view.candidates.masked_scatter(view.masked, given)
         return Decision(unmask=view.masked, tokens=tokens), state

@@ -1,0 +1,186 @@
+"""What the host waits for in a step on CUDA, and what it uploads, on a device that is simulated."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from starr_engine.config import EngineConfig
+from starr_engine.decoding.base import REMASKING_POLICIES
+from starr_engine.engine import ahead as ahead_of
+from starr_engine.engine.engine import Engine
+from tests.helpers.engines import assert_all_pages_free, random_prompts, sharp_checkpoint
+from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.simulated_cuda import Kind, SimulatedCuda
+from tests.helpers.simulated_cuda.steps import Turn, run_requests
+
+UPLOADS_PER_STEP = 1
+"""The step's layout, and behind it the facts of its blocks."""
+
+WAITS_FOR = "decoding/transfer.py:wait Event.synchronize"
+
+SLOW: dict[str, str] = {
+    "credit": "tokens of its own, whose probability is looked up",
+    "entropy_bound": "tokens of its own, whose probability is looked up",
+    "token_edit": "edits, whose probability is looked up",
+}
+"""Policies whose decision is made step by step, the host waiting, and why."""
+
+UPLOADS_MORE: dict[str, str] = {
+    "ancestral": "its times, laid out on the host",
+    "maskgit_plus": "its times, laid out on the host",
+    "wino": "where each request's shadow rows stand",
+}
+"""Policies that need more than facts, and what."""
+
+LONG = ("entropy_bound", "t2m")
+"""Policies that take many steps for a block here."""
+
+Change = dict[str, Any]
+PLAIN: list[Change] = [
+    *({"remasking": name} for name in REMASKING_POLICIES.names() if name not in SLOW),
+    {"remasking": "starr", "remasking_args": {"patience": 2, "revoke_below": 0.3}},
+    {"early_exit": "sched"},
+    {"cache": "none"},
+    {"cache": "prefix"},
+    {"cache": "vicinity", "cache_args": {"look_back": 3, "look_ahead": 5}},
+    {"cache": "delayed", "cache_args": {"warmup": 4}},
+    {"cache": "dual", "cache_args": {"refresh_every": 3}},
+    {"cache": "dual", "cache_args": {"suffix_window": 8}},
+    {"cache": "dllm"},
+    {"temperature": 0.7},
+    {"temperature": 0.7, "top_p": 0.8, "top_k": 7, "min_p": 0.05},
+    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25},
+    {"logit_bias": {7: 3.0}, "min_tokens": 5, "stop_token_ids": (5, 6, 7)},
+    {"allowed_token_ids": tuple(range(20, 40))},
+]
+"""Launched without a wait."""
+
+LATE: list[tuple[Change, str]] = [
+    *(({"remasking": name}, "decoding/group.py:_put_confidence") for name in SLOW),
+    ({"eos_last": True, "stop_token_ids": tuple(range(4, 60))}, "decoding/group.py"),
+    ({"trace": True}, "decoding/tracing.py"),
+    ({"cache": "dual", "cache_probe_rate": 1.0}, "engine/executor.py:_observe"),
+    (
+        {"cache": "dual", "cache_args": {"refresh": "drift", "drift_budget": 0.1}},
+        "engine/executor.py:_observe",
+    ),
+]
+"""Launched with waits, and where these are."""
+
+
+class Pair(NamedTuple):
+    """Engines over one checkpoint."""
+
+    cuda: Engine
+    cpu: Engine
+
+
+@pytest.fixture(scope="module")
+def bidirectional(
+    tmp_path_factory: pytest.TempPathFactory, simulated_device: SimulatedCuda
+) -> Pair:
+    return make_pair(sharp_checkpoint(tmp_path_factory.mktemp("sharp")))
+
+
+@pytest.fixture(scope="module")
+def block_causal(tmp_path_factory: pytest.TempPathFactory, simulated_device: SimulatedCuda) -> Pair:
+    config = sdar_config(block_size=8)
+    tensors = sdar_tensors(config)
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
+    return make_pair(write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors))
+
+
+@pytest.fixture(autouse=True)
+def eager_to_go_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead_of, "MOST_LEFT_OUT", 0.5)
+
+
+def make_pair(folder: Path) -> Pair:
+    fields: dict[str, Any] = {"model": str(folder), "dtype": "float32", "canvas_cache": 0}
+    return Pair(*(Engine(EngineConfig(**fields, device=device)) for device in ("cuda", "cpu")))
+
+
+def turns_of(pair: Pair, change: dict[str, Any], device: SimulatedCuda) -> list[Turn]:
+    """Of three requests, once all graphs that they need are recorded; they end as on the CPU."""
+    length = 4 if change.get("remasking") in LONG else 8
+    fields = {"max_tokens": length, "block_length": length, "ignore_eos": True} | change
+    prompts, kinds = random_prompts(3, seed=2), [fields | {"seed": n} for n in range(3)]
+    _, expected = run_requests(pair.cpu, prompts, kinds, device)
+    for _ in range(3):
+        turns, outputs = run_requests(pair.cuda, prompts, kinds, device)
+        if not any("graph" in event.name for turn in turns for event in turn.launch.events):
+            break
+    for name, output in outputs.items():
+        known = expected[name]
+        assert output.error is None
+        assert (output.token_ids, output.nfe) == (known.token_ids, known.nfe)
+        assert output.computed_rows == known.computed_rows
+    assert_all_pages_free(pair.cuda)
+    return turns
+
+
+def assert_waits_once(turns: list[Turn]) -> None:
+    """For the step that was launched first, and not for the one behind it."""
+    for turn in turns:
+        assert turn.launch.places(Kind.WAIT) == Counter()
+        waits = turn.finish.of(Kind.WAIT)
+        # After a step that no request wanted, there is nothing new to wait for.
+        assert len(waits) == turn.has_finished
+        assert turn.finish.places(Kind.WAIT) <= Counter({WAITS_FOR: 1})
+        assert all((wait.behind > 0) == turn.is_ahead for wait in waits)
+
+
+@pytest.mark.parametrize("kind", PLAIN, ids=str)
+def test_a_launch_waits_for_nothing_and_a_finish_once(
+    bidirectional: Pair, kind: Change, simulated_device: SimulatedCuda
+) -> None:
+    turns = turns_of(bidirectional, kind, simulated_device)
+    assert_waits_once(turns)
+    num_steps = sum(turn.num_launched for turn in turns)
+    num_uploads = sum(len(turn.launch.of(Kind.UPLOAD)) for turn in turns)
+    if kind.get("remasking") in UPLOADS_MORE or kind.keys() - {"remasking", "remasking_args"}:
+        assert num_uploads >= UPLOADS_PER_STEP * num_steps
+    else:
+        assert num_uploads == UPLOADS_PER_STEP * num_steps
+    assert not any(turn.finish.of(Kind.UPLOAD) for turn in turns)
+
+
+@pytest.mark.parametrize("name", ["starr", "low_confidence", "threshold"])
+def test_a_block_causal_model_waits_once_too(
+    block_causal: Pair, name: str, simulated_device: SimulatedCuda
+) -> None:
+    turns = turns_of(block_causal, {"remasking": name}, simulated_device)
+    assert_waits_once(turns)
+    assert any(turn.is_ahead for turn in turns)
+    num_steps = sum(turn.num_launched for turn in turns)
+    assert sum(len(turn.launch.of(Kind.UPLOAD)) for turn in turns) == UPLOADS_PER_STEP * num_steps
+
+
+@pytest.mark.parametrize("kind", [{}, {"cache": "none"}, {"remasking": "margin"}], ids=str)
+def test_nearly_every_step_in_a_block_is_waited_for_a_step_late(
+    bidirectional: Pair, kind: Change, simulated_device: SimulatedCuda
+) -> None:
+    turns = turns_of(bidirectional, kind | {"max_tokens": 16}, simulated_device)
+    assert sum(turn.is_ahead for turn in turns) >= len(turns) / 2
+
+
+@pytest.mark.parametrize(("kind", "where"), LATE, ids=str)
+def test_what_is_decided_or_looked_at_step_by_step_waits_in_the_launch(
+    bidirectional: Pair, kind: Change, where: str, simulated_device: SimulatedCuda
+) -> None:
+    turns = turns_of(bidirectional, kind, simulated_device)
+    waits = sum((turn.launch.places(Kind.WAIT) for turn in turns), Counter())
+    assert waits
+    assert all(each.startswith(where) for each in waits)
+
+
+def test_log_probabilities_are_one_more_wait_for_each_request(
+    bidirectional: Pair, simulated_device: SimulatedCuda
+) -> None:
+    for turn in turns_of(bidirectional, {"logprobs": 2}, simulated_device):
+        assert turn.launch.places(Kind.WAIT) == Counter()
+        assert len(turn.finish.of(Kind.WAIT)) <= 1 + 3
