@@ -11,6 +11,7 @@ import torch
 
 from tests.helpers.simulated_cuda.dispatch import Dispatcher, Mode
 from tests.helpers.simulated_cuda.guard import load_guard
+from tests.helpers.simulated_cuda.kernels import KernelOf, cpu_kernel
 from tests.helpers.simulated_cuda.log import Log
 from tests.helpers.simulated_cuda.runtime import generators_of, stand_ins
 
@@ -42,19 +43,23 @@ class SimulatedCuda:
 
 @contextmanager
 def simulated_cuda(
-    *, total_bytes: int = 256 << 20, capability: tuple[int, int] = (9, 0)
+    *,
+    total_bytes: int = 256 << 20,
+    capability: tuple[int, int] = (9, 0),
+    kernel_of: KernelOf = cpu_kernel,
 ) -> Iterator[SimulatedCuda]:
     """torch has a GPU inside, on this thread and those that start inside.
 
     Args:
         total_bytes: Memory of the device.
         capability: Of its kernels.
+        kernel_of: What stands for them.
 
     Raises:
         HazardError: At the end, if a copy was spoiled.
     """
     load_guard()
-    home = Dispatcher()
+    home = Dispatcher(kernel_of)
     device = SimulatedCuda(home)
     run = threading.Thread.run
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.helpers.simulated_cuda.copies import Copies
 from tests.helpers.simulated_cuda.graphs import Capture
-from tests.helpers.simulated_cuda.kernels import kernel_of
+from tests.helpers.simulated_cuda.kernels import KernelOf
 from tests.helpers.simulated_cuda.log import Kind, Log
 from tests.helpers.simulated_cuda.pinned import PinnedMemory
 from tests.helpers.simulated_cuda.rules import (
@@ -40,7 +40,8 @@ _WHOLE = {
 class Dispatcher:
     """Runs the ops of one simulated device."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernel_of: KernelOf) -> None:
+        self._kernel_of = kernel_of
         self.log = Log()
         self.heap = Heap()
         self.pinned = PinnedMemory()
@@ -110,7 +111,7 @@ class Dispatcher:
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
         inner_args, inner_kwargs = map_tensors(unwrapped, args), map_tensors(unwrapped, kwargs)
-        kernel = kernel_of(func)
+        kernel = self._kernel_of(func)
         if self.capture is not None:
             out = self.capture.run(func, kernel, inner_args, inner_kwargs)
         else:
