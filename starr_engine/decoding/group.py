@@ -123,7 +123,7 @@ def decide_group(
     if policy.step_limit is None:
         decision = bound_revocation(decision, facts.counts[1])
         decision = bound_holding(decision, facts.counts[2])
-    decision = drop_vain_edits(view, _put_allowed(view, decision, members, logits))
+    decision = drop_vain_edits(view, _put_allowed(view, decision, facts, logits))
     stages.append((Decider.ENGINE, decision))
     if policy.step_limit is None:
         decision = guarantee_progress(view, decision)
@@ -131,7 +131,7 @@ def decide_group(
         decision = bound_steps(view, decision, policy.step_limit)
     stages.append((Decider.GUARANTEE, decision))
     postpone = _never if doubts is None else doubts.postpone
-    confidence = _put_confidence(view, decision, members, logits, postpone)
+    confidence = _put_confidence(view, decision, members, facts, scores, logits, postpone)
     decision = _spare(group, view, decision, confidence)
     stages.append((Decider.ENGINE, decision))
     offsets = [row.score_offsets if row.trace else None for row in group]
@@ -152,22 +152,21 @@ def _never(needed: Tensor) -> bool:
 
 
 def _put_allowed(
-    view: BlockView, decision: Decision, members: list[Member], logits: Tensor
+    view: BlockView, decision: Decision, facts: BlockFacts, logits: Tensor
 ) -> Decision:
     """The candidate where a policy puts a token that the request's options forbid."""
     if decision.tokens is None:
         return decision
-    tokens = decision.tokens.clone()
-    for n, member in enumerate(members):
-        count = len(member.row.score_offsets)
-        offsets = upload(member.row.score_offsets, tokens.device)
-        rows = logits[member.first_score : member.first_score + count]
-        put = tokens[n, offsets]
-        # What a policy leaves at positions that it does not unmask need not be a token.
-        own = put.clamp(0, rows.shape[1] - 1)
-        is_forbidden = rows.gather(1, own[:, None])[:, 0] == -torch.inf
-        tokens[n, offsets] = torch.where(is_forbidden, view.candidates[n, offsets], put)
-    return replace(decision, tokens=tokens)
+    put, candidates = (each.flatten()[facts.placed] for each in (decision.tokens, view.candidates))
+    is_forbidden = logits[facts.taken, _tokens(put, logits)] == -torch.inf
+    allowed = torch.where(is_forbidden, candidates, put)
+    tokens = decision.tokens.flatten().index_copy(0, facts.placed, allowed)
+    return replace(decision, tokens=tokens.view_as(decision.tokens))
+
+
+def _tokens(put: Tensor, logits: Tensor) -> Tensor:
+    """Of the vocabulary: what a policy leaves at positions that it does not unmask need not be."""
+    return put.clamp(0, logits.shape[1] - 1)
 
 
 def _check_tokens(
@@ -198,6 +197,8 @@ def _put_confidence(
     view: BlockView,
     decision: Decision,
     members: list[Member],
+    facts: BlockFacts,
+    scores: Scores,
     logits: Tensor,
     postpone: Callable[[Tensor], bool],
 ) -> Tensor:
@@ -212,7 +213,6 @@ def _put_confidence(
     # The view's own candidates, none of which has to wait: rarely is there anything to look up.
     if put is proposed and not waits and postpone(chosen & (confidence == 0)):
         return confidence
-    confidence = confidence.clone()
     if decision.edit is not None:
         assert view.proposals is not None
         assert view.proposal_confidence is not None
@@ -220,13 +220,10 @@ def _put_confidence(
         proposed = torch.where(decision.edit, view.proposals, proposed)
         chosen = chosen | decision.edit
     own = chosen & ((put != proposed) | (confidence == 0))
-    for n, offset in own.nonzero().tolist():
-        row = members[n].row
-        scored = members[n].first_score + int(np.searchsorted(row.score_offsets, offset))
-        allowed = logits[scored].to(torch.float32, copy=True)
-        allowed[row.mask_token_id] = -torch.inf
-        confidence[n, offset] = allowed.softmax(0)[put[n, offset]]
-    return confidence
+    logit = logits[facts.taken, _tokens(put.flatten()[facts.placed], logits)].float()
+    top1, best = scores.top1[facts.taken], scores.best_logit[facts.taken]
+    looked_up = confidence.flatten().index_copy(0, facts.placed, top1 * torch.exp(logit - best))
+    return torch.where(own, looked_up.view_as(confidence), confidence)
 
 
 def _spare(

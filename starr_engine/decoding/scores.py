@@ -24,6 +24,8 @@ class Scores:
     confidence: Tensor
     logit: Tensor
     """The model's logit of the candidate."""
+    best_logit: Tensor
+    """The largest one, whose probability is ``top1``."""
     top1: Tensor
     top2: Tensor
     entropy: Tensor
@@ -37,6 +39,7 @@ class Scores:
             candidates=self.candidates[rows],
             confidence=self.confidence[rows],
             logit=self.logit[rows],
+            best_logit=self.best_logit[rows],
             top1=self.top1[rows],
             top2=self.top2[rows],
             entropy=self.entropy[rows],
@@ -107,6 +110,7 @@ def score_rows(
         candidates=candidates,
         confidence=top1 * torch.exp(logit - best),
         logit=logit,
+        best_logit=best,
         top1=top1,
         top2=top2,
         entropy=entropy,

@@ -22,13 +22,6 @@ UPLOADS_PER_STEP = 1
 
 WAITS_FOR = "decoding/transfer.py:wait Event.synchronize"
 
-SLOW: dict[str, str] = {
-    "credit": "tokens of its own, whose probability is looked up",
-    "entropy_bound": "tokens of its own, whose probability is looked up",
-    "token_edit": "edits, whose probability is looked up",
-}
-"""Policies whose decision is made step by step, the host waiting, and why."""
-
 UPLOADS_MORE: dict[str, str] = {
     "ancestral": "its times, laid out on the host",
     "maskgit_plus": "its times, laid out on the host",
@@ -37,6 +30,7 @@ UPLOADS_MORE: dict[str, str] = {
     "repetition_penalty": "which tokens stand where",
     "logit_bias": "tokens and biases",
     "allowed_token_ids": "tokens",
+    "eos_last": "tokens",
 }
 """What needs more than facts, and what that is."""
 
@@ -45,7 +39,7 @@ LONG = ("entropy_bound", "t2m")
 
 Change = dict[str, Any]
 PLAIN: list[Change] = [
-    *({"remasking": name} for name in REMASKING_POLICIES.names() if name not in SLOW),
+    *({"remasking": name} for name in REMASKING_POLICIES.names()),
     {"remasking": "starr", "remasking_args": {"patience": 2, "revoke_below": 0.3}},
     {"early_exit": "sched"},
     {"cache": "none"},
@@ -60,12 +54,11 @@ PLAIN: list[Change] = [
     {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25},
     {"logit_bias": {7: 3.0}, "min_tokens": 5, "stop_token_ids": (5, 6, 7)},
     {"allowed_token_ids": tuple(range(20, 40))},
+    {"eos_last": True, "stop_token_ids": tuple(range(4, 60))},
 ]
 """Launched without a wait."""
 
 LATE: list[tuple[Change, str]] = [
-    *(({"remasking": name}, "decoding/group.py:_put_confidence") for name in SLOW),
-    ({"eos_last": True, "stop_token_ids": tuple(range(4, 60))}, "decoding/group.py"),
     ({"trace": True}, "decoding/tracing.py"),
     ({"cache": "dual", "cache_probe_rate": 1.0}, "engine/executor.py:_observe"),
     (

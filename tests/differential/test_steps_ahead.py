@@ -34,7 +34,7 @@ ARGS: dict[str, dict[str, Any]] = {
     "low_confidence": {"tokens_per_step": 3},
     "token_edit": {"edit_threshold": 0.2},
 }
-POLICIES = [name for name in REMASKING_POLICIES.names() if name not in ("entropy_bound", "wino")]
+POLICIES = [name for name in REMASKING_POLICIES.names() if name != "wino"]
 CACHES: list[dict[str, Any]] = [
     {"cache": "none"},
     {"cache": "prefix"},

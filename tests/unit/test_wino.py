@@ -146,6 +146,7 @@ def scores(confidence: list[float]) -> Scores:
         candidates=torch.arange(len(confidence)),
         confidence=values,
         logit=values,
+        best_logit=values,
         top1=values,
         top2=values,
         entropy=values,
