@@ -177,7 +177,7 @@ def test_shares_of_the_report_add_up(llm) -> None:
         lines["all"]["bandwidth_share"], lines["all"]["compute_share"]
     )
     flops = sum(step.work.flops for step in profiler.steps)
-    assert lines["all"]["compute_share"] == pytest.approx(flops / (8 * 15.0) / 1e9)
+    assert lines["all"]["compute_share"] == pytest.approx(flops / (8 * 21.0) / 1e9)
 
 
 def test_the_chrome_trace_nests_phases_in_steps(llm, tmp_path) -> None:

@@ -128,6 +128,7 @@ def test_what_hangs_and_what_is_left_running_ends(parse: Parse, tmp_path: Path) 
         + fence("sh", "sleep 1000")
         + fence("python", "import time; time.sleep(1000)")
     )
+    before = psutil.Process().children(recursive=True)  # of other tests
     with PageRunner(tmp_path / "folder", timeout_s=2) as runner:
         runner.run(sleepers[0])
         left = psutil.Process(int((tmp_path / "folder" / "pid").read_text()))
@@ -135,6 +136,6 @@ def test_what_hangs_and_what_is_left_running_ends(parse: Parse, tmp_path: Path) 
         for block in sleepers[1:]:
             with pytest.raises(AssertionError, match="not done in 2 s"):
                 runner.run(block)
-        others = psutil.Process().children(recursive=True)
+        others = set(psutil.Process().children(recursive=True)).difference(before)
     psutil.wait_procs([left, *others], timeout=10)
     assert not any(process.is_running() for process in [left, *others])
