@@ -34,29 +34,36 @@ UPLOADS_MORE: dict[str, str] = {
 }
 """What needs more than facts, and what that is."""
 
-LONG = ("entropy_bound", "t2m")
-"""Policies that take many steps for a block here."""
+ARGS: dict[str, dict[str, Any]] = {"entropy_bound": {"max_steps": 6}}
+"""Where a block would take many steps."""
 
 Change = dict[str, Any]
-PLAIN: list[Change] = [
-    *({"remasking": name} for name in REMASKING_POLICIES.names()),
-    {"remasking": "starr", "remasking_args": {"patience": 2, "revoke_below": 0.3}},
-    {"early_exit": "sched"},
-    {"cache": "none"},
-    {"cache": "prefix"},
-    {"cache": "vicinity", "cache_args": {"look_back": 3, "look_ahead": 5}},
-    {"cache": "delayed", "cache_args": {"warmup": 4}},
-    {"cache": "dual", "cache_args": {"refresh_every": 3}},
-    {"cache": "dual", "cache_args": {"suffix_window": 8}},
-    {"cache": "dllm"},
-    {"temperature": 0.7},
-    {"temperature": 0.7, "top_p": 0.8, "top_k": 7, "min_p": 0.05},
-    {"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25},
-    {"logit_bias": {7: 3.0}, "min_tokens": 5, "stop_token_ids": (5, 6, 7)},
-    {"allowed_token_ids": tuple(range(20, 40))},
-    {"eos_last": True, "stop_token_ids": tuple(range(4, 60))},
+NAMES = [name for name in REMASKING_POLICIES.names() if name not in UPLOADS_MORE]
+POLICIES: list[Change] = [
+    {"remasking": name, "remasking_args": ARGS.get(name, {})} for name in NAMES
 ]
-"""Launched without a wait."""
+PLAIN: list[list[Change]] = [
+    *(POLICIES[at : at + 3] for at in range(0, len(POLICIES), 3)),
+    [{"remasking": "starr", "remasking_args": {"patience": 2, "revoke_below": 0.3}}] * 3,
+    [{"early_exit": "sched"}, {"cache": "none"}, {"cache": "prefix"}],
+    [
+        {"cache": "vicinity", "cache_args": {"look_back": 3, "look_ahead": 5}},
+        {"cache": "delayed", "cache_args": {"warmup": 4}},
+        {"cache": "dual", "cache_args": {"refresh_every": 3}},
+    ],
+    [{"cache": "dual", "cache_args": {"suffix_window": 8}}] * 3,
+    [{}, {"temperature": 0.7}, {"temperature": 0.7, "top_p": 0.8, "top_k": 7, "min_p": 0.05}],
+    *([{"remasking": name}] * 3 for name in ("ancestral", "maskgit_plus", "wino")),
+    [{"cache": "dllm"}] * 3,
+    [{"repetition_penalty": 1.5, "presence_penalty": 0.5, "frequency_penalty": 0.25}] * 3,
+    [
+        {"logit_bias": {7: 3.0}, "min_tokens": 5, "stop_token_ids": (5, 6, 7)},
+        {"allowed_token_ids": tuple(range(20, 40))},
+        {},
+    ],
+    [{"eos_last": True, "stop_token_ids": tuple(range(4, 60))}] * 3,
+]
+"""Requests of one batch, launched without a wait."""
 
 LATE: list[tuple[Change, str]] = [
     ({"trace": True}, "decoding/tracing.py"),
@@ -101,11 +108,11 @@ def make_pair(folder: Path) -> Pair:
     return Pair(*(Engine(EngineConfig(**fields, device=device)) for device in ("cuda", "cpu")))
 
 
-def turns_of(pair: Pair, change: dict[str, Any], device: SimulatedCuda) -> list[Turn]:
-    """Of three requests, once all graphs that they need are recorded; they end as on the CPU."""
-    length = 4 if change.get("remasking") in LONG else 8
-    fields = {"max_tokens": length, "block_length": length, "ignore_eos": True} | change
-    prompts, kinds = random_prompts(3, seed=2), [fields | {"seed": n} for n in range(3)]
+def turns_of(pair: Pair, changes: list[Change], device: SimulatedCuda) -> list[Turn]:
+    """Of such requests, once all graphs that they need are recorded; they end as on the CPU."""
+    fields = {"max_tokens": 8, "block_length": 8, "ignore_eos": True}
+    kinds = [fields | change | {"seed": n} for n, change in enumerate(changes)]
+    prompts = random_prompts(len(changes), seed=2)
     _, expected = run_requests(pair.cpu, prompts, kinds, device)
     for _ in range(3):
         turns, outputs = run_requests(pair.cuda, prompts, kinds, device)
@@ -131,15 +138,16 @@ def assert_waits_once(turns: list[Turn]) -> None:
         assert all((wait.behind > 0) == turn.is_ahead for wait in waits)
 
 
-@pytest.mark.parametrize("kind", PLAIN, ids=str)
+@pytest.mark.parametrize("kinds", PLAIN, ids=lambda kinds: " ".join(map(str, kinds))[:60])
 def test_a_launch_waits_for_nothing_and_a_finish_once(
-    bidirectional: Pair, kind: Change, simulated_device: SimulatedCuda
+    bidirectional: Pair, kinds: list[Change], simulated_device: SimulatedCuda
 ) -> None:
-    turns = turns_of(bidirectional, kind, simulated_device)
+    turns = turns_of(bidirectional, kinds, simulated_device)
     assert_waits_once(turns)
     num_steps = sum(turn.num_launched for turn in turns)
     num_uploads = sum(len(turn.launch.of(Kind.UPLOAD)) for turn in turns)
-    if UPLOADS_MORE.keys() & {*kind, kind.get("remasking"), kind.get("cache")}:
+    asked = {word for kind in kinds for word in (*kind, kind.get("remasking"), kind.get("cache"))}
+    if UPLOADS_MORE.keys() & asked:
         assert num_uploads > UPLOADS_PER_STEP * num_steps
     else:
         assert num_uploads == UPLOADS_PER_STEP * num_steps
@@ -150,7 +158,7 @@ def test_a_launch_waits_for_nothing_and_a_finish_once(
 def test_a_block_causal_model_waits_once_too(
     block_causal: Pair, name: str, simulated_device: SimulatedCuda
 ) -> None:
-    turns = turns_of(block_causal, {"remasking": name}, simulated_device)
+    turns = turns_of(block_causal, [{"remasking": name}] * 3, simulated_device)
     assert_waits_once(turns)
     assert any(turn.is_ahead for turn in turns)
     num_steps = sum(turn.num_launched for turn in turns)
@@ -161,7 +169,7 @@ def test_a_block_causal_model_waits_once_too(
 def test_nearly_every_step_in_a_block_is_waited_for_a_step_late(
     bidirectional: Pair, kind: Change, simulated_device: SimulatedCuda
 ) -> None:
-    turns = turns_of(bidirectional, kind | {"max_tokens": 16}, simulated_device)
+    turns = turns_of(bidirectional, [kind | {"max_tokens": 16}] * 3, simulated_device)
     assert sum(turn.is_ahead for turn in turns) >= len(turns) / 2
 
 
@@ -169,7 +177,7 @@ def test_nearly_every_step_in_a_block_is_waited_for_a_step_late(
 def test_what_is_decided_or_looked_at_step_by_step_waits_in_the_launch(
     bidirectional: Pair, kind: Change, where: str, simulated_device: SimulatedCuda
 ) -> None:
-    turns = turns_of(bidirectional, kind, simulated_device)
+    turns = turns_of(bidirectional, [kind] * 3, simulated_device)
     waits = sum((turn.launch.places(Kind.WAIT) for turn in turns), Counter())
     assert waits
     assert all(each.startswith(where) for each in waits)
@@ -178,6 +186,6 @@ def test_what_is_decided_or_looked_at_step_by_step_waits_in_the_launch(
 def test_log_probabilities_are_one_more_wait_for_each_request(
     bidirectional: Pair, simulated_device: SimulatedCuda
 ) -> None:
-    for turn in turns_of(bidirectional, {"logprobs": 2}, simulated_device):
+    for turn in turns_of(bidirectional, [{"logprobs": 2}] * 3, simulated_device):
         assert turn.launch.places(Kind.WAIT) == Counter()
         assert len(turn.finish.of(Kind.WAIT)) <= 1 + 3

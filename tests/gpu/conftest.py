@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.helpers.simulated_kernels import ORDERS, simulated_kernels
+from tests.helpers.simulated_kernels import simulated_kernels
 
 
-@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), *ORDERS])
+@pytest.fixture(params=[pytest.param("cuda", marks=pytest.mark.gpu), "forward", "shuffled"])
 def device(request: pytest.FixtureRequest) -> Iterator[torch.device]:
     """CUDA, or the CPU while the CUDA kernels run there, their threads in the named order."""
     if request.param == "cuda":
