@@ -18,6 +18,8 @@ settings.load_profile("any_machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # The longest ones first, so that no worker is left with them at the end.
+    items.sort(key=lambda item: "fault" not in item.path.parts)
     if torch.cuda.is_available() or os.environ.get("STARR_SIMULATED_CUDA"):
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and torch finds none here")
