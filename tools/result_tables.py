@@ -22,6 +22,8 @@ def command(name: str) -> str:
     """What writes a result file."""
     if name == "peers":
         return "python -m benchmarks.peers"
+    if name == "sampling":
+        return "python -m benchmarks.bench_kernels --ops gumbel_argmax --memory-gb 6 --threads 1"
     script = name.removesuffix("_50m").removesuffix("_fp8")
     flag = " --fp8-on-cpu" if name.endswith("_fp8") else ""
     return f"python -m benchmarks.bench_{script}{flag}"
@@ -171,6 +173,18 @@ def batching(result: Result) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     return grid(["mode", "tokens/s", "steps", "mean batch", "over the first"], rows)
+
+
+def sampling(result: Result) -> str:
+    """Drawing tokens, by size and dtype: medians in milliseconds."""
+    sizes = dict.fromkeys((row["shape"], row["dtype"]) for row in result["results"])
+    found = {(row["shape"], row["dtype"], row["name"]): row for row in result["results"]}
+    names = list(dict.fromkeys(row["name"] for row in result["results"]))
+    rows = [
+        [*size, *(f"{1e3 * found[*size, name]['median_s']:.1f}" for name in names)]
+        for size in sizes
+    ]
+    return grid(["rows x vocabulary", "dtype", *names], rows)
 
 
 def batch_scaling(result: Result) -> str:
@@ -345,6 +359,7 @@ TABLES: Final[Mapping[str, Mapping[str, tuple[str, Callable[[Result], str]]]]] =
         "growth": ("growth", growth),
         "scheduler": ("scheduler", scheduler),
     },
+    "sampling.md": {"draws": ("sampling", sampling)},
     "tasks.md": {"harder-tasks": ("tasks", tasks)},
     "recommend.md": {"recommend": ("recommend", recommendations)},
 }
