@@ -14,7 +14,7 @@ from starr_engine import LLM, RequestError, SamplingParams
 from tests.helpers.engines import as_prompts, assert_all_pages_free, assert_same, make_llm
 from tests.helpers.llada_reference import Array
 from tests.helpers.reference_engine import ReferenceOutput, reference_generate
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sdar_config, sharp_sdar_checkpoint
 from tests.helpers.sdar_reference import SDARReference
 
 MASK, EOS = 3, 1
@@ -41,10 +41,7 @@ POLICIES: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(block_size=BLOCK)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("kinds"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("kinds"), block_size=BLOCK)
 
 
 @pytest.fixture(scope="module")

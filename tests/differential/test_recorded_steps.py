@@ -21,7 +21,7 @@ from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpo
 from tests.helpers.engines import assert_all_pages_free, random_prompts
 from tests.helpers.fake_kernels import fake_package
 from tests.helpers.llada2_checkpoints import sharp_llada2_checkpoint
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 
 KERNELS = ("flash_attn", "flashinfer", "torch_varlen", "xformers")
 
@@ -59,10 +59,7 @@ def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def block_causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(block_size=8, head_dim=64)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), block_size=8, head_dim=64)
 
 
 def make_engine(folder: Path, recorder: RerunRecorder | None, **options: Any) -> Engine:

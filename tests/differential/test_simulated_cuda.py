@@ -28,7 +28,7 @@ from tests.helpers.engines import (
 )
 from tests.helpers.llada2_checkpoints import sharp_llada2_checkpoint
 from tests.helpers.made import make_sharp
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 from tests.helpers.simulated_cuda import SimulatedCuda
 
 pytestmark = pytest.mark.usefixtures("simulated_device")
@@ -61,10 +61,7 @@ def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def block_causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(block_size=8)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), block_size=8)
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,9 @@ from starr_engine.config import EngineConfig
 from starr_engine.decoding.base import REMASKING_POLICIES
 from starr_engine.engine import ahead as ahead_of
 from starr_engine.engine.engine import Engine
+from starr_engine.models.loading.locate import resolve_model
 from tests.helpers.engines import assert_all_pages_free, random_prompts, sharp_checkpoint
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 from tests.helpers.simulated_cuda import Kind, SimulatedCuda
 from tests.helpers.simulated_cuda.steps import Turn, run_requests
 
@@ -92,10 +93,7 @@ def bidirectional(
 
 @pytest.fixture(scope="module")
 def block_causal(tmp_path_factory: pytest.TempPathFactory, simulated_device: SimulatedCuda) -> Pair:
-    config = sdar_config(block_size=8)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return make_pair(write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors))
+    return make_pair(sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), seed=0, block_size=8))
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +187,20 @@ def test_log_probabilities_are_one_more_wait_for_each_request(
     for turn in turns_of(bidirectional, [{"logprobs": 2}] * 3, simulated_device):
         assert turn.launch.places(Kind.WAIT) == Counter()
         assert len(turn.finish.of(Kind.WAIT)) <= 1 + 3
+
+
+def test_bad_words_are_looked_for_by_the_host_in_the_launch(
+    simulated_device: SimulatedCuda,
+) -> None:
+    pair = make_pair(resolve_model("tiny-llada"))
+    tokenizer = pair.cuda.tokenizer
+    assert tokenizer is not None
+    prompt = tokenizer.encode("1 + 2 = ")
+    params = {"max_tokens": 8, "block_length": 8, "bad_words": ("1 2 3",), "cache": "dual"}
+    run_requests(pair.cuda, [prompt], [params], simulated_device)  # its graphs are recorded
+    turns, outputs = run_requests(pair.cuda, [prompt], [params], simulated_device)
+    _, expected = run_requests(pair.cpu, [prompt], [params], simulated_device)
+    assert outputs["0"].token_ids == expected["0"].token_ids
+    waits = sum((turn.launch.places(Kind.WAIT) for turn in turns), Counter())
+    assert waits
+    assert {each.split(":")[0] for each in waits} == {"decoding/group.py"}, waits

@@ -27,7 +27,7 @@ from starr_engine.engine.graphs.recorder import RerunRecorder
 from starr_engine.engine.options import EngineOptions
 from starr_engine.engine.step_batch import StepBatch
 from tests.helpers.engines import assert_all_pages_free, random_prompts, sharp_checkpoint
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 
 ARGS: dict[str, dict[str, Any]] = {
     "starr": {"revoke_below": 0.3},
@@ -71,10 +71,7 @@ def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def block_causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(block_size=8)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), block_size=8)
 
 
 @pytest.fixture(autouse=True)

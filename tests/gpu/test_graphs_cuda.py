@@ -14,7 +14,7 @@ from starr_engine.engine.engine import Engine
 from starr_engine.engine.options import EngineOptions
 from tests.helpers.checkpoints import llada_config, llada_tensors, write_checkpoint
 from tests.helpers.engines import as_prompts, make_llm, random_prompts
-from tests.helpers.sdar_checkpoints import sdar_config, sdar_tensors, write_sdar_checkpoint
+from tests.helpers.sdar_checkpoints import sharp_sdar_checkpoint
 
 pytestmark = pytest.mark.gpu
 
@@ -39,10 +39,7 @@ def bidirectional(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def block_causal(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = sdar_config(block_size=8, head_dim=64)
-    tensors = sdar_tensors(config)
-    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 5
-    return write_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), config, tensors)
+    return sharp_sdar_checkpoint(tmp_path_factory.mktemp("sdar"), block_size=8, head_dim=64)
 
 
 @pytest.fixture(autouse=True)

@@ -135,9 +135,14 @@ def write_sdar_checkpoint(
     return folder
 
 
-def sharp_sdar_checkpoint(folder: Path, *, seed: int = 1, sharpness: float = 5.0) -> Path:
-    """A random checkpoint whose confidences span the whole of [0, 1]; as ``sharp_checkpoint``."""
-    config = sdar_config(max_position_embeddings=256)
+def sharp_sdar_checkpoint(
+    folder: Path, *, seed: int = 1, sharpness: float = 5.0, **changes: Any
+) -> Path:
+    """A random checkpoint whose confidences span the whole of [0, 1]; as ``sharp_checkpoint``.
+
+    ``changes`` are those of :func:`sdar_config`.
+    """
+    config = sdar_config(**({"max_position_embeddings": 256} | changes))
     tensors = sdar_tensors(config, seed=seed)
     tensors["model.norm.weight"] = tensors["model.norm.weight"] * sharpness
     return write_sdar_checkpoint(folder, config, tensors)
